@@ -1,0 +1,17 @@
+//! webhookd: a webhook sender in one binary. An event is accepted once it is durable; every subscribed receiver gets it,
+//! signed, retried on a backoff schedule; what can't be delivered waits in the dead letters; every attempt is on record.
+
+pub mod clock;
+pub mod entropy;
+pub mod limits;
+
+pub mod model;
+
+pub mod retry;
+pub mod sign;
+
+pub mod egress;
+
+pub mod schedule;
+
+pub mod config;

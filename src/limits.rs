@@ -1,0 +1,52 @@
+//! Every bound of the daemon that is not configurable, in one place, with how they relate.
+
+use std::time::Duration;
+
+/// Response bodies are read up to here; the connection is dropped after that (contract: 16 KiB).
+pub const RESPONSE_BYTES_MAX: usize = 16 * 1024;
+/// How much of a response body an attempt keeps.
+pub const EXCERPT_BYTES: usize = 512;
+/// An error detail on record is cut here.
+pub const ERROR_BYTES_MAX: usize = 512;
+/// Header bytes accepted from a receiver.
+pub const RESPONSE_HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Header count accepted from a receiver.
+pub const RESPONSE_HEADERS_MAX: usize = 100;
+/// `Retry-After` is honoured up to here.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// A kept connection to a receiver is not used longer than this, so that address changes are followed.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(5 * 60);
+/// A name that does not resolve in this time fails the attempt.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_millis(1_900);
+
+/// Length of a webhook's URL, in bytes (lemon: 1 to 2083).
+pub const URL_BYTES_MAX: usize = 2_083;
+/// Custom headers a webhook may have.
+pub const WEBHOOK_HEADERS_MAX: usize = 32;
+/// Length of one custom header's value.
+pub const WEBHOOK_HEADER_VALUE_MAX: usize = 4_096;
+/// Filters a webhook may have.
+pub const WEBHOOK_FILTERS_MAX: usize = 256;
+/// Depth of published JSON.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Events in one batch.
+pub const BATCH_EVENTS_MAX: usize = 1_000;
+/// Length of an idempotency key.
+pub const IDEMPOTENCY_KEY_MAX: usize = 255;
+/// Length of an ordering key.
+pub const ORDERING_KEY_MAX: usize = 255;
+/// Entries of one page.
+pub const PAGE_MAX: usize = 100;
+
+/// The watermark stays within this many events of the head of the log: what lags further gets a durable row.
+pub const WATERMARK_LAG_MAX: u64 = 64 * 1024;
+/// Fresh deliveries that one lane holds as bare sequence numbers before they overflow into its durable queue.
+pub const LANE_FRESH_MAX: usize = 16 * 1024;
+/// Deliveries that one lane loads from its durable queue at a time.
+pub const LANE_REFILL: usize = 256;
+/// A block of the log stays under the next power of two: redb stores large values in power-of-two page runs.
+pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
+
+const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
+const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
+const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);

@@ -1,0 +1,53 @@
+//! An event: something that happened, accepted once, immutable.
+
+use bytes::Bytes;
+
+use super::id::{EventId, Seq, TenantNo, WebhookNo};
+use crate::clock::Millis;
+
+/// An accepted event. `data`, `context` and `user` are JSON objects kept as the text they were published in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub seq: Seq,
+    pub id: EventId,
+    /// 0 for a broadcast.
+    pub tenant: TenantNo,
+    /// 1 to 128 of `[A-Za-z0-9_.-]`.
+    pub kind: String,
+    /// When it was accepted, in schedule time; order and time bounds of listings follow the log, which rises with it.
+    pub accepted_ms: Millis,
+    /// When it happened, as the publisher says; microseconds since 1970.
+    pub created_us: u64,
+    pub ordering_key: Option<String>,
+    pub data: Option<Bytes>,
+    pub context: Option<Bytes>,
+    pub user: Option<Bytes>,
+    /// The webhooks it matched when it was accepted; rising.
+    pub matched: Vec<WebhookNo>,
+}
+
+impl Event {
+    /// What holding this event in memory costs, in bytes, near enough to budget with.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>()
+            + self.kind.len()
+            + part(&self.data)
+            + part(&self.context)
+            + part(&self.user)
+            + self.matched.len() * size_of::<WebhookNo>()
+    }
+}
+
+/// Whether `kind` may name an event type.
+#[must_use]
+pub fn is_event_type(kind: &str) -> bool {
+    (1..=128).contains(&kind.len())
+        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// Types and the tenant that only the daemon itself publishes: operational news.
+pub const RESERVED_PREFIX: &str = "webhookd.";
+/// The tenant that operational events belong to.
+pub const OPERATOR: &str = "operator";

@@ -1,0 +1,9 @@
+//! The words of the daemon: ids, events, webhooks, attempts, secrets. Plain data with its own rules; no I/O, no async.
+
+pub mod attempt;
+pub mod event;
+pub mod id;
+pub mod key;
+pub mod secret;
+pub mod time;
+pub mod webhook;

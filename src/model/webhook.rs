@@ -1,0 +1,176 @@
+//! A webhook: one registered receiver. Versions of it append; the newest is in force.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::is_event_type;
+use super::id::{Seq, TenantNo, WebhookId, WebhookNo};
+use super::secret::Secret;
+use crate::clock::Millis;
+
+/// The vendor shape that a webhook was registered in: decides the body it gets, its signature header, its time-out and plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Dialect {
+    Lemon,
+    Omnia,
+    Vibe,
+    OneMetric,
+}
+
+impl Dialect {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lemon => "lemon",
+            Self::Omnia => "omnia",
+            Self::Vibe => "vibe",
+            Self::OneMetric => "onemetric",
+        }
+    }
+}
+
+/// Which event types a webhook wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Filter {
+    /// `*`
+    All,
+    /// `order.*`: every type that starts with `order.` (the dot is kept here).
+    Prefix(String),
+    /// One exact type.
+    Exact(String),
+}
+
+impl Filter {
+    /// Reads `*`, `prefix.*` or an exact type.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::All);
+        }
+        if let Some(stem) = text.strip_suffix(".*") {
+            return is_event_type(stem).then(|| Self::Prefix(format!("{stem}.")));
+        }
+        is_event_type(text).then(|| Self::Exact(text.to_owned()))
+    }
+
+    #[must_use]
+    pub fn matches(&self, kind: &str) -> bool {
+        match self {
+            // Operational events reach only those who name them: a plain `*` means the platform's own events.
+            Self::All => !kind.starts_with(super::event::RESERVED_PREFIX),
+            Self::Prefix(prefix) => kind.starts_with(prefix.as_str()),
+            Self::Exact(exact) => kind == exact,
+        }
+    }
+
+    /// As it was registered.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::All => "*".to_owned(),
+            Self::Prefix(prefix) => format!("{prefix}*"),
+            Self::Exact(exact) => exact.clone(),
+        }
+    }
+}
+
+/// A secret that signs, and until when: the newest has no end, an older one signs along while receivers change over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningSecret {
+    pub secret: Secret,
+    pub until: Option<Millis>,
+}
+
+/// Why a webhook gets nothing at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InactiveReason {
+    /// Its owner switched it off.
+    Owner,
+    /// It answered 410.
+    Gone,
+    /// No success for days.
+    Failing,
+}
+
+impl InactiveReason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WebhookState {
+    Active,
+    Inactive { reason: InactiveReason, since: Millis },
+    Deleted { at: Millis },
+}
+
+/// One version of a webhook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Webhook {
+    pub no: WebhookNo,
+    pub id: WebhookId,
+    pub tenant: TenantNo,
+    /// The first event sequence number that this version decides about.
+    pub since_seq: Seq,
+    pub dialect: Dialect,
+    pub url: String,
+    pub filters: Vec<Filter>,
+    pub state: WebhookState,
+    /// Sent with every delivery, names as registered.
+    pub headers: Vec<(String, Secret)>,
+    /// Newest first, never empty.
+    pub secrets: Vec<SigningSecret>,
+    pub plan: Option<String>,
+    pub timeout_ms: Option<u32>,
+    pub max_in_flight: Option<u32>,
+    /// Deliveries per second.
+    pub rate_limit: Option<f64>,
+    pub description: Option<String>,
+    pub created_ms: Millis,
+    pub updated_ms: Millis,
+}
+
+impl Webhook {
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == WebhookState::Active
+    }
+
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        matches!(self.state, WebhookState::Deleted { .. })
+    }
+
+    #[must_use]
+    pub fn wants(&self, kind: &str) -> bool {
+        self.filters.iter().any(|filter| filter.matches(kind))
+    }
+
+    /// The secrets that sign at `now`, newest first.
+    pub fn secrets_at(&self, now: Millis) -> impl Iterator<Item = &Secret> {
+        self.secrets.iter().filter(move |s| s.until.is_none_or(|until| now < until)).map(|s| &s.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters() {
+        let order = Filter::parse("order.*").unwrap();
+        assert!(order.matches("order.updated") && !order.matches("order") && !order.matches("orders.x"));
+        assert!(Filter::parse("*").unwrap().matches("anything"));
+        assert!(!Filter::parse("*").unwrap().matches("webhookd.delivery.dead"));
+        assert!(Filter::parse("webhookd.*").unwrap().matches("webhookd.delivery.dead"));
+        for bad in ["", "a b", "order.**", "*.created", ".*", &"x".repeat(129)] {
+            assert_eq!(Filter::parse(bad), None, "{bad}");
+        }
+        assert_eq!(order.text(), "order.*");
+    }
+}
