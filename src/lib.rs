@@ -4,11 +4,14 @@
 pub mod clock;
 pub mod entropy;
 pub mod limits;
+pub mod metrics;
 
 pub mod model;
 
 pub mod retry;
 pub mod sign;
+
+pub mod store;
 
 pub mod egress;
 

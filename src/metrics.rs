@@ -1,0 +1,122 @@
+//! The daemon's own figures, in base units, in the form that Prometheus scrapes. Owns the registry and the names.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// What came of an attempt: `delivered`, or the class of its failure.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    pub result: &'static str,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeliveryLabels {
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are lower case")]
+pub enum Outcome {
+    delivered,
+    dead,
+}
+
+/// Requests by status.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub status: u16,
+}
+
+pub struct Metrics {
+    registry: Registry,
+    pub events_accepted: Counter,
+    pub deliveries: Family<DeliveryLabels, Counter>,
+    pub attempts: Family<AttemptLabels, Counter>,
+    pub attempt_seconds: Histogram,
+    /// Start of an attempt against its due time.
+    pub lateness_seconds: Histogram,
+    pub in_flight: Gauge,
+    pub lanes: Gauge,
+    pub commit_seconds: Histogram,
+    pub group_size: Histogram,
+    pub store_failures: Counter,
+    pub store_bytes: Gauge,
+    pub requests: Family<RequestLabels, Counter>,
+    pub reload_success: Gauge,
+    pub connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("webhookd");
+        let seconds = |first: f64| Histogram::new(exponential_buckets(first, 2.0, 18));
+        let metrics = Self {
+            events_accepted: Counter::default(),
+            deliveries: Family::default(),
+            attempts: Family::default(),
+            attempt_seconds: seconds(0.000_25),
+            lateness_seconds: seconds(0.001),
+            in_flight: Gauge::default(),
+            lanes: Gauge::default(),
+            commit_seconds: seconds(0.000_1),
+            group_size: Histogram::new(exponential_buckets(1.0, 2.0, 14)),
+            store_failures: Counter::default(),
+            store_bytes: Gauge::default(),
+            requests: Family::default(),
+            reload_success: Gauge::default(),
+            connections: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("events_accepted", "Events accepted, durable", metrics.events_accepted.clone());
+        registry.register("deliveries", "Deliveries that ended, by outcome", metrics.deliveries.clone());
+        registry.register("attempts", "Attempts, by result", metrics.attempts.clone());
+        registry.register_with_unit(
+            "attempt_duration",
+            "Duration of an attempt",
+            Unit::Seconds,
+            metrics.attempt_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "attempt_lateness",
+            "Start of a queued attempt after its due time",
+            Unit::Seconds,
+            metrics.lateness_seconds.clone(),
+        );
+        registry.register("attempts_in_flight", "Attempts under way", metrics.in_flight.clone());
+        registry.register("lanes", "Webhooks with something in memory", metrics.lanes.clone());
+        registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
+        registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
+        registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
+        registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
+        registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
+        registry.register(
+            "reload_success",
+            "1 when the last reload was taken over, 0 when the old configuration was kept",
+            metrics.reload_success.clone(),
+        );
+        registry.register("http_connections", "Open client connections", metrics.connections.clone());
+        metrics.reload_success.set(1);
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Everything in the OpenMetrics text form.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String can't fail.
+        if encode(&mut out, &self.registry).is_err() {
+            debug_assert!(false, "metrics that do not encode");
+        }
+        out
+    }
+}

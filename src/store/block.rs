@@ -1,0 +1,187 @@
+//! Blocks: several log records as one value. Owns the framing; what a record means is `record`'s.
+//!
+//! A block is: format byte, header (three u64: watermark event, watermark journal number, time ms; all little endian),
+//! then each record as a u32 length and its bytes. Its key is the number of its first record, so the record with number
+//! `n` is in the last block whose key is at most `n`, at position `n - key`. Values above a page take power-of-two page
+//! runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`).
+
+use crate::clock::Millis;
+use crate::limits::BLOCK_BYTES_TARGET;
+use crate::model::id::{JournalSeq, Seq};
+
+const FORMAT: u8 = 1;
+const HEADER_BYTES: usize = 1 + 3 * 8;
+
+/// What start-up needs to know, repeated in every block so that no row of its own is written for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Below this event every fresh delivery is finished or has a row in the durable queue.
+    pub event: Seq,
+    /// What the journal says about events from `event` on stands at or above this journal number.
+    pub journal: JournalSeq,
+    /// Schedule time at which the block was written.
+    pub at_ms: Millis,
+}
+
+/// Puts records together into blocks.
+pub struct Packer {
+    first: u64,
+    next: u64,
+    mark: Mark,
+    open: Vec<u8>,
+    full: Vec<(u64, Vec<u8>)>,
+}
+
+impl Packer {
+    /// A packer whose first record gets the number `first`.
+    #[must_use]
+    pub fn new(first: u64, mark: Mark) -> Self {
+        Self { first, next: first, mark, open: Vec::new(), full: Vec::new() }
+    }
+
+    /// Adds a record; gives its number.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        if self.open.is_empty() {
+            self.begin();
+        }
+        let start = self.open.len();
+        self.open.extend_from_slice(&[0; 4]);
+        write(&mut self.open);
+        let length = u32::try_from(self.open.len() - start - 4).unwrap_or(u32::MAX);
+        self.open[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        if self.open.len() > BLOCK_BYTES_TARGET && start > HEADER_BYTES {
+            // This record starts the next block: a block that is just over a power of two wastes half its pages.
+            let moved = self.open.split_off(start);
+            self.close();
+            self.begin();
+            self.open.extend_from_slice(&moved);
+        }
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// The number the next record will get.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The finished blocks with their keys.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<(u64, Vec<u8>)> {
+        if !self.open.is_empty() {
+            self.close();
+        }
+        self.full
+    }
+
+    fn begin(&mut self) {
+        self.first = self.next;
+        self.open.reserve(1024);
+        self.open.push(FORMAT);
+        self.open.extend_from_slice(&self.mark.event.to_le_bytes());
+        self.open.extend_from_slice(&self.mark.journal.to_le_bytes());
+        self.open.extend_from_slice(&self.mark.at_ms.to_le_bytes());
+    }
+
+    fn close(&mut self) {
+        self.full.push((self.first, std::mem::take(&mut self.open)));
+    }
+}
+
+/// A block that does not read.
+#[derive(Debug, thiserror::Error)]
+#[error("a block of the log is damaged")]
+pub struct Damaged;
+
+/// The mark in a block's header.
+///
+/// # Errors
+/// When the header is cut short or of an unknown format.
+pub fn mark(block: &[u8]) -> Result<Mark, Damaged> {
+    if block.first() != Some(&FORMAT) {
+        return Err(Damaged);
+    }
+    let word = |at: usize| -> Result<u64, Damaged> {
+        let bytes = block.get(at..at + 8).ok_or(Damaged)?;
+        Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| Damaged)?))
+    };
+    Ok(Mark { event: word(1)?, journal: word(9)?, at_ms: word(17)? })
+}
+
+/// The records of a block, in order.
+pub struct Records<'a>(&'a [u8]);
+
+/// Reads a block.
+///
+/// # Errors
+/// When its header is damaged.
+pub fn records(block: &[u8]) -> Result<Records<'_>, Damaged> {
+    mark(block)?;
+    Ok(Records(&block[HEADER_BYTES..]))
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<&'a [u8], Damaged>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let cut = || -> Option<(&'a [u8], &'a [u8])> {
+            let (length, rest) = self.0.split_first_chunk::<4>()?;
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+        };
+        match cut() {
+            Some((record, rest)) => {
+                self.0 = rest;
+                Some(Ok(record))
+            }
+            None => {
+                self.0 = &[];
+                Some(Err(Damaged))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_in_order_with_rising_keys() {
+        let mark_in = Mark { event: 3, journal: 9, at_ms: 77 };
+        let mut packer = Packer::new(10, mark_in);
+        let sizes = [1_usize, 20_000, 20_000, 70_000, 0, 5];
+        for (i, size) in sizes.iter().enumerate() {
+            assert_eq!(packer.push(|out| out.extend(std::iter::repeat_n(i as u8, *size))), 10 + i as u64);
+        }
+        let blocks = packer.finish();
+        assert!(blocks.len() > 2);
+        let mut number = 10;
+        for (key, block) in &blocks {
+            assert_eq!(*key, number);
+            assert_eq!(mark(block).unwrap(), mark_in);
+            for record in records(block).unwrap() {
+                let i = (number - 10) as usize;
+                assert_eq!(record.unwrap(), vec![i as u8; sizes[i]]);
+                number += 1;
+            }
+        }
+        assert_eq!(number, 16);
+    }
+
+    #[test]
+    fn damage_is_an_error_not_a_panic() {
+        let mut packer = Packer::new(1, Mark::default());
+        packer.push(|out| out.extend_from_slice(b"hello"));
+        let (_, block) = packer.finish().remove(0);
+        for cut in 0..block.len() {
+            let part = &block[..cut];
+            let whole = records(part).map(|r| r.filter(Result::is_ok).count()).unwrap_or(0);
+            assert_eq!(whole, 0);
+        }
+    }
+}

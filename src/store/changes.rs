@@ -1,0 +1,142 @@
+//! The engine's ops on tenants, webhooks and keys.
+
+use std::sync::Arc;
+
+use super::engine::{Engine, Group};
+use super::op::{Done, Quota, Refusal, SecretChange, WebhookPatch};
+use super::registry::Change;
+use crate::model::id::{KeyId, TenantId, WebhookNo};
+use crate::model::key::{Key, Tenant};
+use crate::model::webhook::{InactiveReason, SigningSecret, Webhook, WebhookState};
+
+type Decided = Result<Done, Refusal>;
+
+impl Engine {
+    pub(super) fn create_webhook(&mut self, group: &mut Group<'_>, draft: &Webhook, quota: Quota) -> Decided {
+        if self.registry.tenant(draft.tenant).is_none() {
+            return Err(Refusal::UnknownTenant);
+        }
+        let full = self.registry.count_of(draft.tenant, None) >= quota.of_tenant;
+        let dialect_full =
+            quota.of_dialect.is_some_and(|max| self.registry.count_of(draft.tenant, Some(draft.dialect)) >= max);
+        if full || dialect_full {
+            return Err(Refusal::QuotaExceeded);
+        }
+        let mut webhook = draft.clone();
+        webhook.no = self.next_webhook;
+        self.next_webhook += 1;
+        webhook.created_ms = group.wall_ms;
+        Ok(Done::Webhook(self.put(group, webhook)))
+    }
+
+    pub(super) fn update_webhook(&mut self, group: &mut Group<'_>, no: WebhookNo, patch: &WebhookPatch) -> Decided {
+        let Some(current) = self.registry.webhook(no) else { return Err(Refusal::NotFound) };
+        let mut webhook = Webhook::clone(current);
+        let patch = patch.clone();
+        webhook.url = patch.url.unwrap_or(webhook.url);
+        webhook.filters = patch.filters.unwrap_or(webhook.filters);
+        webhook.headers = patch.headers.unwrap_or(webhook.headers);
+        webhook.plan = patch.plan.unwrap_or(webhook.plan);
+        webhook.timeout_ms = patch.timeout_ms.unwrap_or(webhook.timeout_ms);
+        webhook.max_in_flight = patch.max_in_flight.unwrap_or(webhook.max_in_flight);
+        webhook.rate_limit = patch.rate_limit.unwrap_or(webhook.rate_limit);
+        webhook.description = patch.description.unwrap_or(webhook.description);
+        match patch.active {
+            Some(true) => webhook.state = WebhookState::Active,
+            Some(false) if webhook.is_active() => {
+                webhook.state = WebhookState::Inactive { reason: InactiveReason::Owner, since: group.wall_ms };
+            }
+            Some(false) | None => {}
+        }
+        match patch.secret {
+            Some(SecretChange::Replace(secret)) => webhook.secrets = vec![SigningSecret { secret, until: None }],
+            Some(SecretChange::Rotate { new, old_until }) => {
+                let now = group.now;
+                webhook.secrets.retain(|old| old.until.is_none_or(|until| now < until));
+                for old in &mut webhook.secrets {
+                    old.until = Some(old.until.map_or(old_until, |until| until.min(old_until)));
+                }
+                webhook.secrets.insert(0, SigningSecret { secret: new, until: None });
+            }
+            None => {}
+        }
+        Ok(Done::Webhook(self.put(group, webhook)))
+    }
+
+    pub(super) fn delete_webhook(&mut self, group: &mut Group<'_>, no: WebhookNo) -> Decided {
+        if self.registry.webhook(no).is_none() {
+            return Err(Refusal::NotFound);
+        }
+        self.set_state(group, no, WebhookState::Deleted { at: group.wall_ms });
+        let queued = self.standings.get(&no).is_some_and(|standing| standing.waiting + standing.started > 0);
+        if queued {
+            self.sweeps.push_back(no);
+        }
+        Ok(Done::Nothing)
+    }
+
+    /// Gives a live webhook another state; nothing happens to one that is gone.
+    pub(super) fn set_state(&mut self, group: &mut Group<'_>, no: WebhookNo, state: WebhookState) {
+        if let Some(current) = self.registry.webhook(no) {
+            let mut webhook = Webhook::clone(current);
+            webhook.state = state;
+            self.put(group, webhook);
+        }
+    }
+
+    fn put(&mut self, group: &mut Group<'_>, mut webhook: Webhook) -> Arc<Webhook> {
+        webhook.since_seq = group.events.next();
+        webhook.updated_ms = group.wall_ms;
+        let webhook = Arc::new(webhook);
+        self.change(group, Change::Webhook(webhook.clone()));
+        group.effects.changed.push(webhook.clone());
+        webhook
+    }
+
+    pub(super) fn put_tenant(
+        &mut self,
+        group: &mut Group<'_>,
+        id: &TenantId,
+        name: Option<&Option<String>>,
+        plan: Option<&Option<String>>,
+    ) -> Decided {
+        let mut tenant = match self.registry.tenant_by_id(id) {
+            Some(tenant) => Tenant::clone(tenant),
+            None => {
+                let no = self.next_tenant;
+                self.next_tenant += 1;
+                Tenant { no, id: id.clone(), name: None, plan: None, created_ms: group.wall_ms }
+            }
+        };
+        tenant.name = name.cloned().unwrap_or(tenant.name);
+        tenant.plan = plan.cloned().unwrap_or(tenant.plan);
+        let tenant = Arc::new(tenant);
+        self.change(group, Change::Tenant(tenant.clone()));
+        Ok(Done::Tenant(tenant))
+    }
+
+    pub(super) fn create_key(&mut self, group: &mut Group<'_>, key: &Key) -> Decided {
+        if key.tenant.is_some_and(|tenant| self.registry.tenant(tenant).is_none()) {
+            return Err(Refusal::UnknownTenant);
+        }
+        let key = Arc::new(key.clone());
+        self.change(group, Change::Key(key.clone()));
+        Ok(Done::Key(key))
+    }
+
+    pub(super) fn revoke_key(&mut self, group: &mut Group<'_>, id: KeyId) -> Decided {
+        let Some(key) = self.registry.key(id).filter(|key| key.revoked_ms.is_none()) else {
+            return Err(Refusal::NotFound);
+        };
+        let mut key = Key::clone(key);
+        key.revoked_ms = Some(group.wall_ms);
+        let key = Arc::new(key);
+        self.change(group, Change::Key(key.clone()));
+        Ok(Done::Key(key))
+    }
+
+    fn change(&mut self, group: &mut Group<'_>, change: Change) {
+        self.registry.apply(&change);
+        group.changes.push(change);
+    }
+}

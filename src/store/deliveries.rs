@@ -1,0 +1,355 @@
+//! The engine's ops on events and deliveries: accept, outcome, spill, expire, redrive, drop, resend.
+
+use std::sync::Arc;
+
+use redb::ReadableTable;
+
+use super::StoreError;
+use super::engine::{Engine, Group};
+use super::listing;
+use super::log::{self, Log};
+use super::op::{Accept, Done, Draft, Idempotency, Outcome, Receipt, Refusal, RowKey};
+use super::queue;
+use super::record::{self, Entry, QueueRow, Remembered};
+use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, IDEMPOTENCY};
+use crate::clock::Millis;
+use crate::model::attempt::{DeadReason, Verdict};
+use crate::model::event::Event;
+use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
+use crate::model::webhook::WebhookState;
+
+const DAY_MS: Millis = 86_400_000;
+
+type Decided = Result<Result<Done, Refusal>, StoreError>;
+
+impl Engine {
+    pub(super) fn accept(&mut self, group: &mut Group<'_>, accept: &Accept) -> Decided {
+        if let Some(idempotency) = &accept.idempotency
+            && let Some(before) = self.remembered(group, idempotency)?
+        {
+            if before.body_hash != idempotency.body_hash {
+                return Ok(Err(Refusal::IdempotencyConflict));
+            }
+            return Ok(Ok(Done::Accepted(Receipt::new(self.accepted_before(group, &before)?, true))));
+        }
+        if accept.drafts.iter().any(|d| d.tenant != BROADCAST && self.registry.tenant(d.tenant).is_none()) {
+            return Ok(Err(Refusal::UnknownTenant));
+        }
+        let events: Vec<_> = accept.drafts.iter().map(|draft| self.append(group, draft)).collect();
+        if let Some(idempotency) = &accept.idempotency
+            && let Some(first) = events.first()
+        {
+            let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+            let remembered = Remembered { body_hash: idempotency.body_hash, first: first.seq, count, at_ms: group.now };
+            let day = u32::try_from(group.now / DAY_MS).unwrap_or(u32::MAX);
+            let mut table = group.txn().open_table(IDEMPOTENCY)?;
+            table.insert((day, &idempotency.hash), record::to_bytes(&remembered).as_slice())?;
+            group.remembered.insert(idempotency.hash, remembered);
+        }
+        Ok(Ok(Done::Accepted(Receipt::new(events, false))))
+    }
+
+    fn append(&mut self, group: &mut Group<'_>, draft: &Draft) -> Arc<Event> {
+        let seq = group.events.next();
+        let event = Arc::new(Event {
+            seq,
+            id: self.minter.mint(seq, group.now),
+            tenant: draft.tenant,
+            kind: draft.kind.clone(),
+            accepted_ms: group.now,
+            created_us: draft.created_us,
+            ordering_key: draft.ordering_key.clone(),
+            data: draft.data.clone(),
+            context: draft.context.clone(),
+            user: draft.user.clone(),
+            matched: self.registry.matching(draft.tenant, &draft.kind),
+        });
+        group.events.push(|out| record::write_event(out, &event));
+        self.fresh.push(event.matched.len());
+        group.tenants.push(event.tenant);
+        group.effects.fresh.extend(event.matched.iter().map(|webhook| (*webhook, event.clone())));
+        group.accepted.push(event.clone());
+        event
+    }
+
+    /// What was accepted under this key within its time.
+    fn remembered(&self, group: &Group<'_>, wanted: &Idempotency) -> Result<Option<Remembered>, StoreError> {
+        if let Some(found) = group.remembered.get(&wanted.hash) {
+            return Ok(Some(*found));
+        }
+        let table = group.txn().open_table(IDEMPOTENCY)?;
+        let today = u32::try_from(group.now / DAY_MS).unwrap_or(u32::MAX);
+        let days = u32::try_from(self.retention_idempotency_ms.div_ceil(DAY_MS)).unwrap_or(1);
+        for day in today.saturating_sub(days)..=today {
+            if let Some(value) = table.get((day, &wanted.hash))? {
+                let found: Remembered = record::read(value.value())?;
+                if group.now.saturating_sub(found.at_ms) < self.retention_idempotency_ms {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn accepted_before(&self, group: &Group<'_>, before: &Remembered) -> Result<Vec<Arc<Event>>, StoreError> {
+        let wanted = before.first..before.first + u64::from(before.count);
+        let here = group.accepted.iter().filter(|event| wanted.contains(&event.seq)).cloned();
+        let mut events: Vec<Arc<Event>> = here.collect();
+        if events.is_empty() {
+            let table = group.txn().open_table(Log::Events.table())?;
+            log::scan(&table, before.first, |seq, bytes| {
+                if wanted.contains(&seq) {
+                    events.push(Arc::new(record::read_event(seq, bytes)?));
+                }
+                Ok(seq + 1 < wanted.end)
+            })?;
+        }
+        Ok(events)
+    }
+
+    /// Records an attempt and what follows from it: a row at its next time, a dead letter, or nothing more.
+    pub(super) fn outcome(&mut self, group: &mut Group<'_>, outcome: &Outcome) -> Decided {
+        let attempt = &outcome.attempt;
+        let (webhook, event) = (attempt.webhook, attempt.event);
+        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        let before = standing;
+        match outcome.row {
+            Some(key) => {
+                queue::remove(group.queue()?, &mut standing, webhook, event, key)?;
+            }
+            None => self.fresh.resolve(event),
+        }
+        let number = group.note(&Entry::Attempt(attempt.clone()));
+        let live = self.registry.webhook(webhook).is_some();
+        match attempt.verdict {
+            Verdict::Delivered => {
+                standing.failures = 0;
+                standing.failing_since_ms = None;
+                standing.last_success_ms = Some(attempt.at_ms);
+                self.succeeded.insert(webhook);
+            }
+            Verdict::RetryAt(due_ms) if live => {
+                let row = QueueRow {
+                    attempts: attempt.number.get(),
+                    budget_from: outcome.budget_from,
+                    since_ms: outcome.since_ms,
+                    previous: number,
+                };
+                let key = RowKey { started: true, due_ms };
+                queue::insert(group.queue()?, &mut standing, webhook, event, key, &row)?;
+                group.effects.queued.push((webhook, key));
+            }
+            Verdict::RetryAt(_) => {}
+            Verdict::Dead(reason) => {
+                if self.bury(group, webhook, event, number, reason)? {
+                    standing.dead += 1;
+                }
+            }
+        }
+        if attempt.class.is_some() {
+            standing.failures = standing.failures.saturating_add(1);
+            standing.failing_since_ms = standing.failing_since_ms.or(Some(attempt.at_ms));
+        }
+        // A success alone is not worth a row: it is written beside the next change, or with the next flush.
+        let quiet = record::Standing { last_success_ms: before.last_success_ms, ..standing } == before;
+        self.standings.insert(webhook, standing);
+        if !quiet {
+            group.dirty.insert(webhook);
+        }
+        group.effects.settled.push((webhook, event));
+        if let Some(reason) = outcome.deactivate {
+            let state = WebhookState::Inactive { reason, since: group.now };
+            self.set_state(group, webhook, state);
+        }
+        Ok(Ok(Done::Nothing))
+    }
+
+    /// Puts a delivery among the dead letters of its webhook's tenant; false when the webhook is gone.
+    fn bury(
+        &mut self,
+        group: &mut Group<'_>,
+        webhook: WebhookNo,
+        event: Seq,
+        number: JournalSeq,
+        reason: DeadReason,
+    ) -> Result<bool, StoreError> {
+        let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else { return Ok(false) };
+        group.txn().open_table(DEAD)?.insert((tenant, number), (webhook, event))?;
+        group.txn().open_table(DEAD_OF)?.insert((webhook, event), number)?;
+        group.effects.died.push((webhook, event, reason));
+        Ok(true)
+    }
+
+    pub(super) fn spill(&mut self, group: &mut Group<'_>, webhook: WebhookNo, events: &[Seq]) -> Decided {
+        let live = self.registry.webhook(webhook).is_some();
+        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        let key = RowKey { started: false, due_ms: group.now };
+        for event in events {
+            self.fresh.resolve(*event);
+            if !live {
+                continue;
+            }
+            let number = group.note(&Entry::Queued { event: *event, webhook, previous: 0, due_ms: group.now });
+            let row = QueueRow { attempts: 0, budget_from: 0, since_ms: group.now, previous: number };
+            queue::insert(group.queue()?, &mut standing, webhook, *event, key, &row)?;
+        }
+        if live && !events.is_empty() {
+            group.effects.queued.push((webhook, key));
+        }
+        self.standings.insert(webhook, standing);
+        group.dirty.insert(webhook);
+        Ok(Ok(Done::Count(events.len())))
+    }
+
+    pub(super) fn expire(
+        &mut self,
+        group: &mut Group<'_>,
+        webhook: WebhookNo,
+        before_ms: Millis,
+        max: usize,
+    ) -> Decided {
+        let old = queue::due(group.queue()?, webhook, false, before_ms, max, |_| false)?;
+        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        for queued in &old {
+            queue::remove(group.queue()?, &mut standing, webhook, queued.event, queued.key)?;
+            let reason = DeadReason::CircuitExpired;
+            let number = group.note(&Entry::Died {
+                event: queued.event,
+                webhook,
+                previous: queued.row.previous,
+                at_ms: group.wall_ms,
+                reason,
+            });
+            if self.bury(group, webhook, queued.event, number, reason)? {
+                standing.dead += 1;
+            }
+        }
+        self.standings.insert(webhook, standing);
+        group.dirty.insert(webhook);
+        Ok(Ok(Done::Count(old.len())))
+    }
+
+    pub(super) fn redrive(&mut self, group: &mut Group<'_>, webhook: WebhookNo, event: Seq) -> Decided {
+        let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else {
+            return Ok(Err(Refusal::NotFound));
+        };
+        let Some(death) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
+        self.revive(group, webhook, event, death)?;
+        Ok(Ok(Done::Count(1)))
+    }
+
+    pub(super) fn drop_dead(&mut self, group: &mut Group<'_>, webhook: WebhookNo, event: Seq) -> Decided {
+        let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else {
+            return Ok(Err(Refusal::NotFound));
+        };
+        let Some(death) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
+        group.note(&Entry::Dropped { event, webhook, previous: death, at_ms: group.wall_ms });
+        Ok(Ok(Done::Count(1)))
+    }
+
+    /// Takes a dead letter's rows away; gives the journal record of its death.
+    fn exhume(
+        &mut self,
+        group: &mut Group<'_>,
+        tenant: TenantNo,
+        webhook: WebhookNo,
+        event: Seq,
+    ) -> Result<Option<JournalSeq>, StoreError> {
+        let death = group.txn().open_table(DEAD_OF)?.remove((webhook, event))?.map(|number| number.value());
+        if let Some(death) = death {
+            group.txn().open_table(DEAD)?.remove((tenant, death))?;
+            let standing = self.standings.entry(webhook).or_default();
+            standing.dead = standing.dead.saturating_sub(1);
+            group.dirty.insert(webhook);
+        }
+        Ok(death)
+    }
+
+    /// Queues a delivery anew with a new budget; its history goes on behind `previous`.
+    fn revive(
+        &mut self,
+        group: &mut Group<'_>,
+        webhook: WebhookNo,
+        event: Seq,
+        previous: JournalSeq,
+    ) -> Result<(), StoreError> {
+        let attempts = self.attempts_made(group, previous)?;
+        let number = group.note(&Entry::Revived { event, webhook, previous, at_ms: group.now, attempts });
+        let row = QueueRow { attempts, budget_from: attempts, since_ms: group.now, previous: number };
+        let key = RowKey { started: false, due_ms: group.now };
+        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        queue::insert(group.queue()?, &mut standing, webhook, event, key, &row)?;
+        self.standings.insert(webhook, standing);
+        group.dirty.insert(webhook);
+        group.effects.queued.push((webhook, key));
+        Ok(())
+    }
+
+    /// How many attempts the chain that ends at `newest` holds.
+    fn attempts_made(&self, group: &Group<'_>, newest: JournalSeq) -> Result<u32, StoreError> {
+        let table = group.txn().open_table(Log::Journal.table())?;
+        let mut number = newest;
+        while number != 0 {
+            let entry: Option<Entry> = log::get(&table, number, |bytes| record::read(bytes))?;
+            number = match entry {
+                Some(Entry::Attempt(attempt)) => return Ok(attempt.number.get()),
+                Some(Entry::Revived { attempts, .. }) => return Ok(attempts),
+                Some(other) => other.previous(),
+                None => 0,
+            };
+        }
+        Ok(0)
+    }
+
+    pub(super) fn resend(&mut self, group: &mut Group<'_>, event: Seq, webhooks: &[WebhookNo]) -> Decided {
+        let table = group.txn().open_table(Log::Events.table())?;
+        let Some(found) = log::get(&table, event, |bytes| record::read_event(event, bytes))? else {
+            return Ok(Err(Refusal::NotFound));
+        };
+        drop(table);
+        let mut plan = Vec::with_capacity(webhooks.len());
+        for webhook in webhooks {
+            let Some(tenant) = self.registry.webhook(*webhook).map(|webhook| webhook.tenant) else {
+                return Ok(Err(Refusal::NotFound));
+            };
+            let newest = self.newest_entry(group, event, *webhook)?;
+            let pending = match &newest {
+                Some((_, entry)) => entry.queued().is_some(),
+                None => found.matched.contains(webhook) && self.fresh.is_open(event),
+            };
+            if pending {
+                return Ok(Err(Refusal::Pending));
+            }
+            plan.push((*webhook, tenant, newest.map_or(0, |(number, _)| number)));
+        }
+        for (webhook, tenant, previous) in &plan {
+            self.exhume(group, *tenant, *webhook, event)?;
+            self.revive(group, *webhook, event, *previous)?;
+        }
+        Ok(Ok(Done::Count(plan.len())))
+    }
+
+    /// The newest journal record of a delivery that earlier groups wrote. A record of the same group counts as queued.
+    fn newest_entry(
+        &self,
+        group: &Group<'_>,
+        event: Seq,
+        webhook: WebhookNo,
+    ) -> Result<Option<(JournalSeq, Entry)>, StoreError> {
+        if group.entries.iter().any(|entry| entry.event == event && entry.webhook == webhook) {
+            let now = group.now;
+            return Ok(Some((0, Entry::Queued { event, webhook, previous: 0, due_ms: now })));
+        }
+        let in_tail = self.shared.tails().fates_of(event).get(&webhook).copied();
+        let number = match in_tail {
+            Some(number) => Some(number),
+            None => match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
+                Some(row) => listing::fates_in(row.value(), event)?.get(&webhook).copied(),
+                None => None,
+            },
+        };
+        let Some(number) = number else { return Ok(None) };
+        let table = group.txn().open_table(Log::Journal.table())?;
+        Ok(log::get(&table, number, |bytes| record::read(bytes))?.map(|entry| (number, entry)))
+    }
+}

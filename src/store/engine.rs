@@ -1,0 +1,317 @@
+//! The engine: turns a group of ops into one synced transaction and tells what follows from it. Owns the writer's state.
+//!
+//! Synchronous and single-threaded: in production a thread drives it (`writer`), in simulation a loop does. A group goes
+//! through `apply` whole: each op is decided (a refusal comes before its first write), everything is written, one commit,
+//! then the readers' copies are brought up to date, and only then do answers and effects leave. After an error nothing in
+//! memory is trusted any more: the engine is made again from disk (`recover`).
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use redb::{Database, Durability, WriteTransaction};
+
+use super::StoreError;
+use super::block::Packer;
+use super::fresh::Fresh;
+use super::ids::Minter;
+use super::listing::{FLUSH_AT, Flush, TailEntry};
+use super::log::{self, Log};
+use super::op::{Done, Effects, Op, Refusal};
+use super::queue;
+use super::record::{self, Entry, Standing};
+use super::registry::{Change, Registry};
+use super::schema::{DEAD, DEAD_OF, IDEMPOTENCY, KEYS, META, QUEUE, STANDING, TENANTS, WEBHOOKS, meta};
+use super::view::Shared;
+use crate::clock::{Clock, Millis};
+use crate::model::event::Event;
+use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
+
+/// Rows of a deleted webhook's queue that are removed beside one commit.
+const SWEEP_PER_COMMIT: usize = 512;
+
+/// The writer's state: what is on disk, as far as deciding the next op needs it.
+pub struct Engine {
+    pub(super) db: Arc<Database>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) registry: Registry,
+    pub(super) standings: HashMap<WebhookNo, Standing>,
+    pub(super) minter: Minter,
+    pub(super) fresh: Fresh,
+    pub(super) next_event: Seq,
+    pub(super) next_journal: JournalSeq,
+    pub(super) next_webhook: WebhookNo,
+    pub(super) next_tenant: TenantNo,
+    pub(super) flush: Option<Flush>,
+    /// Webhooks whose last success is newer in memory than on disk.
+    pub(super) succeeded: BTreeSet<WebhookNo>,
+    /// Deleted webhooks whose queue still has rows.
+    pub(super) sweeps: VecDeque<WebhookNo>,
+    pub(super) retention_idempotency_ms: Millis,
+}
+
+/// What a committed group came to: an answer for each op, and what dispatch should know.
+pub struct Applied {
+    pub answers: Vec<Result<Done, Refusal>>,
+    pub effects: Effects,
+}
+
+/// A group being put together. Tables open when first needed, because opening one costs a look-up in the table tree.
+pub(super) struct Group<'txn> {
+    pub now: Millis,
+    pub wall_ms: Millis,
+    txn: &'txn WriteTransaction,
+    queue: Option<queue::Rows<'txn>>,
+    pub events: Packer,
+    pub journal: Packer,
+    /// What the journal packer holds, for the tails and for look-ups within the group.
+    pub entries: Vec<TailEntry>,
+    pub tenants: Vec<TenantNo>,
+    pub changes: Vec<Change>,
+    pub dirty: BTreeSet<WebhookNo>,
+    pub effects: Effects,
+    /// Idempotency records of this group, so that twins in one group are seen: hash → index of the first event.
+    pub remembered: HashMap<[u8; 16], record::Remembered>,
+    pub accepted: Vec<Arc<Event>>,
+}
+
+/// What a finished group leaves behind.
+struct Written {
+    events: Packer,
+    journal: Packer,
+    entries: Vec<TailEntry>,
+    tenants: Vec<TenantNo>,
+    changes: Vec<Change>,
+    dirty: BTreeSet<WebhookNo>,
+    effects: Effects,
+}
+
+impl<'txn> Group<'txn> {
+    /// Lets go of the transaction.
+    fn finish(self) -> Written {
+        let Self { events, journal, entries, tenants, changes, dirty, effects, .. } = self;
+        Written { events, journal, entries, tenants, changes, dirty, effects }
+    }
+
+    pub(super) fn txn(&self) -> &'txn WriteTransaction {
+        self.txn
+    }
+
+    /// The queue's table.
+    pub(super) fn queue(&mut self) -> Result<&mut queue::Rows<'txn>, StoreError> {
+        if self.queue.is_none() {
+            self.queue = Some(self.txn.open_table(QUEUE)?);
+        }
+        self.queue.as_mut().ok_or(StoreError::Damaged("the queue's table is missing"))
+    }
+
+    /// Appends to the journal; gives the record's number.
+    pub(super) fn note(&mut self, entry: &Entry) -> JournalSeq {
+        let attempt = matches!(entry, Entry::Attempt(_));
+        self.entries.push(TailEntry { webhook: entry.webhook(), attempt, event: entry.event() });
+        self.journal.push(|out| record::write(out, entry))
+    }
+}
+
+impl Engine {
+    /// Where both logs end: (next event, next journal record).
+    #[must_use]
+    pub fn heads(&self) -> (Seq, JournalSeq) {
+        (self.next_event, self.next_journal)
+    }
+
+    /// Gives the database back, so that it can be closed.
+    #[must_use]
+    pub fn into_db(self) -> Arc<Database> {
+        self.db
+    }
+
+    /// Whether there is work that no op asked for: a flush or a sweep under way.
+    #[must_use]
+    pub fn has_chores(&self) -> bool {
+        self.flush.is_some() || !self.sweeps.is_empty()
+    }
+
+    /// Writes a group in one transaction.
+    ///
+    /// # Errors
+    /// When the store fails. Then nothing in memory is to be trusted: drop the engine and recover from disk. The group may
+    /// or may not be on disk.
+    pub fn apply(&mut self, ops: &[Op]) -> Result<Applied, StoreError> {
+        let mut txn = self.db.begin_write()?;
+        txn.set_durability(Durability::Immediate)?;
+        // Without it a crash costs seconds per gigabyte at the next start; its price vanishes in groups.
+        txn.set_quick_repair(true);
+        self.fresh.point(self.next_event, self.next_journal);
+        let now = self.clock.now_ms();
+        let mark = self.fresh.mark(now);
+        let mut group = Group {
+            now,
+            wall_ms: self.clock.wall_ms(),
+            txn: &txn,
+            queue: None,
+            events: Packer::new(self.next_event, mark),
+            journal: Packer::new(self.next_journal, mark),
+            entries: Vec::new(),
+            tenants: Vec::new(),
+            changes: Vec::new(),
+            dirty: BTreeSet::new(),
+            effects: Effects::default(),
+            remembered: HashMap::new(),
+            accepted: Vec::new(),
+        };
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            answers.push(self.decide(&mut group, op)?);
+        }
+        self.sweep(&mut group)?;
+        let Written { events, journal, entries, tenants, changes, dirty, effects } = group.finish();
+        self.next_event = events.next();
+        self.next_journal = journal.next();
+        log::append(&txn, Log::Events, events)?;
+        log::append(&txn, Log::Journal, journal)?;
+        self.write_standings(&txn, &dirty)?;
+        self.write_changes(&txn, &changes)?;
+        let flushed = self.step_flush(&txn)?;
+        txn.commit()?;
+        self.publish(&changes, &tenants, &entries, flushed);
+        Ok(Applied { answers, effects })
+    }
+
+    fn decide(&mut self, group: &mut Group<'_>, op: &Op) -> Result<Result<Done, Refusal>, StoreError> {
+        match op {
+            Op::Accept(accept) => self.accept(group, accept),
+            Op::Outcome(outcome) => self.outcome(group, outcome),
+            Op::Spill { webhook, events } => self.spill(group, *webhook, events),
+            Op::Forget { webhook: _, events } => {
+                for event in events {
+                    self.fresh.resolve(*event);
+                }
+                Ok(Ok(Done::Nothing))
+            }
+            Op::Expire { webhook, before_ms, max } => self.expire(group, *webhook, *before_ms, *max),
+            Op::CreateWebhook { draft, quota } => Ok(self.create_webhook(group, draft, *quota)),
+            Op::UpdateWebhook { no, patch } => Ok(self.update_webhook(group, *no, patch)),
+            Op::DeleteWebhook { no } => Ok(self.delete_webhook(group, *no)),
+            Op::PutTenant { id, name, plan } => Ok(self.put_tenant(group, id, name.as_ref(), plan.as_ref())),
+            Op::CreateKey(key) => Ok(self.create_key(group, key)),
+            Op::RevokeKey(id) => Ok(self.revoke_key(group, *id)),
+            Op::Redrive { webhook, event } => self.redrive(group, *webhook, *event),
+            Op::DropDead { webhook, event } => self.drop_dead(group, *webhook, *event),
+            Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
+            Op::Ping => Ok(Ok(Done::Nothing)),
+        }
+    }
+
+    /// Removes some rows of deleted webhooks' queues.
+    fn sweep(&mut self, group: &mut Group<'_>) -> Result<(), StoreError> {
+        let Some(webhook) = self.sweeps.front().copied() else { return Ok(()) };
+        let standing = self.standings.entry(webhook).or_default();
+        let removed = queue::sweep(group.queue()?, standing, webhook, SWEEP_PER_COMMIT)?;
+        group.dirty.insert(webhook);
+        if removed < SWEEP_PER_COMMIT {
+            self.sweeps.pop_front();
+        }
+        Ok(())
+    }
+
+    fn write_standings(&mut self, txn: &WriteTransaction, dirty: &BTreeSet<WebhookNo>) -> Result<(), StoreError> {
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let mut table = txn.open_table(STANDING)?;
+        for webhook in dirty {
+            if let Some(standing) = self.standings.get(webhook) {
+                table.insert(*webhook, record::to_bytes(standing).as_slice())?;
+                self.succeeded.remove(webhook);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_changes(&self, txn: &WriteTransaction, changes: &[Change]) -> Result<(), StoreError> {
+        let sealer = &self.shared.sealer;
+        for change in changes {
+            match change {
+                Change::Tenant(tenant) => {
+                    txn.open_table(TENANTS)?.insert(tenant.no, record::write_tenant(tenant).as_slice())?;
+                    txn.open_table(META)?.insert(meta::NEXT_TENANT, self.next_tenant.to_le_bytes().as_slice())?;
+                }
+                Change::TenantGone(no) => {
+                    txn.open_table(TENANTS)?.remove(no)?;
+                }
+                Change::Webhook(webhook) => {
+                    let bytes = record::write_webhook(webhook, sealer);
+                    txn.open_table(WEBHOOKS)?.insert((webhook.no, webhook.since_seq), bytes.as_slice())?;
+                    txn.open_table(META)?.insert(meta::NEXT_WEBHOOK, self.next_webhook.to_le_bytes().as_slice())?;
+                }
+                Change::Key(key) => {
+                    txn.open_table(KEYS)?.insert(&key.id.0, record::write_key(key, sealer).as_slice())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins or goes on with bringing the listings to disk; true when the last step of a flush is in this transaction.
+    fn step_flush(&mut self, txn: &WriteTransaction) -> Result<bool, StoreError> {
+        if self.flush.is_none() {
+            let tails = self.shared.tails();
+            if tails.len() < FLUSH_AT {
+                return Ok(false);
+            }
+            self.flush = Some(Flush::plan(&tails));
+        }
+        let Some(flush) = &mut self.flush else { return Ok(false) };
+        let last = flush.step(txn)?;
+        if last {
+            let dirty = std::mem::take(&mut self.succeeded);
+            self.write_standings(txn, &dirty)?;
+        }
+        Ok(last)
+    }
+
+    /// Brings the readers' copies up to date; what was committed is visible before any answer leaves.
+    fn publish(&mut self, changes: &[Change], tenants: &[TenantNo], entries: &[TailEntry], flushed: bool) {
+        if !changes.is_empty() {
+            let mut registry = self.shared.registry_mut();
+            for change in changes {
+                registry.apply(change);
+            }
+        }
+        let mut tails = self.shared.tails_mut();
+        for tenant in tenants {
+            tails.push_event(*tenant);
+        }
+        for entry in entries {
+            tails.push_entry(*entry);
+        }
+        if flushed && let Some(flush) = self.flush.take() {
+            flush.settle(&mut tails);
+        }
+        drop(tails);
+        self.shared.set_heads(self.next_event, self.next_journal, self.fresh.mark(0).event);
+    }
+}
+
+/// Makes sure that every table exists, so that readers never meet a missing one.
+///
+/// # Errors
+/// When the store fails.
+pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
+    txn.open_table(META)?;
+    txn.open_table(super::schema::EVENTS)?;
+    txn.open_table(super::schema::JOURNAL)?;
+    txn.open_table(QUEUE)?;
+    txn.open_table(STANDING)?;
+    txn.open_table(DEAD)?;
+    txn.open_table(DEAD_OF)?;
+    txn.open_table(IDEMPOTENCY)?;
+    txn.open_table(WEBHOOKS)?;
+    txn.open_table(TENANTS)?;
+    txn.open_table(KEYS)?;
+    txn.open_table(super::schema::BY_TENANT)?;
+    txn.open_table(super::schema::BY_WEBHOOK)?;
+    txn.open_table(super::schema::FATES)?;
+    Ok(())
+}

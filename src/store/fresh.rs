@@ -1,0 +1,99 @@
+//! Fresh deliveries that are not finished yet, counted per event: what the watermark is made of.
+//!
+//! A fresh delivery has no row of its own on disk; it is found again after a crash because its event stands at or above
+//! the watermark and the journal says nothing about it. It stops being fresh with its first journal record.
+
+use std::collections::VecDeque;
+
+use super::block::Mark;
+use crate::clock::Millis;
+use crate::model::id::{JournalSeq, Seq};
+
+pub struct Fresh {
+    /// Event of the first count: the watermark.
+    base: Seq,
+    open: VecDeque<u32>,
+    /// (event, journal number): what the journal says about events from `event` on stands at or above that number.
+    points: VecDeque<(Seq, JournalSeq)>,
+    journal: JournalSeq,
+}
+
+impl Fresh {
+    #[must_use]
+    pub fn new(base: Seq, journal: JournalSeq) -> Self {
+        Self { base, open: VecDeque::new(), points: VecDeque::new(), journal }
+    }
+
+    /// Notes, before a batch is written, where both logs stand.
+    pub fn point(&mut self, next_event: Seq, next_journal: JournalSeq) {
+        if self.points.back().is_none_or(|(event, _)| *event < next_event) {
+            self.points.push_back((next_event, next_journal));
+        }
+    }
+
+    /// The next event of the log has this many fresh deliveries.
+    pub fn push(&mut self, deliveries: usize) {
+        self.open.push_back(u32::try_from(deliveries).unwrap_or(u32::MAX));
+        self.advance();
+    }
+
+    /// One fresh delivery of `event` got its first journal record (or its webhook is gone).
+    pub fn resolve(&mut self, event: Seq) {
+        let Some(index) = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok()) else { return };
+        if let Some(open) = self.open.get_mut(index) {
+            debug_assert!(*open > 0, "event {event} has no fresh delivery left");
+            *open = open.saturating_sub(1);
+        }
+        self.advance();
+    }
+
+    /// Whether `event` has fresh deliveries.
+    #[must_use]
+    pub fn is_open(&self, event: Seq) -> bool {
+        let index = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok());
+        index.and_then(|i| self.open.get(i)).is_some_and(|open| *open > 0)
+    }
+
+    /// The mark to write into the next blocks.
+    #[must_use]
+    pub fn mark(&self, at_ms: Millis) -> Mark {
+        Mark { event: self.base, journal: self.journal, at_ms }
+    }
+
+    fn advance(&mut self) {
+        while self.open.front() == Some(&0) {
+            self.open.pop_front();
+            self.base += 1;
+        }
+        while let Some((_, journal)) = self.points.front().filter(|(event, _)| *event <= self.base).copied() {
+            self.journal = journal;
+            self.points.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_follows_the_oldest_open_delivery() {
+        let mut fresh = Fresh::new(1, 1);
+        fresh.point(1, 1);
+        fresh.push(1);
+        fresh.push(2);
+        fresh.point(3, 1);
+        fresh.push(0);
+        fresh.push(1);
+        assert_eq!(fresh.mark(0).event, 1);
+        fresh.point(5, 7);
+        fresh.resolve(2);
+        fresh.resolve(4);
+        assert_eq!(fresh.mark(0), Mark { event: 1, journal: 1, at_ms: 0 });
+        fresh.resolve(1);
+        assert_eq!(fresh.mark(0).event, 2);
+        fresh.resolve(2);
+        assert_eq!(fresh.mark(0), Mark { event: 5, journal: 7, at_ms: 0 });
+        assert!(!fresh.is_open(2));
+    }
+}

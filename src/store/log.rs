@@ -1,0 +1,96 @@
+//! The two append-only logs, events and journal: appending blocks, finding a record by its number, reading ranges.
+
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+
+use super::StoreError;
+use super::block::{self, Mark, Packer};
+use super::schema::{EVENTS, JOURNAL};
+
+/// Which of the logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    Events,
+    Journal,
+}
+
+impl Log {
+    #[must_use]
+    pub fn table(self) -> TableDefinition<'static, u64, &'static [u8]> {
+        match self {
+            Self::Events => EVENTS,
+            Self::Journal => JOURNAL,
+        }
+    }
+}
+
+/// Appends what was packed.
+///
+/// # Errors
+/// When the store fails.
+pub fn append(txn: &WriteTransaction, log: Log, packer: Packer) -> Result<(), StoreError> {
+    let blocks = packer.finish();
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    let mut table = txn.open_table(log.table())?;
+    for (first, block) in blocks {
+        table.insert(first, block.as_slice())?;
+    }
+    Ok(())
+}
+
+/// Reads record `number` where it stands.
+///
+/// # Errors
+/// When the store fails or the block is damaged.
+pub fn get<T>(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    number: u64,
+    read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let Some(found) = table.range(..=number)?.next_back() else { return Ok(None) };
+    let (first, block) = found?;
+    let place = usize::try_from(number - first.value()).unwrap_or(usize::MAX);
+    match block::records(block.value())?.nth(place) {
+        Some(record) => read(record?).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Calls `each` with the records from `from` on, in order, until it says stop (false).
+///
+/// # Errors
+/// When the store fails, a block is damaged, or `each` fails.
+pub fn scan(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    from: u64,
+    mut each: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    let start = match table.range(..=from)?.next_back() {
+        Some(found) => found?.0.value(),
+        None => from,
+    };
+    for found in table.range(start..)? {
+        let (first, block) = found?;
+        for (number, record) in (first.value()..).zip(block::records(block.value())?) {
+            if number >= from && !each(number, record?)? {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The end of a log: the number its next record gets, and the mark of its last block.
+///
+/// # Errors
+/// When the store fails or the block is damaged.
+pub fn end(table: &impl ReadableTable<u64, &'static [u8]>) -> Result<(u64, Option<Mark>), StoreError> {
+    let Some((first, block)) = table.last()? else { return Ok((1, None)) };
+    let mut count = 0;
+    for record in block::records(block.value())? {
+        record?;
+        count += 1;
+    }
+    Ok((first.value() + count, Some(block::mark(block.value())?)))
+}

@@ -1,0 +1,66 @@
+//! The store: the only room that names redb. Events and what became of them, subscriptions, keys, the durable queue.
+//!
+//! Everything is changed by one writer, in groups, one synced transaction a group (`engine`, `writer`); everything is read
+//! through snapshots (`view`). `log` and `block` are the two append-only logs, `queue` what did not go through at once,
+//! `listing` the derived lists, `registry` what is small enough to stand in memory, `open` how a file is made and found.
+
+pub mod block;
+mod changes;
+mod deliveries;
+pub mod engine;
+pub mod fresh;
+pub mod ids;
+pub mod inbox;
+pub mod listing;
+pub mod log;
+pub mod op;
+pub mod open;
+pub mod page;
+pub mod queue;
+pub mod record;
+pub mod recover;
+pub mod registry;
+pub mod schema;
+pub mod seal;
+pub mod view;
+pub mod writer;
+
+/// Why the store could not do what was asked, told apart by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Try again later; a write that was under way may or may not have happened.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// More is waiting than fits; nothing was accepted.
+    #[error("the store has more to write than it can take")]
+    Overloaded,
+    /// What is on disk does not read.
+    #[error("the store is damaged: {0}")]
+    Damaged(&'static str),
+    /// What is sealed in the store does not open with the key at hand.
+    #[error("the store's secrets were sealed with another key")]
+    WrongKey,
+}
+
+impl From<block::Damaged> for StoreError {
+    fn from(_: block::Damaged) -> Self {
+        Self::Damaged("a block of the log does not read")
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ty),+) => {$(
+        impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                Self::from(redb::Error::from(error))
+            }
+        }
+    )+};
+}
+from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::SetDurabilityError);
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}

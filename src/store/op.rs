@@ -1,0 +1,214 @@
+//! What can be asked of the writer, and what it answers. Plain data, so that a batch can be replayed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::Millis;
+use crate::model::attempt::{Attempt, DeadReason};
+use crate::model::event::Event;
+use crate::model::id::{KeyId, Seq, TenantId, TenantNo, WebhookNo};
+use crate::model::key::{Key, Tenant};
+use crate::model::secret::Secret;
+use crate::model::webhook::{Filter, InactiveReason, Webhook};
+
+/// One change to the store. Each is decided and written whole or refused whole; all ops of a group share one transaction.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Accept(Accept),
+    Outcome(Box<Outcome>),
+    /// Fresh deliveries that get a row in the durable queue without an attempt.
+    Spill {
+        webhook: WebhookNo,
+        events: Vec<Seq>,
+    },
+    /// Fresh deliveries of a deleted webhook: nothing is written, they are only no longer waited for.
+    Forget {
+        webhook: WebhookNo,
+        events: Vec<Seq>,
+    },
+    /// Deliveries without an attempt that have waited behind an open circuit since before `before_ms` die.
+    Expire {
+        webhook: WebhookNo,
+        before_ms: Millis,
+        max: usize,
+    },
+    CreateWebhook {
+        draft: Box<Webhook>,
+        quota: Quota,
+    },
+    UpdateWebhook {
+        no: WebhookNo,
+        patch: Box<WebhookPatch>,
+    },
+    DeleteWebhook {
+        no: WebhookNo,
+    },
+    PutTenant {
+        id: TenantId,
+        /// `None`: as it is; `Some(None)`: removed.
+        name: Option<Option<String>>,
+        plan: Option<Option<String>>,
+    },
+    CreateKey(Box<Key>),
+    RevokeKey(KeyId),
+    /// A dead letter is tried again with a new budget.
+    Redrive {
+        webhook: WebhookNo,
+        event: Seq,
+    },
+    /// A dead letter is thrown away.
+    DropDead {
+        webhook: WebhookNo,
+        event: Seq,
+    },
+    /// An event is sent once more to webhooks where nothing is pending of it.
+    Resend {
+        event: Seq,
+        webhooks: Vec<WebhookNo>,
+    },
+    /// A round trip through the writer: answered when everything before it is committed.
+    Ping,
+}
+
+/// Events to accept, all or none.
+#[derive(Clone, Debug)]
+pub struct Accept {
+    pub drafts: Vec<Draft>,
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An event as published.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// 0: everybody's.
+    pub tenant: TenantNo,
+    pub kind: String,
+    pub created_us: u64,
+    pub ordering_key: Option<String>,
+    pub data: Option<Bytes>,
+    pub context: Option<Bytes>,
+    pub user: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Idempotency {
+    /// Hash of scope and key.
+    pub hash: [u8; 16],
+    /// SHA-256 of the request's body as sent.
+    pub body_hash: [u8; 32],
+}
+
+/// Proof that something is durable; made by the writer after its commit, nowhere else.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    pub events: Vec<Arc<Event>>,
+    /// The same key and body were accepted before; these are the events of then.
+    pub replayed: bool,
+    _durable: (),
+}
+
+impl Receipt {
+    pub(super) fn new(events: Vec<Arc<Event>>, replayed: bool) -> Self {
+        Self { events, replayed, _durable: () }
+    }
+}
+
+/// Where a delivery's row stands in the durable queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowKey {
+    pub started: bool,
+    pub due_ms: Millis,
+}
+
+/// An attempt to record, with what follows from it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub attempt: Attempt,
+    /// The delivery's row, where it has one.
+    pub row: Option<RowKey>,
+    pub budget_from: u32,
+    pub since_ms: Millis,
+    /// The webhook is made inactive with it.
+    pub deactivate: Option<InactiveReason>,
+}
+
+/// Bound on the live webhooks of a tenant, checked where no race can pass it.
+#[derive(Clone, Copy, Debug)]
+pub struct Quota {
+    pub of_tenant: usize,
+    /// Bound on those of the draft's own dialect.
+    pub of_dialect: Option<usize>,
+}
+
+/// A change to a webhook; `None` leaves a member as it is.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookPatch {
+    pub url: Option<String>,
+    pub filters: Option<Vec<Filter>>,
+    pub active: Option<bool>,
+    pub headers: Option<Vec<(String, Secret)>>,
+    pub secret: Option<SecretChange>,
+    pub plan: Option<Option<String>>,
+    pub timeout_ms: Option<Option<u32>>,
+    pub max_in_flight: Option<Option<u32>>,
+    pub rate_limit: Option<Option<f64>>,
+    pub description: Option<Option<String>>,
+}
+
+#[derive(Clone, Debug)]
+pub enum SecretChange {
+    /// The new one signs alone.
+    Replace(Secret),
+    /// The old one signs along until then.
+    Rotate { new: Secret, old_until: Millis },
+}
+
+/// What became of an op, once it is durable.
+#[derive(Clone, Debug)]
+pub enum Done {
+    Accepted(Receipt),
+    Webhook(Arc<Webhook>),
+    Tenant(Arc<Tenant>),
+    Key(Arc<Key>),
+    /// How many deliveries it concerned.
+    Count(usize),
+    Nothing,
+}
+
+/// Why an op was refused; decided before its first write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such object")]
+    NotFound,
+    #[error("the tenant is unknown")]
+    UnknownTenant,
+    #[error("the idempotency key was used with another body")]
+    IdempotencyConflict,
+    #[error("the tenant has as many webhooks as it may have")]
+    QuotaExceeded,
+    #[error("a delivery of it is pending")]
+    Pending,
+}
+
+/// What dispatch needs to know of a committed group.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// New fresh deliveries.
+    pub fresh: Vec<(WebhookNo, Arc<Event>)>,
+    /// Deliveries whose permit may be given back: (webhook, event).
+    pub settled: Vec<(WebhookNo, Seq)>,
+    /// Rows that are new in the durable queue.
+    pub queued: Vec<(WebhookNo, RowKey)>,
+    /// Webhooks in their newest version.
+    pub changed: Vec<Arc<Webhook>>,
+    /// What died and why, for the log.
+    pub died: Vec<(WebhookNo, Seq, DeadReason)>,
+}
+
+impl Effects {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.settled.is_empty() && self.queued.is_empty() && self.changed.is_empty()
+    }
+}

@@ -1,0 +1,207 @@
+//! How a store file is made and found. Owns the rule that a damaged, empty or foreign file is refused and never replaced.
+//!
+//! Making a redb file is not crash-atomic, so a new one is made under a temporary name, synced, renamed, and the folder
+//! synced. The key file comes first: a store without its key is worthless, a key without a store harmless.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Builder, Database, DatabaseError, ReadableDatabase};
+
+use super::StoreError;
+use super::engine::create_tables;
+use super::ids::Mask;
+use super::schema::{FORMAT, META, meta};
+use super::seal::{self, KeyFileError, Sealer};
+use super::view::Shared;
+use crate::entropy::Entropy;
+
+/// Name of the store file in the state folder.
+pub const STORE_FILE: &str = "webhookd.redb";
+/// Name of the key file in the state folder, unless configured elsewhere.
+pub const KEY_FILE: &str = "webhookd.key";
+
+const KEY_CHECK: &[u8] = b"webhookd";
+
+/// Where a store lives.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub state_dir: PathBuf,
+    /// `None`: `KEY_FILE` in the state folder.
+    pub key_file: Option<PathBuf>,
+    pub cache_bytes: usize,
+}
+
+/// Why a store was not opened, told apart by the exit code it leads to.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the state folder {path} can't be used: {source}")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("the store {0} is open in another process; stop that one first")]
+    Locked(PathBuf),
+    #[error("the store {path} is refused: {why}")]
+    Refused { path: PathBuf, why: String },
+    #[error("{0}")]
+    Key(#[from] KeyFileError),
+    /// The disk failed; trying again may help.
+    #[error("the store {path} can't be opened: {why}")]
+    Disk { path: PathBuf, why: String },
+}
+
+impl Place {
+    #[must_use]
+    pub fn store_file(&self) -> PathBuf {
+        self.state_dir.join(STORE_FILE)
+    }
+
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        self.key_file.clone().unwrap_or_else(|| self.state_dir.join(KEY_FILE))
+    }
+}
+
+/// Opens the store at `place`, making it where there is none.
+///
+/// # Errors
+/// See `OpenError`.
+pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shared>), OpenError> {
+    let folder = |source| OpenError::Folder { path: place.state_dir.clone(), source };
+    make_private_folder(&place.state_dir).map_err(folder)?;
+    let path = place.store_file();
+    if path.try_exists().map_err(folder)? {
+        let key = seal::read_key_file(&place.key_file())?;
+        let db = Arc::new(open_file(&path, place.cache_bytes)?);
+        let shared = admit(&db, &path, Sealer::new(key, entropy.clone()))?;
+        return Ok((db, shared));
+    }
+    let key_file = place.key_file();
+    let key = if key_file.try_exists().map_err(folder)? {
+        seal::read_key_file(&key_file)?
+    } else {
+        seal::create_key_file(&key_file, entropy)?
+    };
+    sync_folder(&place.state_dir).map_err(folder)?;
+    let sealer = Sealer::new(key, entropy.clone());
+    create_file(place, &path, &sealer, entropy)?;
+    let db = Arc::new(open_file(&path, place.cache_bytes)?);
+    let shared = admit(&db, &path, sealer)?;
+    Ok((db, shared))
+}
+
+/// Opens an existing store file.
+///
+/// # Errors
+/// See `OpenError`; an empty, damaged or newer file is `Refused`.
+pub fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
+    let refused = |why: String| OpenError::Refused { path: path.to_owned(), why };
+    let length = std::fs::metadata(path)
+        .map_err(|error| OpenError::Disk { path: path.to_owned(), why: error.to_string() })?
+        .len();
+    if length == 0 {
+        return Err(refused("the file is empty; restore it from a backup, or move it away to start anew".to_owned()));
+    }
+    match Builder::new().set_cache_size(cache_bytes).open(path) {
+        Ok(db) => Ok(db),
+        Err(DatabaseError::DatabaseAlreadyOpen) => Err(OpenError::Locked(path.to_owned())),
+        Err(DatabaseError::Storage(redb::StorageError::Io(error))) if error.kind() != io::ErrorKind::InvalidData => {
+            // Reading past the end of a file that was cut short is damage, not a failing disk.
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                return Err(refused(format!("the file is cut short ({error}); restore it from a backup")));
+            }
+            Err(OpenError::Disk { path: path.to_owned(), why: error.to_string() })
+        }
+        Err(error) => Err(refused(format!("{error}; restore it from a backup"))),
+    }
+}
+
+/// Checks that a database is ours, of a format this program reads, and that the key opens it.
+///
+/// # Errors
+/// `OpenError::Refused` with what is wrong.
+pub fn admit(db: &Database, path: &Path, sealer: Sealer) -> Result<Arc<Shared>, OpenError> {
+    let refused = |why: String| OpenError::Refused { path: path.to_owned(), why };
+    let damaged = |error: StoreError| refused(error.to_string());
+    let read = |key: &str| -> Result<Vec<u8>, OpenError> {
+        let txn = db.begin_read().map_err(|error| damaged(error.into()))?;
+        let table = txn.open_table(META).map_err(|_| refused("it is no webhookd store".to_owned()))?;
+        let value = table.get(key).map_err(|error| damaged(error.into()))?;
+        value.map(|value| value.value().to_vec()).ok_or_else(|| refused(format!("it has no {key}")))
+    };
+    let format = read(meta::FORMAT)?.try_into().map(u64::from_le_bytes);
+    match format {
+        Ok(FORMAT) => {}
+        Ok(other) => {
+            return Err(refused(format!(
+                "it has format {other}, this program reads format {FORMAT}; run the newer one"
+            )));
+        }
+        Err(_) => return Err(refused("its format number does not read".to_owned())),
+    }
+    let opened = sealer.open(meta::KEY_CHECK.as_bytes(), &read(meta::KEY_CHECK)?);
+    if opened.ok().as_deref() != Some(KEY_CHECK) {
+        return Err(refused(
+            "its secrets were sealed with another key; put back the key file it was made with".to_owned(),
+        ));
+    }
+    let mask: [u8; 32] =
+        read(meta::ID_MASK)?.try_into().map_err(|_| refused("its id mask does not read".to_owned()))?;
+    Ok(Arc::new(Shared::new(sealer, Mask::new(&mask))))
+}
+
+/// Writes what a new store begins with.
+///
+/// # Errors
+/// When the store fails.
+pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(), StoreError> {
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    create_tables(&txn)?;
+    {
+        let mask: [u8; 32] = entropy.bytes();
+        let check = sealer.seal(meta::KEY_CHECK.as_bytes(), KEY_CHECK.to_vec());
+        let mut table = txn.open_table(META)?;
+        table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
+        table.insert(meta::ID_MASK, mask.as_slice())?;
+        table.insert(meta::KEY_CHECK, check.as_slice())?;
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+fn create_file(place: &Place, path: &Path, sealer: &Sealer, entropy: &Entropy) -> Result<(), OpenError> {
+    let disk = |why: String| OpenError::Disk { path: path.to_owned(), why };
+    let unfinished = path.with_extension("redb.new");
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(error.to_string())),
+        _ => {}
+    }
+    let db = Builder::new()
+        .set_cache_size(place.cache_bytes)
+        .create(&unfinished)
+        .map_err(|error| disk(error.to_string()))?;
+    initialise(&db, sealer, entropy).map_err(|error| disk(error.to_string()))?;
+    drop(db);
+    let keep = || -> io::Result<()> {
+        set_private(&unfinished)?;
+        File::open(&unfinished)?.sync_all()?;
+        std::fs::rename(&unfinished, path)?;
+        sync_folder(&place.state_dir)
+    };
+    keep().map_err(|error| disk(error.to_string()))
+}
+
+fn make_private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn set_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

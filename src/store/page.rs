@@ -1,0 +1,258 @@
+//! Pages of the listings: a tenant's events, a webhook's attempts. Merges the lists on disk with their tails in memory.
+//!
+//! The tail is copied before the snapshot is taken, so whatever left the tail since then stands in the snapshot's rows;
+//! rows are read only below the tail's base, so nothing appears twice. A page looks at a bounded number of entries: with a
+//! filter that hardly matches it comes back short, with a cursor to go on.
+
+use std::iter::Peekable;
+
+use redb::{ReadTransaction, TableDefinition};
+
+use super::StoreError;
+use super::listing;
+use super::log::{self, Log};
+use super::record::{self, Entry};
+use super::schema::{BY_TENANT, BY_WEBHOOK};
+use super::view::{Shared, View};
+use crate::clock::Millis;
+use crate::model::attempt::Attempt;
+use crate::model::event::Event;
+use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
+
+/// Entries that one page looks at before it comes back short.
+const LOOKED_AT_MAX: usize = 2_000;
+
+/// Which events, in which order.
+#[derive(Clone, Debug, Default)]
+pub struct EventQuery {
+    pub tenant: TenantNo,
+    pub ascending: bool,
+    /// Go on behind this event, in the order asked for.
+    pub after: Option<Seq>,
+    pub limit: usize,
+    pub since_ms: Option<Millis>,
+    pub until_ms: Option<Millis>,
+    pub kind: Option<String>,
+    /// Members of `context` and the values they must have.
+    pub context: Vec<(String, String)>,
+}
+
+/// A page and where the next one begins.
+#[derive(Debug)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next: Option<u64>,
+}
+
+impl Shared {
+    /// A page of a tenant's events, those for everybody among them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn events_page(&self, query: &EventQuery) -> Result<Page<Event>, StoreError> {
+        let (tail, base) = {
+            let tails = self.tails();
+            (tails.events_of([query.tenant, BROADCAST]), tails.bases().0)
+        };
+        let view = self.view()?;
+        let mut low = match query.since_ms {
+            Some(since) => view.first_event_at(since)?,
+            None => 0,
+        };
+        let mut high = match query.until_ms {
+            Some(until) => view.first_event_at(until.saturating_add(1))?,
+            None => Seq::MAX,
+        };
+        match query.after {
+            Some(after) if query.ascending => low = low.max(after + 1),
+            Some(after) => high = high.min(after),
+            None => {}
+        }
+        let bounds = Bounds { low, high, base, ascending: query.ascending };
+        let numbers = merged(&view.txn, BY_TENANT, &[query.tenant, BROADCAST], tail, bounds)?;
+        let table = view.txn.open_table(Log::Events.table())?;
+        gather(numbers, query.limit, |seq| {
+            let event = log::get(&table, seq, |bytes| record::read_event(seq, bytes))?;
+            Ok(event.filter(|event| wanted(event, query)))
+        })
+    }
+
+    /// A page of a webhook's attempts, newest first, with their journal numbers.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn attempts_page(
+        &self,
+        webhook: WebhookNo,
+        before: Option<JournalSeq>,
+        limit: usize,
+    ) -> Result<Page<(JournalSeq, Attempt)>, StoreError> {
+        let (tail, base) = {
+            let tails = self.tails();
+            (tails.attempts_of(webhook), tails.bases().1)
+        };
+        let view = self.view()?;
+        let bounds = Bounds { low: 0, high: before.unwrap_or(JournalSeq::MAX), base, ascending: false };
+        let numbers = merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)?;
+        let table = view.txn.open_table(Log::Journal.table())?;
+        gather(numbers, limit, |number| match log::get(&table, number, |bytes| record::read(bytes))? {
+            Some(Entry::Attempt(attempt)) => Ok(Some((number, attempt))),
+            _ => Ok(None),
+        })
+    }
+}
+
+impl View<'_> {
+    /// The first event accepted at or after `at_ms`; acceptance times rise with the log.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn first_event_at(&self, at_ms: Millis) -> Result<Seq, StoreError> {
+        let table = self.txn.open_table(Log::Events.table())?;
+        let (end, _) = log::end(&table)?;
+        let (mut low, mut high) = (1, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let accepted =
+                log::get(&table, middle, |bytes| record::read_event(middle, bytes).map(|event| event.accepted_ms))?;
+            // What retention has removed was accepted earlier than everything that is there.
+            if accepted.is_none_or(|accepted| accepted < at_ms) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+}
+
+fn wanted(event: &Event, query: &EventQuery) -> bool {
+    if query.kind.as_ref().is_some_and(|kind| *kind != event.kind) {
+        return false;
+    }
+    if query.context.is_empty() {
+        return true;
+    }
+    let context = event.context.as_deref().unwrap_or(b"{}");
+    let Ok(serde_json::Value::Object(context)) = serde_json::from_slice(context) else { return false };
+    query.context.iter().all(|(key, wanted)| match context.get(key) {
+        Some(serde_json::Value::String(text)) => text == wanted,
+        Some(other) => other.to_string() == *wanted,
+        None => false,
+    })
+}
+
+fn gather<T>(
+    numbers: impl Iterator<Item = Result<u64, StoreError>>,
+    limit: usize,
+    mut read: impl FnMut(u64) -> Result<Option<T>, StoreError>,
+) -> Result<Page<T>, StoreError> {
+    let mut items = Vec::new();
+    let mut last = None;
+    let mut looked_at = 0;
+    for number in numbers {
+        let number = number?;
+        if items.len() >= limit || looked_at >= LOOKED_AT_MAX {
+            return Ok(Page { items, next: last });
+        }
+        looked_at += 1;
+        last = Some(number);
+        items.extend(read(number)?);
+    }
+    Ok(Page { items, next: None })
+}
+
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// From here on.
+    low: u64,
+    /// Below here.
+    high: u64,
+    /// Rows are read below here only; the tail has the rest.
+    base: u64,
+    ascending: bool,
+}
+
+type Numbers<'a> = Box<dyn Iterator<Item = Result<u64, StoreError>> + 'a>;
+
+/// The entries of up to two owners' lists and of the tail, in one order.
+fn merged<'a>(
+    txn: &ReadTransaction,
+    table: TableDefinition<'static, (u32, u64), &'static [u8]>,
+    owners: &[u32],
+    tail: Vec<u64>,
+    bounds: Bounds,
+) -> Result<Numbers<'a>, StoreError> {
+    let inside = move |number: &u64| (bounds.low..bounds.high).contains(number);
+    let tail: Vec<u64> = tail.into_iter().filter(inside).collect();
+    let mut lists = Vec::new();
+    for owner in owners {
+        lists.push(on_disk(txn, table, *owner, bounds)?.peekable());
+    }
+    let disk = Merge { lists, ascending: bounds.ascending };
+    Ok(if bounds.ascending {
+        Box::new(disk.chain(tail.into_iter().map(Ok)))
+    } else {
+        Box::new(tail.into_iter().rev().map(Ok).chain(disk))
+    })
+}
+
+fn on_disk<'a>(
+    txn: &ReadTransaction,
+    table: TableDefinition<'static, (u32, u64), &'static [u8]>,
+    owner: u32,
+    bounds: Bounds,
+) -> Result<Numbers<'a>, StoreError> {
+    let table = txn.open_table(table)?;
+    let high = bounds.high.min(bounds.base);
+    // The row that holds `low` may begin before it.
+    let start = match table.range((owner, 0)..=(owner, bounds.low))?.next_back() {
+        Some(row) => row?.0.value().1,
+        None => 0,
+    };
+    if start >= high {
+        return Ok(Box::new(std::iter::empty()));
+    }
+    let rows = table.range((owner, start)..(owner, high))?;
+    let ascending = bounds.ascending;
+    let unpacked = move |row: Result<(redb::AccessGuard<'_, (u32, u64)>, redb::AccessGuard<'_, &'static [u8]>), _>| {
+        let list = row
+            .map_err(|error: redb::StorageError| StoreError::from(error))
+            .and_then(|(_, value)| listing::unpack(value.value()));
+        match list {
+            Ok(mut list) => {
+                list.retain(|number| (bounds.low..high).contains(number));
+                if !ascending {
+                    list.reverse();
+                }
+                list.into_iter().map(Ok).collect()
+            }
+            Err(error) => vec![Err(error)],
+        }
+    };
+    Ok(if ascending { Box::new(rows.flat_map(unpacked)) } else { Box::new(rows.rev().flat_map(unpacked)) })
+}
+
+struct Merge<'a> {
+    lists: Vec<Peekable<Numbers<'a>>>,
+    ascending: bool,
+}
+
+impl Iterator for Merge<'_> {
+    type Item = Result<u64, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ascending = self.ascending;
+        let heads = self.lists.iter_mut().enumerate().filter_map(|(i, list)| {
+            let rank = match list.peek()? {
+                // An error comes first, whatever the order.
+                Err(_) => 0,
+                Ok(number) if ascending => *number,
+                Ok(number) => u64::MAX - number,
+            };
+            Some((rank, i))
+        });
+        let (_, first) = heads.min()?;
+        self.lists[first].next()
+    }
+}

@@ -1,0 +1,152 @@
+//! The durable queue: deliveries that did not go through at once. Owns its rows and the counts that go with them.
+//!
+//! Keyed (webhook, started, due, event): a dead receiver's million rows are one range that nobody else walks past, and a
+//! lane reads on from its own. Invariant: `Standing::waiting` and `started` count a webhook's rows exactly, because both
+//! change in the same transaction.
+
+use redb::{ReadableTable, Table};
+
+use super::StoreError;
+use super::op::RowKey;
+use super::record::{self, QueueRow, Standing};
+use super::schema::QueueKey;
+use crate::clock::Millis;
+use crate::model::id::{Seq, WebhookNo};
+
+/// The queue's table inside a write transaction.
+pub type Rows<'txn> = Table<'txn, QueueKey, &'static [u8]>;
+
+/// A delivery as its row describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    pub event: Seq,
+    pub key: RowKey,
+    pub row: QueueRow,
+}
+
+/// Adds a row.
+///
+/// # Errors
+/// When the store fails.
+pub fn insert(
+    rows: &mut Rows<'_>,
+    standing: &mut Standing,
+    webhook: WebhookNo,
+    event: Seq,
+    key: RowKey,
+    row: &QueueRow,
+) -> Result<(), StoreError> {
+    let before = rows.insert(place(webhook, key, event), record::to_bytes(row).as_slice())?.is_some();
+    if !before {
+        *count(standing, key.started) += 1;
+    }
+    Ok(())
+}
+
+/// Removes a row; says whether it was there.
+///
+/// # Errors
+/// When the store fails.
+pub fn remove(
+    rows: &mut Rows<'_>,
+    standing: &mut Standing,
+    webhook: WebhookNo,
+    event: Seq,
+    key: RowKey,
+) -> Result<bool, StoreError> {
+    let there = rows.remove(place(webhook, key, event))?.is_some();
+    if there {
+        let count = count(standing, key.started);
+        *count = count.saturating_sub(1);
+    }
+    Ok(there)
+}
+
+/// Removes up to `max` rows of a webhook, whatever they are; says how many.
+///
+/// # Errors
+/// When the store fails.
+pub fn sweep(
+    rows: &mut Rows<'_>,
+    standing: &mut Standing,
+    webhook: WebhookNo,
+    max: usize,
+) -> Result<usize, StoreError> {
+    let mut removed = 0;
+    let all = (webhook, 0, 0, 0)..=(webhook, u8::MAX, u64::MAX, u64::MAX);
+    for found in rows.extract_from_if(all, |_, _| true)?.take(max) {
+        let (key, _) = found?;
+        let count = count(standing, key.value().1 == 1);
+        *count = count.saturating_sub(1);
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Rows of one kind that are due by `now`, oldest first, at most `max`, leaving out those that `skip` names.
+///
+/// # Errors
+/// When the store fails or a row does not read.
+pub fn due(
+    rows: &impl ReadableTable<QueueKey, &'static [u8]>,
+    webhook: WebhookNo,
+    started: bool,
+    now: Millis,
+    max: usize,
+    skip: impl Fn(Seq) -> bool,
+) -> Result<Vec<Queued>, StoreError> {
+    let kind = u8::from(started);
+    let mut found = Vec::new();
+    for row in rows.range((webhook, kind, 0, 0)..=(webhook, kind, now, u64::MAX))? {
+        if found.len() >= max {
+            break;
+        }
+        let (key, value) = row?;
+        let (_, _, due_ms, event) = key.value();
+        if !skip(event) {
+            found.push(Queued { event, key: RowKey { started, due_ms }, row: record::read(value.value())? });
+        }
+    }
+    Ok(found)
+}
+
+/// When the next row of one kind is due, leaving out those that `skip` names.
+///
+/// # Errors
+/// When the store fails.
+pub fn next_due(
+    rows: &impl ReadableTable<QueueKey, &'static [u8]>,
+    webhook: WebhookNo,
+    started: bool,
+    skip: impl Fn(Seq) -> bool,
+) -> Result<Option<Millis>, StoreError> {
+    let kind = u8::from(started);
+    for row in rows.range((webhook, kind, 0, 0)..=(webhook, kind, u64::MAX, u64::MAX))? {
+        let (_, _, due_ms, event) = row?.0.value();
+        if !skip(event) {
+            return Ok(Some(due_ms));
+        }
+    }
+    Ok(None)
+}
+
+/// A row by its place.
+///
+/// # Errors
+/// When the store fails or the row does not read.
+pub fn get(
+    rows: &impl ReadableTable<QueueKey, &'static [u8]>,
+    webhook: WebhookNo,
+    event: Seq,
+    key: RowKey,
+) -> Result<Option<QueueRow>, StoreError> {
+    rows.get(place(webhook, key, event))?.map(|value| record::read(value.value())).transpose()
+}
+
+fn place(webhook: WebhookNo, key: RowKey, event: Seq) -> QueueKey {
+    (webhook, u8::from(key.started), key.due_ms, event)
+}
+
+fn count(standing: &mut Standing, started: bool) -> &mut u64 {
+    if started { &mut standing.started } else { &mut standing.waiting }
+}

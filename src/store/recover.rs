@@ -1,0 +1,180 @@
+//! Making an engine from what is on disk, at start-up and after an I/O error. Owns the rule by which fresh deliveries are
+//! found again: their event stands at or above the watermark and the journal says nothing about them.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase, ReadableTable};
+
+use super::StoreError;
+use super::block::Mark;
+use super::engine::Engine;
+use super::fresh::Fresh;
+use super::ids::Minter;
+use super::listing::{self, TailEntry, Tails};
+use super::log::{self, Log};
+use super::record::{self, Entry, Standing};
+use super::registry::{Change, Registry};
+use super::schema::{KEYS, META, STANDING, TENANTS, WEBHOOKS, meta};
+use super::view::Shared;
+use crate::clock::{Clock, Millis};
+use crate::model::event::Event;
+use crate::model::id::{JournalSeq, KeyId, Seq, WebhookNo};
+
+/// What start-up finds besides the engine.
+pub struct Recovered {
+    pub engine: Engine,
+    /// Deliveries that were accepted and of which nothing more is on record.
+    pub fresh: Vec<(WebhookNo, Arc<Event>)>,
+    /// Webhooks whose durable queue has rows.
+    pub queued: Vec<WebhookNo>,
+}
+
+/// Reads the store and makes its engine.
+///
+/// # Errors
+/// When the store fails, is damaged, or was sealed with another key.
+pub fn recover(
+    db: Arc<Database>,
+    shared: Arc<Shared>,
+    clock: &Clock,
+    retention_idempotency_ms: Millis,
+) -> Result<Recovered, StoreError> {
+    let txn = db.begin_read()?;
+    let meta_table = txn.open_table(META)?;
+    let counter = |key: &str| -> Result<u32, StoreError> {
+        let Some(value) = meta_table.get(key)? else { return Ok(1) };
+        let bytes = value.value().try_into().map_err(|_| StoreError::Damaged("a counter does not read"))?;
+        Ok(u32::from_le_bytes(bytes))
+    };
+    let (next_webhook, next_tenant) = (counter(meta::NEXT_WEBHOOK)?, counter(meta::NEXT_TENANT)?);
+    let flushed = listing::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
+    let registry = read_registry(&txn, &shared)?;
+    let standings = read_standings(&txn)?;
+    let logs = read_logs(&txn, &registry, flushed)?;
+    clock.lift_to(logs.newest_ms);
+    drop(meta_table);
+    drop(txn);
+
+    *shared.registry_mut() = registry.clone();
+    *shared.tails_mut() = logs.tails;
+    shared.set_heads(logs.next_event, logs.next_journal, logs.open.mark(0).event);
+    shared.set_db(Some(db.clone()));
+    let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
+    let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
+    queued.sort_unstable();
+    let sweeps: VecDeque<WebhookNo> = queued.iter().copied().filter(|no| registry.webhook(*no).is_none()).collect();
+    queued.retain(|no| registry.webhook(*no).is_some());
+    let engine = Engine {
+        db,
+        minter: Minter::new(shared.mask.clone(), logs.newest_id),
+        shared,
+        clock: clock.clone(),
+        registry,
+        standings,
+        fresh: logs.open,
+        next_event: logs.next_event,
+        next_journal: logs.next_journal,
+        next_webhook,
+        next_tenant,
+        flush: None,
+        succeeded: BTreeSet::new(),
+        sweeps,
+        retention_idempotency_ms,
+    };
+    Ok(Recovered { engine, fresh: logs.fresh, queued })
+}
+
+fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registry, StoreError> {
+    let mut registry = Registry::default();
+    for row in txn.open_table(TENANTS)?.iter()? {
+        let (no, value) = row?;
+        registry.apply(&Change::Tenant(Arc::new(record::read_tenant(no.value(), value.value())?)));
+    }
+    // Versions of one webhook stand in order: the last one wins.
+    let table = txn.open_table(WEBHOOKS)?;
+    let mut rows = table.iter()?.peekable();
+    while let Some(row) = rows.next() {
+        let (key, value) = row?;
+        let (no, since_seq) = key.value();
+        let newer = matches!(rows.peek(), Some(Ok((next, _))) if next.value().0 == no);
+        if !newer {
+            let webhook = record::read_webhook(no, since_seq, value.value(), &shared.sealer)?;
+            registry.apply(&Change::Webhook(Arc::new(webhook)));
+        }
+    }
+    for row in txn.open_table(KEYS)?.iter()? {
+        let (id, value) = row?;
+        let key = record::read_key(KeyId(*id.value()), value.value(), &shared.sealer)?;
+        registry.apply(&Change::Key(Arc::new(key)));
+    }
+    Ok(registry)
+}
+
+fn read_standings(txn: &redb::ReadTransaction) -> Result<HashMap<WebhookNo, Standing>, StoreError> {
+    let mut standings = HashMap::new();
+    for row in txn.open_table(STANDING)?.iter()? {
+        let (no, value) = row?;
+        standings.insert(no.value(), record::read(value.value())?);
+    }
+    Ok(standings)
+}
+
+struct Logs {
+    next_event: Seq,
+    next_journal: JournalSeq,
+    newest_id: Option<crate::model::id::EventId>,
+    newest_ms: Millis,
+    tails: Tails,
+    open: Fresh,
+    fresh: Vec<(WebhookNo, Arc<Event>)>,
+}
+
+fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
+    let events = txn.open_table(Log::Events.table())?;
+    let journal = txn.open_table(Log::Journal.table())?;
+    let (next_event, events_mark) = log::end(&events)?;
+    let (next_journal, journal_mark) = log::end(&journal)?;
+    let start = Mark { event: 1, journal: 1, at_ms: 0 };
+    let marks = [start, events_mark.unwrap_or(start), journal_mark.unwrap_or(start)];
+    let mark = marks.into_iter().max_by_key(|mark| (mark.event, mark.journal)).unwrap_or(start);
+    let newest_ms = marks.iter().map(|mark| mark.at_ms).max().unwrap_or(0);
+
+    let mut tails = Tails::new(flushed.0, flushed.1);
+    let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
+    log::scan(&journal, mark.journal.min(flushed.1), |number, bytes| {
+        let entry: Entry = record::read(bytes)?;
+        let (event, webhook) = (entry.event(), entry.webhook());
+        if number >= flushed.1 {
+            tails.push_entry(TailEntry { webhook, attempt: matches!(entry, Entry::Attempt(_)), event });
+        }
+        if event >= mark.event {
+            settled.insert((event, webhook));
+        }
+        Ok(true)
+    })?;
+
+    let mut open = Fresh::new(mark.event, mark.journal);
+    open.point(mark.event, mark.journal);
+    let mut fresh = Vec::new();
+    let mut newest_id = None;
+    log::scan(&events, mark.event.min(flushed.0), |seq, bytes| {
+        let event = record::read_event(seq, bytes)?;
+        newest_id = Some(event.id);
+        if seq >= flushed.0 {
+            tails.push_event(event.tenant);
+        }
+        if seq >= mark.event {
+            let event = Arc::new(event);
+            let waits = |no: &&WebhookNo| !settled.contains(&(seq, **no)) && registry.webhook(**no).is_some();
+            let before = fresh.len();
+            fresh.extend(event.matched.iter().filter(waits).map(|no| (*no, event.clone())));
+            open.push(fresh.len() - before);
+        }
+        Ok(true)
+    })?;
+    if newest_id.is_none() && next_event > 1 {
+        newest_id = log::get(&events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
+    }
+    Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh })
+}

@@ -1,0 +1,62 @@
+//! The tables of the store file, their keys, and the format number. Owns the shape on disk; `docs/FORMAT.md` tells it in prose.
+//!
+//! Invariant: numbers in keys rise with time wherever a table is on the hot path, so that a commit touches the last leaf
+//! of a few trees and nothing else (the number of distinct leaf pages is the cost of a commit).
+
+use redb::TableDefinition;
+
+/// The newest format this program writes, and the only one it reads so far.
+pub const FORMAT: u64 = 1;
+
+/// Singles: format, store id, id mask, counters, the point up to which listings are flushed.
+pub const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// The event log: first sequence number of a block → the block (see `block`).
+pub const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
+
+/// The journal, what became of deliveries: first journal number of a block → the block.
+pub const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal");
+
+/// The durable queue: (webhook, started, due ms, event) → what the next attempt must know. `started` is 1 when an attempt
+/// was made: behind an open circuit those keep their schedule while the others wait.
+pub const QUEUE: TableDefinition<QueueKey, &[u8]> = TableDefinition::new("queue");
+pub type QueueKey = (u32, u8, u64, u64);
+
+/// How a webhook stands: depth of its queue, dead letters, failures in a row.
+pub const STANDING: TableDefinition<u32, &[u8]> = TableDefinition::new("standing");
+
+/// Dead letters in the order of dying: (tenant, journal number of the death) → (webhook, event).
+pub const DEAD: TableDefinition<(u32, u64), (u32, u64)> = TableDefinition::new("dead");
+/// Dead letters by delivery: (webhook, event) → journal number of the death.
+pub const DEAD_OF: TableDefinition<(u32, u64), u64> = TableDefinition::new("dead_of");
+
+/// Idempotency records: (day, hash of scope and key) → what was answered.
+pub const IDEMPOTENCY: TableDefinition<(u32, &[u8; 16]), &[u8]> = TableDefinition::new("idempotency");
+
+/// Webhook versions: (webhook, event sequence number from which it holds) → record.
+pub const WEBHOOKS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("webhooks");
+pub const TENANTS: TableDefinition<u32, &[u8]> = TableDefinition::new("tenants");
+pub const KEYS: TableDefinition<&[u8; 8], &[u8]> = TableDefinition::new("keys");
+
+/// Derived: (tenant, first event) → the tenant's events, as a posting list.
+pub const BY_TENANT: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_tenant");
+/// Derived: (webhook, first journal number) → the webhook's attempts, as a posting list.
+pub const BY_WEBHOOK: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_webhook");
+/// Derived: event / 64 → for these events, the newest journal record of each of their deliveries.
+pub const FATES: TableDefinition<u64, &[u8]> = TableDefinition::new("fates");
+
+/// Events that share one row of `FATES`.
+pub const FATES_PER_ROW: u64 = 64;
+
+/// Keys of `META`.
+pub mod meta {
+    pub const FORMAT: &str = "format";
+    /// 32 random bytes: masks sequence numbers inside public ids.
+    pub const ID_MASK: &str = "id_mask";
+    /// A sealed constant: opens only with the right key file.
+    pub const KEY_CHECK: &str = "key_check";
+    /// Events and journal numbers below these stand in the derived tables: two u64, little endian.
+    pub const FLUSHED: &str = "flushed";
+    pub const NEXT_WEBHOOK: &str = "next_webhook";
+    pub const NEXT_TENANT: &str = "next_tenant";
+}

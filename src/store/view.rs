@@ -1,0 +1,291 @@
+//! Reading: snapshots of the store beside the writer, and the copies of its state that readers share.
+//!
+//! A view lives for one question and never across a wait on the network: a snapshot that stays open keeps every page that
+//! is freed after it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use redb::{Database, ReadTransaction, ReadableDatabase};
+
+use super::StoreError;
+use super::ids::Mask;
+use super::listing::{self, Tails};
+use super::log::{self, Log};
+use super::op::RowKey;
+use super::queue::{self, Queued};
+use super::record::{self, Entry, QueueRow, Standing};
+use super::registry::Registry;
+use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, QUEUE, STANDING, WEBHOOKS};
+use super::seal::Sealer;
+use crate::clock::Millis;
+use crate::model::event::Event;
+use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
+use crate::model::webhook::Webhook;
+
+/// What the writer and its readers have in common.
+pub struct Shared {
+    db: RwLock<Option<Arc<Database>>>,
+    tails: RwLock<Tails>,
+    registry: RwLock<Registry>,
+    next_event: AtomicU64,
+    next_journal: AtomicU64,
+    watermark: AtomicU64,
+    pub(super) sealer: Sealer,
+    pub(super) mask: Mask,
+}
+
+impl Shared {
+    #[must_use]
+    pub fn new(sealer: Sealer, mask: Mask) -> Self {
+        Self {
+            db: RwLock::default(),
+            tails: RwLock::default(),
+            registry: RwLock::default(),
+            next_event: AtomicU64::new(1),
+            next_journal: AtomicU64::new(1),
+            watermark: AtomicU64::new(1),
+            sealer,
+            mask,
+        }
+    }
+
+    pub(super) fn set_db(&self, db: Option<Arc<Database>>) {
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = db;
+    }
+
+    pub(super) fn tails(&self) -> RwLockReadGuard<'_, Tails> {
+        self.tails.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tails_mut(&self) -> RwLockWriteGuard<'_, Tails> {
+        self.tails.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tenants, webhooks and keys as committed.
+    pub fn registry(&self) -> RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn registry_mut(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_heads(&self, next_event: Seq, next_journal: JournalSeq, watermark: Seq) {
+        self.next_event.store(next_event, Ordering::Release);
+        self.next_journal.store(next_journal, Ordering::Release);
+        self.watermark.store(watermark, Ordering::Release);
+    }
+
+    /// The number the next event will get.
+    #[must_use]
+    pub fn next_event(&self) -> Seq {
+        self.next_event.load(Ordering::Acquire)
+    }
+
+    /// The oldest event that may have a fresh delivery.
+    #[must_use]
+    pub fn watermark(&self) -> Seq {
+        self.watermark.load(Ordering::Acquire)
+    }
+
+    /// A snapshot of what is committed now.
+    ///
+    /// # Errors
+    /// `StoreError::Unavailable` while the store is being opened again.
+    pub fn view(&self) -> Result<View<'_>, StoreError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let db = db.ok_or_else(|| StoreError::Unavailable("it is being opened again".to_owned()))?;
+        let txn = db.begin_read()?;
+        Ok(View { txn, _db: db, shared: self })
+    }
+}
+
+/// A snapshot.
+pub struct View<'a> {
+    pub(super) txn: ReadTransaction,
+    _db: Arc<Database>,
+    pub(super) shared: &'a Shared,
+}
+
+/// A dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub webhook: WebhookNo,
+    pub event: Seq,
+    /// The journal record of its death; its place in the listing.
+    pub death: JournalSeq,
+}
+
+impl View<'_> {
+    /// The event at `seq`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn event(&self, seq: Seq) -> Result<Option<Event>, StoreError> {
+        let table = self.txn.open_table(Log::Events.table())?;
+        log::get(&table, seq, |bytes| record::read_event(seq, bytes))
+    }
+
+    /// The event with this public id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn event_by_id(&self, id: EventId) -> Result<Option<Event>, StoreError> {
+        let Some(seq) = self.shared.mask.seq(id).filter(|seq| *seq < self.shared.next_event()) else {
+            return Ok(None);
+        };
+        Ok(self.event(seq)?.filter(|event| event.id == id))
+    }
+
+    /// Events one after the other from `from` on, until `each` says stop.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn scan_events(&self, from: Seq, mut each: impl FnMut(Event) -> bool) -> Result<(), StoreError> {
+        let table = self.txn.open_table(Log::Events.table())?;
+        log::scan(&table, from, |seq, bytes| Ok(each(record::read_event(seq, bytes)?)))
+    }
+
+    /// The journal record `number`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn entry(&self, number: JournalSeq) -> Result<Option<Entry>, StoreError> {
+        let table = self.txn.open_table(Log::Journal.table())?;
+        log::get(&table, number, |bytes| record::read(bytes))
+    }
+
+    /// The journal records of one delivery, oldest first, from its newest back.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn chain(&self, newest: JournalSeq) -> Result<Vec<(JournalSeq, Entry)>, StoreError> {
+        let table = self.txn.open_table(Log::Journal.table())?;
+        let mut chain = Vec::new();
+        let mut number = newest;
+        while number != 0 {
+            // Cut by retention: what is older is gone.
+            let Some(entry) = log::get(&table, number, |bytes| record::read::<Entry>(bytes))? else { break };
+            let previous = entry.previous();
+            chain.push((number, entry));
+            if previous >= number {
+                return Err(StoreError::Damaged("a journal chain does not lead back"));
+            }
+            number = previous;
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// The newest journal record of each delivery of an event that has one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn fates(&self, event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
+        // Read before the snapshot's row: what leaves the tail in between stands in the row.
+        let mut fates = match self.txn.open_table(FATES)?.get(event / FATES_PER_ROW)? {
+            Some(row) => listing::fates_in(row.value(), event)?,
+            None => BTreeMap::new(),
+        };
+        for (webhook, number) in self.shared.tails().fates_of(event) {
+            let newest = fates.entry(webhook).or_insert(number);
+            *newest = number.max(*newest);
+        }
+        Ok(fates)
+    }
+
+    /// A delivery's row in the durable queue.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn queue_row(&self, webhook: WebhookNo, event: Seq, key: RowKey) -> Result<Option<QueueRow>, StoreError> {
+        queue::get(&self.txn.open_table(QUEUE)?, webhook, event, key)
+    }
+
+    /// Due rows of a webhook, oldest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn due(
+        &self,
+        webhook: WebhookNo,
+        started: bool,
+        now: Millis,
+        max: usize,
+        skip: impl Fn(Seq) -> bool,
+    ) -> Result<Vec<Queued>, StoreError> {
+        queue::due(&self.txn.open_table(QUEUE)?, webhook, started, now, max, skip)
+    }
+
+    /// When the next row of one kind is due.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn next_due(
+        &self,
+        webhook: WebhookNo,
+        started: bool,
+        skip: impl Fn(Seq) -> bool,
+    ) -> Result<Option<Millis>, StoreError> {
+        queue::next_due(&self.txn.open_table(QUEUE)?, webhook, started, skip)
+    }
+
+    /// How a webhook stands.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn standing(&self, webhook: WebhookNo) -> Result<Standing, StoreError> {
+        let found = self.txn.open_table(STANDING)?.get(webhook)?;
+        found.map_or(Ok(Standing::default()), |value| record::read(value.value()))
+    }
+
+    /// The version of a webhook that decided about the event at `seq`, if it existed then.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn webhook_at(&self, no: WebhookNo, seq: Seq) -> Result<Option<Webhook>, StoreError> {
+        let table = self.txn.open_table(WEBHOOKS)?;
+        let Some(found) = table.range((no, 0)..=(no, seq))?.next_back() else { return Ok(None) };
+        let (key, value) = found?;
+        record::read_webhook(no, key.value().1, value.value(), &self.shared.sealer).map(Some)
+    }
+
+    /// The newest version of a webhook, deleted or not.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn webhook_newest(&self, no: WebhookNo) -> Result<Option<Webhook>, StoreError> {
+        self.webhook_at(no, Seq::MAX)
+    }
+
+    /// Whether a delivery is a dead letter: the journal record of its death.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn death_of(&self, webhook: WebhookNo, event: Seq) -> Result<Option<JournalSeq>, StoreError> {
+        Ok(self.txn.open_table(DEAD_OF)?.get((webhook, event))?.map(|number| number.value()))
+    }
+
+    /// A tenant's dead letters below `before`, newest first, while `each` wants more.
+    ///
+    /// # Errors
+    /// When the store or `each` fails.
+    pub fn scan_dead(
+        &self,
+        tenant: TenantNo,
+        before: JournalSeq,
+        mut each: impl FnMut(DeadLetter) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let table = self.txn.open_table(DEAD)?;
+        for found in table.range((tenant, 0)..(tenant, before))?.rev() {
+            let (key, value) = found?;
+            let (webhook, event) = value.value();
+            if !each(DeadLetter { webhook, event, death: key.value().1 })? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

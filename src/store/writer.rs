@@ -1,0 +1,292 @@
+//! The writer: the one thread that changes the store, and the handle through which everybody else reaches it.
+//!
+//! It owns the engine. After an I/O error redb refuses every further write until the file is closed and opened again
+//! (measured), so the writer answers the group with "unknown", closes, opens again with backoff, reads its state back and
+//! goes on; outcomes that were not committed are kept and written then. A group whose commit failed may still have reached
+//! the disk: what is found there is delivered, what its callers saw as unknown included.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use redb::Database;
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use super::engine::{Applied, Engine};
+use super::inbox::{Answer, Inbox, Request, SubmitError, Waiter};
+use super::op::{Done, Effects, Op};
+use super::open::{self, OpenError, Place};
+use super::recover::{self, Recovered};
+use super::view::Shared;
+use crate::clock::{Clock, Millis};
+use crate::metrics::Metrics;
+
+/// Waits between attempts to open the store again.
+const REOPEN_FIRST: Duration = Duration::from_millis(50);
+const REOPEN_MAX: Duration = Duration::from_secs(2);
+
+/// Where the consequences of commits go: the dispatcher.
+pub trait Downstream: Send + Sync + 'static {
+    /// A group is durable. Called from the writer's thread: must not block.
+    fn committed(&self, effects: Effects, answers: Vec<(Waiter, Answer)>);
+    /// The store was opened again: what is in memory about webhooks may be old.
+    fn reopened(&self);
+}
+
+/// A handle on the store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+}
+
+/// How the writer opens the store again.
+pub type Reopen = Box<dyn FnMut() -> Result<Database, OpenError> + Send>;
+
+/// What is needed to run a writer.
+pub struct Parts {
+    pub recovered: Recovered,
+    pub shared: Arc<Shared>,
+    pub reopen: Reopen,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub retention_idempotency_ms: Millis,
+}
+
+impl Parts {
+    /// Opens the store at `place` and reads its state.
+    ///
+    /// # Errors
+    /// See `OpenError`.
+    pub fn open(
+        place: &Place,
+        entropy: &crate::entropy::Entropy,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+        retention_idempotency_ms: Millis,
+    ) -> Result<Self, OpenError> {
+        let (db, shared) = open::open(place, entropy)?;
+        let recovered = recover::recover(db, shared.clone(), clock, retention_idempotency_ms)
+            .map_err(|error| OpenError::Refused { path: place.store_file(), why: error.to_string() })?;
+        let (path, cache): (PathBuf, usize) = (place.store_file(), place.cache_bytes);
+        Ok(Self {
+            recovered,
+            shared,
+            reopen: Box::new(move || open::open_file(&path, cache)),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            retention_idempotency_ms,
+        })
+    }
+
+    /// The handle that the running writer will serve.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        Store { inbox: Arc::new(Inbox::default()), shared: self.shared.clone() }
+    }
+}
+
+impl Store {
+    /// What is committed, for reading.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Asks for a change and waits until it is durable. `worker` names the worker whose task waits, if it is one's.
+    ///
+    /// # Errors
+    /// When it is refused, or the store can't say that it is durable.
+    pub async fn submit(&self, op: Op, worker: Option<usize>) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.submit(Request { op, waiter: Some(Waiter { worker, sender }) })?;
+        let gone = || SubmitError::Store(StoreError::Unavailable("it is stopping".to_owned()));
+        receiver.await.map_err(|_| gone())?
+    }
+
+    /// Hands over what the daemon itself has to note; it is written with the next group. `pressing`: a lane waits for it.
+    pub fn note(&self, op: Op, pressing: bool) {
+        self.inbox.note(op, pressing);
+    }
+
+    /// Reads off the runtime's threads, because a page that is not cached waits for the disk.
+    ///
+    /// # Errors
+    /// What `read` fails with.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = self.shared.clone();
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
+        let task = tokio::task::spawn_blocking(move || read(&shared));
+        task.await.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?
+    }
+
+    /// No more is taken in; the writer ends once it has written what waits.
+    pub fn close(&self) {
+        self.inbox.close();
+    }
+
+    /// Starts the writer's thread.
+    ///
+    /// # Errors
+    /// When the thread can't be started.
+    pub fn start(&self, parts: Parts, downstream: Arc<dyn Downstream>) -> std::io::Result<JoinHandle<()>> {
+        let writer = Writer {
+            inbox: self.inbox.clone(),
+            shared: parts.shared,
+            reopen: parts.reopen,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            retention_idempotency_ms: parts.retention_idempotency_ms,
+            downstream,
+        };
+        std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(parts.recovered.engine))
+    }
+}
+
+struct Writer {
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    reopen: Reopen,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    retention_idempotency_ms: Millis,
+    downstream: Arc<dyn Downstream>,
+}
+
+impl Writer {
+    fn run(mut self, mut engine: Engine) {
+        let mut last_start = None;
+        let mut last_size = 0;
+        while let Some(requests) = self.inbox.next(last_start, last_size) {
+            let start = Instant::now();
+            let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
+                requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
+            (last_start, last_size) = (Some(start), ops.len());
+            let before = engine.heads();
+            match engine.apply(&ops) {
+                Ok(applied) => self.settle(applied, waiters),
+                Err(error) => {
+                    tracing::error!(%error, "the store failed; opening it again");
+                    self.metrics.store_failures.inc();
+                    engine = self.recover(engine, before, ops, waiters, &error);
+                }
+            }
+            self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
+            self.metrics.group_size.observe(f64::from(u32::try_from(last_size).unwrap_or(u32::MAX)));
+        }
+        self.shared.set_db(None);
+    }
+
+    fn settle(&self, applied: Applied, waiters: Vec<Option<Waiter>>) {
+        let answers = waiters
+            .into_iter()
+            .zip(applied.answers)
+            .filter_map(|(waiter, answer)| Some((waiter?, answer.map_err(SubmitError::Refused))))
+            .collect();
+        self.downstream.committed(applied.effects, answers);
+    }
+
+    /// Opens the store again after an error, and finds out what became of the group.
+    fn recover(
+        &mut self,
+        engine: Engine,
+        before: (u64, u64),
+        ops: Vec<Op>,
+        waiters: Vec<Option<Waiter>>,
+        error: &StoreError,
+    ) -> Engine {
+        self.inbox.set_down(true);
+        let why = error.to_string();
+        let unknown = waiters
+            .into_iter()
+            .flatten()
+            .map(|waiter| (waiter, Err(SubmitError::Store(StoreError::Unavailable(why.clone())))));
+        self.downstream.committed(Effects::default(), unknown.collect());
+        let mut kept: Vec<Op> = ops.into_iter().filter(is_own).collect();
+        let mut before = before;
+        self.close_db(engine);
+        let mut wait = REOPEN_FIRST;
+        loop {
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(REOPEN_MAX);
+            let recovered = match self.open_again() {
+                Ok(recovered) => recovered,
+                Err(error) => {
+                    tracing::error!(%error, "the store can't be opened again yet");
+                    continue;
+                }
+            };
+            let mut engine = recovered.engine;
+            let landed = engine.heads() != before;
+            let mut effects = Effects::default();
+            effects.fresh = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= before.0).collect();
+            if landed {
+                effects.settled = kept.iter().filter_map(settled_by).collect();
+                kept.clear();
+            }
+            before = engine.heads();
+            self.downstream.reopened();
+            self.downstream.committed(effects, Vec::new());
+            // One group must go through before callers are let in again.
+            kept.push(Op::Ping);
+            match engine.apply(&kept) {
+                Ok(applied) => {
+                    self.downstream.committed(applied.effects, Vec::new());
+                    self.inbox.set_down(false);
+                    tracing::info!("the store is open again");
+                    return engine;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the store failed again");
+                    kept.retain(|op| !matches!(op, Op::Ping));
+                    self.close_db(engine);
+                }
+            }
+        }
+    }
+
+    /// Lets go of the database and waits until the last reader has.
+    fn close_db(&self, engine: Engine) {
+        self.shared.set_db(None);
+        let mut db = engine.into_db();
+        while let Err(still_read) = Arc::try_unwrap(db) {
+            db = still_read;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn open_again(&mut self) -> Result<Recovered, String> {
+        let db = Arc::new((self.reopen)().map_err(|error| error.to_string())?);
+        recover::recover(db, self.shared.clone(), &self.clock, self.retention_idempotency_ms)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Ops that nobody waits for and that must not be lost: what the daemon itself found out.
+fn is_own(op: &Op) -> bool {
+    matches!(op, Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. })
+}
+
+fn settled_by(op: &Op) -> Option<(u32, u64)> {
+    match op {
+        Op::Outcome(outcome) => Some((outcome.attempt.webhook, outcome.attempt.event)),
+        _ => None,
+    }
+}
+
+/// What a submitter expects when it asked for something that answers with `Done::Count` or less.
+impl Done {
+    /// The count in it; 0 for other answers.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Count(count) => *count,
+            _ => 0,
+        }
+    }
+}
