@@ -7,6 +7,7 @@ pub mod limits;
 
 pub mod model;
 
+pub mod circuit;
 pub mod retry;
 pub mod sign;
 
