@@ -8,6 +8,7 @@ pub mod limits;
 pub mod model;
 
 pub mod circuit;
+pub mod render;
 pub mod retry;
 pub mod sign;
 
