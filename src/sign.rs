@@ -42,7 +42,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(&ALPHABET, PAD.with_decode_al
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// A webhook's signing keys, ready to sign. Build once per version of a webhook and change of its valid secrets.
+/// A webhook's signing keys, ready to sign: about 300 bytes for each secret. Build once per version of a webhook and change
+/// of its valid secrets.
 #[derive(Clone)]
 pub struct SigningKeys {
     dialect: Dialect,

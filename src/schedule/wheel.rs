@@ -24,6 +24,7 @@ const LEVELS: usize = u64::BITS.div_ceil(GROUP_BITS) as usize;
 const NIL: u32 = u32::MAX;
 
 const _: () = assert!(SLOTS == u64::BITS as usize);
+const _: () = assert!(size_of::<Node>() == 24);
 const _: () = assert!(LEVELS <= u16::BITS as usize && LEVELS * SLOTS <= u16::MAX as usize);
 
 /// Wake-ups, at most one per key, in milliseconds of schedule time.
