@@ -8,6 +8,8 @@ pub mod metrics;
 
 pub mod model;
 
+pub mod circuit;
+pub mod render;
 pub mod retry;
 pub mod sign;
 
