@@ -19,4 +19,6 @@ pub mod egress;
 
 pub mod schedule;
 
+pub mod dispatch;
+
 pub mod config;

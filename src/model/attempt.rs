@@ -84,6 +84,8 @@ pub enum Verdict {
     /// Tried again when schedule time reaches this.
     RetryAt(Millis),
     Dead(DeadReason),
+    /// A test's failure: nothing follows from it.
+    Single,
 }
 
 /// Why a delivery waits in the dead letters.

@@ -62,7 +62,7 @@ impl Engine {
             data: draft.data.clone(),
             context: draft.context.clone(),
             user: draft.user.clone(),
-            matched: self.registry.matching(draft.tenant, &draft.kind),
+            matched: if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind) },
         });
         group.events.push(|out| record::write_event(out, &event));
         self.fresh.push(event.matched.len());
@@ -111,6 +111,10 @@ impl Engine {
     pub(super) fn outcome(&mut self, group: &mut Group<'_>, outcome: &Outcome) -> Decided {
         let attempt = &outcome.attempt;
         let (webhook, event) = (attempt.webhook, attempt.event);
+        if outcome.test {
+            group.note(&Entry::Attempt(attempt.clone()));
+            return Ok(Ok(Done::Nothing));
+        }
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let before = standing;
         match outcome.row {
@@ -139,7 +143,7 @@ impl Engine {
                 queue::insert(group.queue()?, &mut standing, webhook, event, key, &row)?;
                 group.effects.queued.push((webhook, key));
             }
-            Verdict::RetryAt(_) => {}
+            Verdict::RetryAt(_) | Verdict::Single => {}
             Verdict::Dead(reason) => {
                 if self.bury(group, webhook, event, number, reason)? {
                     standing.dead += 1;

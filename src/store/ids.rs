@@ -28,7 +28,7 @@ impl Minter {
     /// Ids will rise above `newest`, the newest one in the log.
     #[must_use]
     pub fn new(mask: Mask, newest: Option<EventId>) -> Self {
-        Self { mask, last: newest.map_or(0, |id| moment(id)) }
+        Self { mask, last: newest.map_or(0, moment) }
     }
 
     pub fn mint(&mut self, seq: Seq, now: Millis) -> EventId {

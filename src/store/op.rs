@@ -89,6 +89,8 @@ pub struct Draft {
     pub data: Option<Bytes>,
     pub context: Option<Bytes>,
     pub user: Option<Bytes>,
+    /// A test: the event goes to nobody by itself, whatever filters say; its sender delivers it at once.
+    pub test: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,15 +104,25 @@ pub struct Idempotency {
 /// Proof that something is durable; made by the writer after its commit, nowhere else.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    pub events: Vec<Arc<Event>>,
-    /// The same key and body were accepted before; these are the events of then.
-    pub replayed: bool,
-    _durable: (),
+    events: Vec<Arc<Event>>,
+    replayed: bool,
 }
 
 impl Receipt {
     pub(super) fn new(events: Vec<Arc<Event>>, replayed: bool) -> Self {
-        Self { events, replayed, _durable: () }
+        Self { events, replayed }
+    }
+
+    /// The accepted events, in the order given.
+    #[must_use]
+    pub fn events(&self) -> &[Arc<Event>] {
+        &self.events
+    }
+
+    /// Whether the same key and body were accepted before; then these are the events of then.
+    #[must_use]
+    pub fn replayed(&self) -> bool {
+        self.replayed
     }
 }
 
@@ -131,6 +143,8 @@ pub struct Outcome {
     pub since_ms: Millis,
     /// The webhook is made inactive with it.
     pub deactivate: Option<InactiveReason>,
+    /// A test's only attempt: on record, but the webhook's standing and its queue know nothing of it.
+    pub test: bool,
 }
 
 /// Bound on the live webhooks of a tenant, checked where no race can pass it.

@@ -137,7 +137,7 @@ fn wanted(event: &Event, query: &EventQuery) -> bool {
     let Ok(serde_json::Value::Object(context)) = serde_json::from_slice(context) else { return false };
     query.context.iter().all(|(key, wanted)| match context.get(key) {
         Some(serde_json::Value::String(text)) => text == wanted,
-        Some(other) => other.to_string() == *wanted,
+        Some(other) => serde_json::from_str(wanted).is_ok_and(|wanted: serde_json::Value| *other == wanted),
         None => false,
     })
 }
@@ -149,13 +149,11 @@ fn gather<T>(
 ) -> Result<Page<T>, StoreError> {
     let mut items = Vec::new();
     let mut last = None;
-    let mut looked_at = 0;
-    for number in numbers {
+    for (looked_at, number) in numbers.enumerate() {
         let number = number?;
         if items.len() >= limit || looked_at >= LOOKED_AT_MAX {
             return Ok(Page { items, next: last });
         }
-        looked_at += 1;
         last = Some(number);
         items.extend(read(number)?);
     }
@@ -173,6 +171,7 @@ struct Bounds {
     ascending: bool,
 }
 
+type Row<'a> = (redb::AccessGuard<'a, (u32, u64)>, redb::AccessGuard<'a, &'static [u8]>);
 type Numbers<'a> = Box<dyn Iterator<Item = Result<u64, StoreError>> + 'a>;
 
 /// The entries of up to two owners' lists and of the tail, in one order.
@@ -215,10 +214,8 @@ fn on_disk<'a>(
     }
     let rows = table.range((owner, start)..(owner, high))?;
     let ascending = bounds.ascending;
-    let unpacked = move |row: Result<(redb::AccessGuard<'_, (u32, u64)>, redb::AccessGuard<'_, &'static [u8]>), _>| {
-        let list = row
-            .map_err(|error: redb::StorageError| StoreError::from(error))
-            .and_then(|(_, value)| listing::unpack(value.value()));
+    let unpacked = move |row: Result<Row<'_>, redb::StorageError>| {
+        let list = row.map_err(StoreError::from).and_then(|(_, value)| listing::unpack(value.value()));
         match list {
             Ok(mut list) => {
                 list.retain(|number| (bounds.low..high).contains(number));

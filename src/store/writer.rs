@@ -223,8 +223,8 @@ impl Writer {
             };
             let mut engine = recovered.engine;
             let landed = engine.heads() != before;
-            let mut effects = Effects::default();
-            effects.fresh = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= before.0).collect();
+            let new = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= before.0);
+            let mut effects = Effects { fresh: new.collect(), ..Effects::default() };
             if landed {
                 effects.settled = kept.iter().filter_map(settled_by).collect();
                 kept.clear();
