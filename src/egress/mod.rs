@@ -1,1 +1,6 @@
 //! To come.
+
+pub mod guard;
+pub mod resolve;
+pub mod target;
+pub mod tls;
