@@ -38,6 +38,7 @@ impl fmt::Display for Host {
 /// Scheme, host and port: what a connection is made to, and the only thing that it may be used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// Whether TLS is spoken.
     pub https: bool,
     pub host: Host,
     pub port: u16,
@@ -56,14 +57,19 @@ pub struct Target {
 /// Why a URL is refused. `Display` names the rule and echoes at most 64 bytes of the URL.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TargetError {
+    /// The text is no URL, or one that parsers read differently.
     #[error("url is not valid: {0}")]
     Invalid(String),
+    /// The port is denied.
     #[error("url is refused: {0}")]
     Port(Refusal),
+    /// `http` while TLS is required.
     #[error("url is refused: https is required (egress.require_https)")]
     HttpsRequired,
+    /// A literal address that is not let through.
     #[error("url is refused: {0}")]
     Address(Refusal),
+    /// `localhost` in any form while no loopback address is let through.
     #[error("url is refused: {0} is a name of this machine: loopback (127.0.0.0/8)")]
     Localhost(String),
 }
@@ -144,16 +150,19 @@ impl Target {
         &self.endpoint
     }
 
+    /// Whether TLS is spoken.
     #[must_use]
     pub fn https(&self) -> bool {
         self.endpoint.https
     }
 
+    /// Name or address, as it is resolved and as it stands in certificates.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.endpoint.host
     }
 
+    /// The port, also when the URL leaves it to the scheme.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.endpoint.port
@@ -458,6 +467,6 @@ mod tests {
         assert!(!message.contains(&"1".repeat(65)), "{message}");
         let url = format!("https://{}.localhost/", "y".repeat(60));
         let message = Target::parse(&url, &Rules::default()).unwrap_err().to_string();
-        assert!(message.contains("yyy…") && message.contains("loopback"), "{message}");
+        assert!(message.contains('…') && message.contains("loopback"), "{message}");
     }
 }
