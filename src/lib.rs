@@ -21,4 +21,6 @@ pub mod schedule;
 
 pub mod dispatch;
 
+pub mod service;
+
 pub mod config;

@@ -1,0 +1,88 @@
+//! Why something that was asked did not happen, told apart by what the caller does next. Messages name the member and the
+//! rule and never echo more than 64 bytes of what was sent.
+
+use crate::store::StoreError;
+use crate::store::inbox::SubmitError;
+use crate::store::op::Refusal;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Understood, and against a rule: change the request.
+    #[error("{message}")]
+    Invalid { code: &'static str, message: String },
+    /// Not to be read at all.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// More than is taken at a time.
+    #[error("an event may have {max} bytes")]
+    TooLarge { max: usize },
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// Not there, or somebody else's.
+    #[error("not found")]
+    NotFound,
+    /// Against the present state of things.
+    #[error("{message}")]
+    Conflict { code: &'static str, message: &'static str },
+    #[error("too many events in this time; slow down")]
+    RateLimited { retry_after_s: u64 },
+    /// Ask again later. What was under way may have happened.
+    #[error("the store can't take this now; try again")]
+    Unavailable { retry_after_s: u64 },
+    /// Nothing that the caller can mend; the log says what.
+    #[error("internal error")]
+    Internal,
+}
+
+/// A request that breaks the rule of one member.
+pub fn invalid_field(message: impl Into<String>) -> Error {
+    Error::Invalid { code: "invalid_field", message: message.into() }
+}
+
+/// At most 64 bytes of what was sent, for a message.
+#[must_use]
+pub fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(64)]
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Overloaded => Self::Unavailable { retry_after_s: 1 },
+            StoreError::Damaged(_) | StoreError::WrongKey => {
+                tracing::error!(%error, "a read failed");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotFound => Self::NotFound,
+            Refusal::UnknownTenant => unknown_tenant(),
+            Refusal::IdempotencyConflict => Self::Invalid {
+                code: "idempotency_conflict",
+                message: "Idempotency-Key was used with another body".to_owned(),
+            },
+            Refusal::QuotaExceeded => {
+                Self::Conflict { code: "quota_exceeded", message: "the tenant has as many webhooks as it may have" }
+            }
+            Refusal::Pending => Self::Conflict { code: "pending", message: "a delivery of this event is pending" },
+        }
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Refused(refusal) => refusal.into(),
+            SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+pub fn unknown_tenant() -> Error {
+    Error::Invalid { code: "unknown_tenant", message: "tenant is unknown".to_owned() }
+}

@@ -1,0 +1,239 @@
+//! What is known about an event's fate, for every webhook of a tenant. Owns how the journal of a delivery is read as a
+//! state, and what a pending one waits for.
+//!
+//! Judged by the webhook as it was when the event was accepted; webhooks deleted since are among the answers, those that
+//! were deleted before are not.
+
+use super::error::Error;
+use super::{Service, Settings, inspect};
+use crate::clock::Millis;
+use crate::dispatch::glance::Glance;
+use crate::model::attempt::{Attempt, Verdict};
+use crate::model::event::Event;
+use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
+use crate::model::key::Tenant;
+use crate::model::webhook::{Webhook, WebhookState};
+use crate::store::StoreError;
+use crate::store::op::RowKey;
+use crate::store::record::{Entry, QueueRow};
+use crate::store::view::View;
+
+/// An event and what became of it.
+pub struct Explained {
+    pub event: Event,
+    pub deliveries: Vec<Explanation>,
+}
+
+/// One webhook's part in it.
+pub struct Explanation {
+    /// As it is now, or was last.
+    pub webhook: Webhook,
+    pub matched: bool,
+    /// Why it did not match, and the same for people.
+    pub reason: Option<(Reason, String)>,
+    /// `None`: there is no delivery.
+    pub state: Option<State>,
+    pub attempts: Vec<Attempt>,
+    pub waiting_for: Option<Waiting>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Type,
+    Inactive,
+    CreatedLater,
+}
+
+impl Reason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Inactive => "inactive",
+            Self::CreatedLater => "created_later",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Pending,
+    Delivered,
+    Dead,
+    Cancelled,
+}
+
+impl State {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a pending delivery waits for, until when if that is known, and by which rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub what: &'static str,
+    pub until: Option<Millis>,
+    pub rule: String,
+}
+
+/// What the store knows of one webhook's part.
+struct Facts {
+    /// As it was when the event was accepted; `None`: not yet there.
+    then: Option<Webhook>,
+    now: Webhook,
+    chain: Vec<(JournalSeq, Entry)>,
+    /// When a queued delivery is due, and its row.
+    due_ms: Option<Millis>,
+    row: Option<QueueRow>,
+}
+
+impl Service {
+    /// Everything that is known about an event's fate.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn explain(&self, tenant: TenantNo, id: EventId) -> Result<Explained, Error> {
+        let read = move |shared: &crate::store::view::Shared| {
+            // Copied before the snapshot: a webhook that appears in between was created later anyhow.
+            let numbers = shared.registry().webhooks_ever_of(tenant);
+            let view = shared.view()?;
+            let Some(event) = inspect::visible(&view, tenant, id)? else { return Ok(None) };
+            let fates = view.fates(event.seq)?;
+            let mut all = Vec::new();
+            for no in numbers {
+                all.extend(facts(&view, no, event.seq, fates.get(&no).copied())?);
+            }
+            Ok(Some((event, all)))
+        };
+        let (event, all) = self.store.read(read).await?.ok_or(Error::NotFound)?;
+        let settings = self.settings();
+        let owner = self.tenant_no(tenant);
+        let explain = |facts| self.explained(&settings, owner.as_deref(), &event, facts);
+        let deliveries = all.into_iter().map(explain).collect();
+        Ok(Explained { event, deliveries })
+    }
+
+    fn explained(&self, settings: &Settings, tenant: Option<&Tenant>, event: &Event, facts: Facts) -> Explanation {
+        let matched = event.matched.contains(&facts.now.no);
+        let state = state_of(&facts.chain, matched, facts.now.is_deleted());
+        let waiting_for = (state == Some(State::Pending)).then(|| {
+            let glance = self.dispatch.glance(facts.now.no, event.seq);
+            waiting(settings, tenant, &facts, glance, self.clock.now_ms())
+        });
+        let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, &event.kind));
+        let attempts = facts.chain.into_iter().filter_map(|(_, entry)| match entry {
+            Entry::Attempt(attempt) => Some(attempt),
+            _ => None,
+        });
+        Explanation { attempts: attempts.collect(), webhook: facts.now, matched, reason, state, waiting_for }
+    }
+}
+
+fn facts(view: &View<'_>, no: WebhookNo, event: Seq, newest: Option<JournalSeq>) -> Result<Option<Facts>, StoreError> {
+    let then = view.webhook_at(no, event)?;
+    if newest.is_none() && then.as_ref().is_some_and(Webhook::is_deleted) {
+        return Ok(None);
+    }
+    let Some(now) = view.webhook_newest(no)? else { return Ok(None) };
+    let chain = newest.map_or(Ok(Vec::new()), |newest| view.chain(newest))?;
+    let queued = chain.last().and_then(|(_, entry)| entry.queued());
+    let row = match queued {
+        Some((started, due_ms)) => view.queue_row(no, event, RowKey { started, due_ms })?,
+        None => None,
+    };
+    Ok(Some(Facts { then, now, chain, due_ms: queued.map(|(_, due_ms)| due_ms), row }))
+}
+
+/// The state that a delivery's journal tells; `None` when there is no delivery, only tests at most.
+#[must_use]
+pub fn state_of(chain: &[(JournalSeq, Entry)], matched: bool, deleted: bool) -> Option<State> {
+    let is_test = |entry: &Entry| matches!(entry, Entry::Attempt(Attempt { verdict: Verdict::Single, .. }));
+    let newest = chain.iter().rev().map(|(_, entry)| entry).find(|entry| !is_test(entry));
+    let state = match newest {
+        None if matched => State::Pending,
+        None => return None,
+        Some(Entry::Attempt(attempt)) => match attempt.verdict {
+            Verdict::Delivered => State::Delivered,
+            Verdict::Dead(_) => State::Dead,
+            Verdict::RetryAt(_) | Verdict::Single => State::Pending,
+        },
+        Some(Entry::Queued { .. } | Entry::Revived { .. }) => State::Pending,
+        Some(Entry::Died { .. }) => State::Dead,
+        Some(Entry::Dropped { .. }) => State::Cancelled,
+    };
+    Some(if state == State::Pending && deleted { State::Cancelled } else { state })
+}
+
+fn unmatched(then: Option<&Webhook>, now: &Webhook, kind: &str) -> (Reason, String) {
+    let Some(then) = then else {
+        let created = crate::model::time::millis_z(now.created_ms);
+        return (Reason::CreatedLater, format!("the webhook was created at {created}, after the event was accepted"));
+    };
+    if !then.wants(kind) {
+        let filters: Vec<_> = then.filters.iter().take(8).map(crate::model::webhook::Filter::text).collect();
+        return (Reason::Type, format!("{kind} is not among {}", filters.join(", ")));
+    }
+    match then.state {
+        WebhookState::Inactive { reason, since } => {
+            let since = crate::model::time::millis_z(since);
+            (Reason::Inactive, format!("the webhook was inactive ({}) since {since}", reason.as_str()))
+        }
+        WebhookState::Deleted { .. } => (Reason::Inactive, "the webhook was deleted".to_owned()),
+        WebhookState::Active => {
+            (Reason::Type, "a test goes to the webhook that it was asked for, to no other".to_owned())
+        }
+    }
+}
+
+fn waiting(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts, glance: Glance, now: Millis) -> Waiting {
+    let waiting = |what, until, rule: String| Waiting { what, until, rule };
+    if let WebhookState::Inactive { reason, .. } = facts.now.state {
+        let rule = format!("the webhook is inactive ({}); it goes on when it is made active", reason.as_str());
+        return waiting("webhook_inactive", None, rule);
+    }
+    if glance.in_flight {
+        return waiting("in_flight", None, "an attempt is under way".to_owned());
+    }
+    if let Some(due) = facts.due_ms.filter(|due| *due > now) {
+        return waiting("backoff", Some(due), backoff_rule(settings, tenant, facts));
+    }
+    if let Some(probe) = glance.circuit_probe_at {
+        let rule = "the circuit is open after failures in a row; the next probe decides".to_owned();
+        return waiting("circuit", Some(probe), rule);
+    }
+    if let Some(until) = glance.rate_limited_until {
+        let rate = facts.now.rate_limit.unwrap_or_default();
+        return waiting("rate_limit", Some(until), format!("at most {rate} deliveries a second"));
+    }
+    let rule = if glance.permits_taken { "as many attempts as may are under way" } else { "it is about to start" };
+    waiting("permit", None, rule.to_owned())
+}
+
+/// Such as `retry 3 of 9 of plan standard, 30 min ± 20 %`.
+fn backoff_rule(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts) -> String {
+    let (name, policy) = settings.plan_of(&facts.now, tenant);
+    let row = facts.row.unwrap_or_default();
+    let retry = row.attempts.saturating_sub(row.budget_from).max(1);
+    let of = policy.delays_ms.len();
+    let spread = (policy.jitter * 100.0).round();
+    match policy.delays_ms.get(retry as usize - 1) {
+        Some(delay) => format!("retry {retry} of {of} of plan {name}, {} ± {spread} %", span(*delay)),
+        None => format!("retry {retry}; plan {name} has changed since"),
+    }
+}
+
+fn span(ms: Millis) -> String {
+    match ms {
+        _ if ms >= 3_600_000 && ms % 3_600_000 == 0 => format!("{} h", ms / 3_600_000),
+        _ if ms >= 60_000 && ms % 60_000 == 0 => format!("{} min", ms / 60_000),
+        _ if ms % 1_000 == 0 => format!("{} s", ms / 1_000),
+        _ => format!("{ms} ms"),
+    }
+}

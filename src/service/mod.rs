@@ -1,0 +1,106 @@
+//! What a caller can ask of the daemon, without HTTP words: publish, subscribe, inspect, dead letters, access.
+//!
+//! Owns the rules on what is asked; every change goes through the store's writer and is durable before its function
+//! returns. Who asks is settled above, by `http::auth`; how an answer looks, by the dialects. Deliveries and attempts are
+//! left to dispatch, which is reached through `Dispatching` only.
+
+pub mod access;
+pub mod deadletter;
+mod error;
+pub mod explain;
+mod field;
+pub mod inspect;
+pub mod publish;
+mod rate;
+mod settings;
+pub mod subscribe;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::clock::Clock;
+use crate::dispatch::glance::Glance;
+use crate::entropy::Entropy;
+use crate::metrics::Metrics;
+use crate::model::attempt::Attempt;
+use crate::model::event::Event;
+use crate::model::id::{Seq, WebhookNo};
+use crate::model::webhook::Webhook;
+use crate::store::writer::Store;
+
+pub use error::{Error, shown};
+pub use settings::Settings;
+
+/// A future that was put on the heap, so that a trait object can return it.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the service needs of the dispatcher.
+pub trait Dispatching: Send + Sync + 'static {
+    /// What can be seen of a webhook's lane, and of one delivery in it.
+    fn glance(&self, webhook: WebhookNo, event: Seq) -> Glance;
+    /// One signed attempt at once, on record, with the verdict `Delivered` or `Single`; the webhook may be inactive.
+    fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt>;
+}
+
+/// What a service is made of.
+pub struct Parts {
+    pub store: Store,
+    pub settings: Settings,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub dispatch: Arc<dyn Dispatching>,
+    pub metrics: Arc<Metrics>,
+}
+
+pub struct Service {
+    store: Store,
+    settings: ArcSwap<Settings>,
+    clock: Clock,
+    entropy: Entropy,
+    dispatch: Arc<dyn Dispatching>,
+    metrics: Arc<Metrics>,
+    rates: rate::Rates,
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            store: parts.store,
+            settings: ArcSwap::from_pointee(parts.settings),
+            clock: parts.clock,
+            entropy: parts.entropy,
+            dispatch: parts.dispatch,
+            metrics: parts.metrics,
+            rates: rate::Rates::default(),
+        }
+    }
+
+    /// The settings in force; keep the guard for one question only.
+    #[must_use]
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Takes over new settings: what is asked from now on is judged by them.
+    pub fn reload(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+}

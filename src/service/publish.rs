@@ -1,0 +1,179 @@
+//! Publishing. Owns the rules on events that are not the store's: who may publish for whom, types, rates, sizes.
+//!
+//! Invariant: what is returned is durable (a `Receipt` comes from the writer after its commit), and a refusal leaves nothing
+//! behind, no idempotency record either.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, invalid_field, shown, unknown_tenant};
+use super::{Service, Settings};
+use crate::limits::{BATCH_EVENTS_MAX, IDEMPOTENCY_KEY_MAX, JSON_DEPTH_MAX, ORDERING_KEY_MAX};
+use crate::model::event::{OPERATOR, RESERVED_PREFIX, is_event_type};
+use crate::model::id::{BROADCAST, KeyId, TenantId, TenantNo};
+use crate::render::depth_ok;
+use crate::store::op::{Accept, Done, Draft, Idempotency, Op, Receipt};
+use crate::store::registry::Registry;
+
+/// Whose events a caller may publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publisher {
+    /// Anybody's, and broadcasts.
+    Any,
+    /// One tenant's own.
+    Tenant(TenantNo),
+}
+
+/// An event as it was asked for. `data`, `context` and `user` are the text of JSON objects.
+#[derive(Debug, Default)]
+pub struct Publish<'a> {
+    pub kind: Cow<'a, str>,
+    /// `*` for everybody's.
+    pub tenant: Option<Cow<'a, str>>,
+    pub created_us: Option<u64>,
+    pub ordering_key: Option<Cow<'a, str>>,
+    pub data: Option<&'a str>,
+    pub context: Option<&'a str>,
+    pub user: Option<&'a str>,
+}
+
+/// One request to publish.
+pub struct Request<'a> {
+    pub by: Publisher,
+    /// What is charged for it; `None`: nothing is.
+    pub key: Option<KeyId>,
+    pub idempotency_key: Option<&'a [u8]>,
+    /// As it was sent: what a repetition must equal.
+    pub body: &'a [u8],
+    pub batch: bool,
+    pub events: Vec<Publish<'a>>,
+    /// The worker whose task waits.
+    pub worker: Option<usize>,
+}
+
+impl Service {
+    /// Accepts all events of the request, or none.
+    ///
+    /// # Errors
+    /// Whatever rule the request breaks, or that the store can't say that it is durable.
+    pub async fn publish(&self, request: Request<'_>) -> Result<Receipt, Error> {
+        let (accept, worker) = {
+            let settings = self.settings();
+            if !depth_ok(request.body, JSON_DEPTH_MAX) {
+                return Err(Error::Malformed("the body is nested deeper than 128 levels"));
+            }
+            if !(1..=BATCH_EVENTS_MAX).contains(&request.events.len()) {
+                return Err(invalid_field("events must hold 1 to 1000 events"));
+            }
+            let idempotency = idempotency(&request)?;
+            let now_us = self.clock.wall_us();
+            let drafts = {
+                let registry = self.store.shared().registry();
+                let draft = |(i, event)| {
+                    let draft = draft(&settings, &registry, request.by, event, now_us);
+                    draft.map_err(|error| if request.batch { within(i, error) } else { error })
+                };
+                request.events.iter().enumerate().map(draft).collect::<Result<Vec<_>, _>>()?
+            };
+            if let (Some(rate), Some(key)) = (settings.publish_rate, request.key) {
+                let taken = self.rates.take(key, rate, drafts.len(), self.clock.now_ms());
+                taken.map_err(|retry_after_s| Error::RateLimited { retry_after_s })?;
+            }
+            (Accept { drafts, idempotency }, request.worker)
+        };
+        let count = accept.drafts.len();
+        match self.store.submit(Op::Accept(accept), worker).await? {
+            Done::Accepted(receipt) => {
+                if !receipt.replayed() {
+                    self.metrics.events_accepted.inc_by(count as u64);
+                }
+                Ok(receipt)
+            }
+            _ => Err(Error::Internal),
+        }
+    }
+}
+
+fn draft(
+    settings: &Settings,
+    registry: &Registry,
+    by: Publisher,
+    event: &Publish<'_>,
+    now_us: u64,
+) -> Result<Draft, Error> {
+    // Whose it is comes first: a key that may not publish there learns nothing else.
+    let tenant = tenant_of(registry, by, event.tenant.as_deref())?;
+    let kind = event.kind.as_ref();
+    if !is_event_type(kind) {
+        return Err(invalid_field("type must be 1 to 128 of A-Z, a-z, 0-9, '_', '.' and '-'"));
+    }
+    if kind.starts_with(RESERVED_PREFIX) {
+        return Err(Error::Invalid { code: "reserved", message: "type: webhookd.* is reserved".to_owned() });
+    }
+    if settings.strict && !settings.known_types.contains(kind) {
+        let message = format!("type {} is not in the catalogue", shown(kind));
+        return Err(Error::Invalid { code: "unknown_type", message });
+    }
+    if event.ordering_key.as_ref().is_some_and(|key| !(1..=ORDERING_KEY_MAX).contains(&key.len())) {
+        return Err(invalid_field("ordering_key must have 1 to 255 bytes"));
+    }
+    // Copied, because a slice would keep the connection's whole read buffer alive for as long as the event is.
+    let part = |part: Option<&str>| part.map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    Ok(Draft {
+        tenant,
+        kind: kind.to_owned(),
+        created_us: event.created_us.unwrap_or(now_us),
+        ordering_key: event.ordering_key.as_deref().map(str::to_owned),
+        data: part(event.data),
+        context: part(event.context),
+        user: part(event.user),
+        test: false,
+    })
+}
+
+fn tenant_of(registry: &Registry, by: Publisher, named: Option<&str>) -> Result<TenantNo, Error> {
+    match (by, named) {
+        (Publisher::Tenant(own), None) => Ok(own),
+        (Publisher::Tenant(own), Some(named)) => {
+            let is_own = registry.tenant(own).is_some_and(|tenant| tenant.id.as_str() == named);
+            is_own.then_some(own).ok_or(Error::Forbidden("this key publishes for its own tenant only"))
+        }
+        (Publisher::Any, None) => Err(invalid_field("tenant is required: whose event is it?")),
+        (Publisher::Any, Some("*")) => Ok(BROADCAST),
+        (Publisher::Any, Some(OPERATOR)) => {
+            Err(Error::Invalid { code: "reserved", message: "tenant: operator is reserved".to_owned() })
+        }
+        (Publisher::Any, Some(named)) => {
+            let id = TenantId::parse(named).ok_or_else(unknown_tenant)?;
+            registry.tenant_by_id(&id).map(|tenant| tenant.no).ok_or_else(unknown_tenant)
+        }
+    }
+}
+
+fn idempotency(request: &Request<'_>) -> Result<Option<Idempotency>, Error> {
+    let Some(key) = request.idempotency_key else { return Ok(None) };
+    if !(1..=IDEMPOTENCY_KEY_MAX).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
+        return Err(invalid_field("Idempotency-Key must be 1 to 255 visible ASCII characters"));
+    }
+    // All who may publish for anybody share a scope; 0 is no tenant's number.
+    let scope = match request.by {
+        Publisher::Any => BROADCAST,
+        Publisher::Tenant(no) => no,
+    };
+    let digest = Sha256::new().chain_update(scope.to_be_bytes()).chain_update(key).finalize();
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest[..16]);
+    // The two routes read one body in two ways: the same text on the other route is another request.
+    let route: &[u8] = if request.batch { b"batch\n" } else { b"" };
+    let body_hash = Sha256::new().chain_update(route).chain_update(request.body).finalize().into();
+    Ok(Some(Idempotency { hash, body_hash }))
+}
+
+fn within(index: usize, error: Error) -> Error {
+    match error {
+        Error::Invalid { code, message } => Error::Invalid { code, message: format!("events[{index}]: {message}") },
+        other => other,
+    }
+}

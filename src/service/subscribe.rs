@@ -1,0 +1,268 @@
+//! Webhooks: registered, read, changed, rotated, tested, deleted. Owns how a change is judged as a whole; the rule of each
+//! member is `field`'s, quotas and versions are the store's.
+
+use std::sync::Arc;
+
+use super::error::{Error, invalid_field};
+use super::{Service, Settings, field};
+use crate::clock::Millis;
+use crate::model::attempt::Attempt;
+use crate::model::event::Event;
+use crate::model::id::{TenantNo, WebhookId, WebhookNo};
+use crate::model::webhook::{Dialect, InactiveReason, SigningSecret, Webhook, WebhookState};
+use crate::sign::generate_secret;
+use crate::store::op::{Accept, Done, Draft, Op, Quota, SecretChange, WebhookPatch};
+use crate::store::record::Standing;
+
+/// What is asked of a webhook; `None` leaves a member as it is, `Some(None)` takes it back to its default.
+#[derive(Default)]
+pub struct Change {
+    pub url: Option<String>,
+    pub events: Option<Vec<String>>,
+    pub active: Option<bool>,
+    pub headers: Option<Option<Vec<(String, String)>>>,
+    pub secret: Option<String>,
+    pub plan: Option<Option<String>>,
+    pub timeout: Option<Option<String>>,
+    pub max_in_flight: Option<Option<u64>>,
+    pub rate_limit: Option<Option<f64>>,
+    pub description: Option<Option<String>>,
+}
+
+/// A webhook and how it does.
+pub struct Seen {
+    pub webhook: Arc<Webhook>,
+    pub standing: Standing,
+    /// Wall time of the newest success that anybody knows of.
+    pub last_success_ms: Option<Millis>,
+}
+
+/// What a test sends.
+pub struct Trial {
+    pub kind: String,
+    pub created_us: Option<u64>,
+    pub data: Option<bytes::Bytes>,
+}
+
+/// A test's event and the one attempt that was made of it.
+pub struct Tried {
+    pub event: Arc<Event>,
+    pub webhook: Arc<Webhook>,
+    pub attempt: Attempt,
+}
+
+impl Service {
+    /// Registers a webhook. The returned version holds its secrets: a dialect shows the newest one this once.
+    ///
+    /// # Errors
+    /// The rule that a member breaks, or the quota.
+    pub async fn create(
+        &self,
+        tenant: TenantNo,
+        dialect: Dialect,
+        change: Change,
+        worker: Option<usize>,
+    ) -> Result<Arc<Webhook>, Error> {
+        let (draft, quota) = {
+            let settings = self.settings();
+            let of_dialect = (dialect == Dialect::Omnia).then_some(settings.omnia_max);
+            let quota = Quota { of_tenant: settings.webhooks_per_tenant, of_dialect };
+            (self.draft(&settings, tenant, dialect, change)?, quota)
+        };
+        let op = Op::CreateWebhook { draft: Box::new(draft), quota };
+        self.webhook_from(op, worker).await
+    }
+
+    fn draft(&self, settings: &Settings, tenant: TenantNo, dialect: Dialect, change: Change) -> Result<Webhook, Error> {
+        let patch = judge(settings, change)?;
+        let now = self.clock.wall_ms();
+        let inactive = WebhookState::Inactive { reason: InactiveReason::Owner, since: now };
+        let secret = match patch.secret {
+            Some(SecretChange::Replace(secret) | SecretChange::Rotate { new: secret, .. }) => secret,
+            None => generate_secret(&self.entropy),
+        };
+        let id = uuid::Builder::from_unix_timestamp_millis(now, &self.entropy.bytes()).into_uuid();
+        Ok(Webhook {
+            // The store gives numbers and times.
+            no: 0,
+            id: WebhookId(*id.as_bytes()),
+            tenant,
+            since_seq: 0,
+            dialect,
+            url: patch.url.ok_or_else(|| invalid_field("url is required"))?,
+            filters: patch.filters.ok_or_else(|| invalid_field("events is required"))?,
+            state: if patch.active == Some(false) { inactive } else { WebhookState::Active },
+            headers: patch.headers.unwrap_or_default(),
+            secrets: vec![SigningSecret { secret, until: None }],
+            plan: patch.plan.flatten(),
+            timeout_ms: patch.timeout_ms.flatten(),
+            max_in_flight: patch.max_in_flight.flatten(),
+            rate_limit: patch.rate_limit.flatten(),
+            description: patch.description.flatten(),
+            created_ms: now,
+            updated_ms: now,
+        })
+    }
+
+    /// Changes a webhook; no attempt that starts after this returns uses what was before.
+    ///
+    /// # Errors
+    /// The rule that a member breaks; not found.
+    pub async fn update(
+        &self,
+        tenant: TenantNo,
+        id: WebhookId,
+        change: Change,
+        worker: Option<usize>,
+    ) -> Result<Arc<Webhook>, Error> {
+        let no = self.webhook_of(tenant, id)?.no;
+        let patch = Box::new(judge(&self.settings(), change)?);
+        self.webhook_from(Op::UpdateWebhook { no, patch }, worker).await
+    }
+
+    /// Gives a webhook a new secret; the old one signs along for the configured time.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn rotate(&self, tenant: TenantNo, id: WebhookId, worker: Option<usize>) -> Result<Arc<Webhook>, Error> {
+        let no = self.webhook_of(tenant, id)?.no;
+        let old_until = self.clock.now_ms().saturating_add(self.settings().rotation_overlap_ms);
+        let secret = SecretChange::Rotate { new: generate_secret(&self.entropy), old_until };
+        let patch = Box::new(WebhookPatch { secret: Some(secret), ..WebhookPatch::default() });
+        self.webhook_from(Op::UpdateWebhook { no, patch }, worker).await
+    }
+
+    /// Deletes a webhook, which cancels what is pending for it.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn delete(&self, tenant: TenantNo, id: WebhookId, worker: Option<usize>) -> Result<(), Error> {
+        let no = self.webhook_of(tenant, id)?.no;
+        self.store.submit(Op::DeleteWebhook { no }, worker).await?;
+        Ok(())
+    }
+
+    /// Sends a test at once, once; inactive webhooks too.
+    ///
+    /// # Errors
+    /// Not found, or that the test could not be put on record. A receiver's failure is in the attempt.
+    pub async fn test(
+        &self,
+        tenant: TenantNo,
+        id: WebhookId,
+        trial: Trial,
+        worker: Option<usize>,
+    ) -> Result<Tried, Error> {
+        let webhook = self.webhook_of(tenant, id)?;
+        let draft = Draft {
+            tenant,
+            kind: trial.kind,
+            created_us: trial.created_us.unwrap_or_else(|| self.clock.wall_us()),
+            ordering_key: None,
+            data: trial.data,
+            context: None,
+            user: None,
+            test: true,
+        };
+        let accept = Accept { drafts: vec![draft], idempotency: None };
+        let event = match self.store.submit(Op::Accept(accept), worker).await? {
+            Done::Accepted(receipt) => receipt.events().first().cloned().ok_or(Error::Internal)?,
+            _ => return Err(Error::Internal),
+        };
+        let attempt = self.dispatch.test(webhook.clone(), event.clone()).await;
+        Ok(Tried { event, webhook, attempt })
+    }
+
+    /// A live webhook of a tenant, inactive ones too.
+    ///
+    /// # Errors
+    /// Not found, somebody else's too.
+    pub fn webhook_of(&self, tenant: TenantNo, id: WebhookId) -> Result<Arc<Webhook>, Error> {
+        self.store.shared().registry().webhook_of(tenant, id).cloned().ok_or(Error::NotFound)
+    }
+
+    /// A webhook and how it does.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn see(&self, tenant: TenantNo, id: WebhookId) -> Result<Seen, Error> {
+        let webhook = self.webhook_of(tenant, id)?;
+        self.see_all(vec![webhook]).await?.pop().ok_or(Error::Internal)
+    }
+
+    /// A tenant's live webhooks behind `after`, in the order of creation, and where the next page begins.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(
+        &self,
+        tenant: TenantNo,
+        after: WebhookNo,
+        limit: usize,
+    ) -> Result<(Vec<Seen>, Option<WebhookNo>), Error> {
+        let mut page: Vec<Arc<Webhook>> = {
+            let registry = self.store.shared().registry();
+            let rest = registry.webhooks_of(tenant).filter(|webhook| webhook.no > after);
+            rest.take(limit.saturating_add(1)).cloned().collect()
+        };
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let next = page.last().filter(|_| more).map(|webhook| webhook.no);
+        Ok((self.see_all(page).await?, next))
+    }
+
+    async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
+        let mut seen = self
+            .store
+            .read(move |shared| {
+                let view = shared.view()?;
+                let see = |webhook: Arc<Webhook>| {
+                    let standing = view.standing(webhook.no)?;
+                    Ok(Seen { last_success_ms: standing.last_success_ms, standing, webhook })
+                };
+                webhooks.into_iter().map(see).collect::<Result<Vec<_>, _>>()
+            })
+            .await?;
+        for seen in &mut seen {
+            // A success alone is not written at once: what the lane remembers may be newer.
+            let glance = self.dispatch.glance(seen.webhook.no, 0);
+            seen.last_success_ms = seen.last_success_ms.max(glance.last_success_ms);
+        }
+        Ok(seen)
+    }
+
+    async fn webhook_from(&self, op: Op, worker: Option<usize>) -> Result<Arc<Webhook>, Error> {
+        match self.store.submit(op, worker).await? {
+            Done::Webhook(webhook) => Ok(webhook),
+            _ => Err(Error::Internal),
+        }
+    }
+}
+
+/// Judges every member that is given.
+fn judge(settings: &Settings, change: Change) -> Result<WebhookPatch, Error> {
+    if let Some(url) = &change.url {
+        field::url(url, settings)?;
+    }
+    Ok(WebhookPatch {
+        filters: change.events.map(|events| field::filters(&events)).transpose()?,
+        active: change.active,
+        headers: change.headers.map(|headers| field::headers(headers.unwrap_or_default())).transpose()?,
+        secret: change.secret.map(field::secret).transpose()?.map(SecretChange::Replace),
+        plan: inner(change.plan, |name| field::plan(name, settings))?,
+        timeout_ms: inner(change.timeout, |text| field::timeout(&text))?,
+        max_in_flight: inner(change.max_in_flight, field::max_in_flight)?,
+        rate_limit: inner(change.rate_limit, field::rate_limit)?,
+        description: inner(change.description, field::description)?,
+        url: change.url,
+    })
+}
+
+/// Applies a rule to what is inside; what was left out or taken back stays so.
+fn inner<T, U>(given: Option<Option<T>>, rule: impl FnOnce(T) -> Result<U, Error>) -> Result<Option<Option<U>>, Error> {
+    match given {
+        Some(Some(value)) => rule(value).map(|value| Some(Some(value))),
+        Some(None) => Ok(Some(None)),
+        None => Ok(None),
+    }
+}
