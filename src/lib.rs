@@ -14,4 +14,6 @@ pub mod egress;
 
 pub mod schedule;
 
+pub mod http;
+
 pub mod config;
