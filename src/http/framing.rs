@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn follows_messages_however_they_are_cut() {
         let stream = b"\r\nPOST / HTTP/1.1\r\ncontent-length: 33\r\n\r\nx\r\nContent-Length: 1\r\nfoo: bar\r\n.\
-            POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n5;a=b\r\nhello\r\n1a\r\nTransfer-Encoding: chunked\r\r\n0\r\nA: b\r\n\r\n\
+            POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n5;a=b\r\nhello\r\n1a\r\nTransfer-Encoding: chunked\r\n0\r\nA: b\r\n\r\n\
             GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         for step in [1, 2, 3, 7, 64, stream.len()] {
             let framing = fed(stream, step);
