@@ -23,4 +23,6 @@ pub mod dispatch;
 
 pub mod service;
 
+pub mod http;
+
 pub mod config;
