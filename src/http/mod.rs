@@ -1,15 +1,33 @@
 //! The HTTP rooms, from the bytes of a socket up to a request that is worth routing. A request passes through them in this
 //! order: `listen` (sockets), `gate` (how many), `tls`, `server` (connections and their time limits, on `wire` and
-//! `framing`), `hygiene` (is it well-formed?), `body`. Routing, credentials and dialects are the rooms above.
+//! `framing`), `hygiene` (is it well-formed?), `route` (which row of the one table), `auth` (who asks), `body`, and then the
+//! dialect that the route speaks (`events`, `dialect`, `admin`), which parses, asks the `service`, and renders.
 
+pub mod admin;
+pub mod auth;
 pub mod body;
+pub mod call;
+mod cursor;
+mod deadletters;
+pub mod dialect;
+pub mod events;
 pub mod framing;
 pub mod gate;
 pub mod hygiene;
+pub mod json;
 pub mod listen;
+pub mod problem;
+mod query;
+mod reply;
+pub mod route;
 pub mod server;
+mod show;
 pub mod tls;
 pub mod wire;
 
 #[cfg(test)]
+mod api_tests;
+#[cfg(test)]
 mod tests;
+
+pub use call::{Api, Surface};

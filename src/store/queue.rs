@@ -4,6 +4,8 @@
 //! lane reads on from its own. Invariant: `Standing::waiting` and `started` count a webhook's rows exactly, because both
 //! change in the same transaction.
 
+use std::ops::Bound;
+
 use redb::{ReadableTable, Table};
 
 use super::StoreError;
@@ -106,6 +108,29 @@ pub fn due(
         if !skip(event) {
             found.push(Queued { event, key: RowKey { started, due_ms }, row: record::read(value.value())? });
         }
+    }
+    Ok(found)
+}
+
+/// Rows of any kind behind `after`, those without an attempt first, oldest first in each kind, at most `max`.
+///
+/// # Errors
+/// When the store fails or a row does not read.
+pub fn listed(
+    rows: &impl ReadableTable<QueueKey, &'static [u8]>,
+    webhook: WebhookNo,
+    after: Option<(RowKey, Seq)>,
+    max: usize,
+) -> Result<Vec<Queued>, StoreError> {
+    let low =
+        after.map_or(Bound::Included((webhook, 0, 0, 0)), |(key, event)| Bound::Excluded(place(webhook, key, event)));
+    let high = Bound::Included((webhook, u8::MAX, u64::MAX, u64::MAX));
+    let mut found = Vec::new();
+    for row in rows.range::<QueueKey>((low, high))?.take(max) {
+        let (key, value) = row?;
+        let (_, started, due_ms, event) = key.value();
+        let key = RowKey { started: started == 1, due_ms };
+        found.push(Queued { event, key, row: record::read(value.value())? });
     }
     Ok(found)
 }

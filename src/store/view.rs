@@ -219,6 +219,19 @@ impl View<'_> {
         queue::due(&self.txn.open_table(QUEUE)?, webhook, started, now, max, skip)
     }
 
+    /// Rows of a webhook behind `after`, in the order of the queue.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn queued(
+        &self,
+        webhook: WebhookNo,
+        after: Option<(RowKey, Seq)>,
+        max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        queue::listed(&self.txn.open_table(QUEUE)?, webhook, after, max)
+    }
+
     /// When the next row of one kind is due.
     ///
     /// # Errors

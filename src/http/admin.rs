@@ -1,0 +1,164 @@
+//! `/admin`: tenants and keys. Unknown members are errors here, so that a misspelt limit is not a missing one.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::call::Call;
+use super::json::{self, Member};
+use super::problem::Problem;
+use super::reply;
+use super::server::Reply;
+use crate::model::id::KeyId;
+use crate::model::key::{Key, Role, Tenant};
+use crate::model::time::millis_z;
+use crate::service::Service;
+use crate::service::access::NewKey;
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TenantBody<'a> {
+    #[serde(borrow)]
+    name: Member<'a>,
+    #[serde(borrow)]
+    plan: Member<'a>,
+}
+
+#[derive(Serialize)]
+struct TenantJson<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    plan: Option<&'a str>,
+    created_at: String,
+}
+
+impl<'a> TenantJson<'a> {
+    fn new(tenant: &'a Tenant) -> Self {
+        Self {
+            id: tenant.id.as_str(),
+            name: tenant.name.as_deref(),
+            plan: tenant.plan.as_deref(),
+            created_at: millis_z(tenant.created_ms),
+        }
+    }
+}
+
+/// A whole list.
+#[derive(Serialize)]
+struct ListJson<T> {
+    data: Vec<T>,
+}
+
+/// `PUT /admin/tenants/{id}`
+pub async fn put_tenant(call: &Call<'_>) -> Result<Reply, Problem> {
+    let body: TenantBody<'_> = json::parse_optional(call.body)?;
+    let name = body.name.settable("name", "a string")?;
+    let plan = body.plan.settable("plan", "a string")?;
+    let tenant = call.service.put_tenant(call.id, name, plan, call.worker).await?;
+    Ok(reply::json(StatusCode::OK, &TenantJson::new(&tenant)))
+}
+
+/// `GET /admin/tenants/{id}`
+pub fn see_tenant(call: &Call<'_>) -> Result<Reply, Problem> {
+    let tenant = call.service.tenant(call.id).map_err(|_| Problem::not_found())?;
+    Ok(reply::json(StatusCode::OK, &TenantJson::new(&tenant)))
+}
+
+/// `GET /admin/tenants`
+pub fn list_tenants(call: &Call<'_>) -> Reply {
+    let tenants = call.service.tenants();
+    let data = tenants.iter().map(|tenant| TenantJson::new(tenant)).collect();
+    reply::json(StatusCode::OK, &ListJson::<TenantJson<'_>> { data })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KeyBody<'a> {
+    #[serde(borrow)]
+    role: Member<'a>,
+    #[serde(borrow)]
+    tenant: Member<'a>,
+    #[serde(borrow)]
+    name: Member<'a>,
+    #[serde(borrow)]
+    publish: Member<'a>,
+    #[serde(borrow)]
+    expires_at: Member<'a>,
+    #[serde(borrow)]
+    cidrs: Member<'a>,
+}
+
+impl KeyBody<'_> {
+    fn read(&self) -> Result<NewKey, Problem> {
+        let role = self.role.read("role", "a string")?;
+        Ok(NewKey {
+            role: role.ok_or_else(|| Problem::invalid("role is required: admin, publisher or tenant"))?,
+            tenant: self.tenant.read("tenant", "a string")?,
+            name: self.name.read("name", "a string")?,
+            publish: self.publish.read("publish", "true or false")?.unwrap_or(false),
+            expires_us: self.expires_at.moment("expires_at")?,
+            cidrs: self.cidrs.read("cidrs", "an array of strings")?.unwrap_or_default(),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct KeyJson<'a> {
+    id: String,
+    role: &'static str,
+    tenant: Option<String>,
+    name: Option<&'a str>,
+    publish: bool,
+    created_at: String,
+    expires_at: Option<String>,
+    cidrs: Vec<String>,
+    revoked_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_key: Option<&'a str>,
+}
+
+impl<'a> KeyJson<'a> {
+    fn new(service: &Service, key: &'a Key) -> Self {
+        let tenant = key.tenant.and_then(|no| service.tenant_no(no));
+        Self {
+            id: key.id.to_string(),
+            role: key.role.as_str(),
+            tenant: tenant.map(|tenant| tenant.id.to_string()),
+            name: key.name.as_deref(),
+            publish: key.publish || key.role == Role::Publisher,
+            created_at: millis_z(key.created_ms),
+            expires_at: key.expires_ms.map(millis_z),
+            cidrs: key.cidrs.iter().map(ToString::to_string).collect(),
+            revoked_at: key.revoked_ms.map(millis_z),
+            token: None,
+            secret_key: None,
+        }
+    }
+}
+
+/// `POST /admin/keys`: the one answer that holds a token.
+pub async fn create_key(call: &Call<'_>) -> Result<Reply, Problem> {
+    let new = json::parse::<KeyBody<'_>>(call.body)?.read()?;
+    let made = call.service.create_key(new, call.worker).await?;
+    let shown = KeyJson {
+        token: Some(made.token.expose()),
+        secret_key: Some(made.key.secret_key.expose()),
+        ..KeyJson::new(call.service, &made.key)
+    };
+    Ok(reply::secret_json(StatusCode::CREATED, &shown))
+}
+
+/// `GET /admin/keys`
+pub fn list_keys(call: &Call<'_>) -> Reply {
+    let keys = call.service.keys();
+    let data = keys.iter().map(|key| KeyJson::new(call.service, key)).collect();
+    reply::json(StatusCode::OK, &ListJson::<KeyJson<'_>> { data })
+}
+
+/// `DELETE /admin/keys/{id}`
+pub async fn revoke_key(call: &Call<'_>) -> Result<Reply, Problem> {
+    let id = KeyId::parse(call.id).ok_or_else(Problem::not_found)?;
+    call.service.revoke_key(id, call.worker).await?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}

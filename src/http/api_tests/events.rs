@@ -1,0 +1,229 @@
+//! Publishing and reading events.
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_published_passes_through_byte_for_byte() {
+    let world = World::new().await;
+    world.webhook(&["order.*"]).await;
+    let data = r#"{ "amount" : 0.10, "big":12345678901234567890123, "z":1,"a":"\u00e9\ud83d", "dup":1, "dup":2 }"#;
+    let body = format!(
+        r#" {{"type":"order.updated","tenant":"acme","data":{data},"context":{{"k": "v"}},"user":{{"id":  1}},
+            "created_at":"2024-01-15T12:30:01+02:00","unknown":[1,2],"ordering_key":"k"}}"#
+    );
+    let got = world.call("POST", "/v1/events", &world.publisher, body).await;
+    assert_eq!(got.status, 201, "{:?}", got.body);
+    let text = std::str::from_utf8(&got.body).unwrap();
+    let id = got.json()["id"].as_str().unwrap().to_owned();
+    let event = format!(
+        r#"{{"id":"{id}","type":"order.updated","created_at":"2024-01-15T10:30:01.000000+00:00","context":{{"k": "v"}},"data":{data},"user":{{"id":  1}}"#
+    );
+    assert_eq!(text, format!(r#"{event},"deliveries":1}}"#));
+    assert_eq!(got.header("location"), Some(format!("/v1/events/{id}").as_str()));
+    assert_eq!(got.header("content-type"), Some("application/json"));
+    let read = world.call("GET", &format!("/v1/events/{id}"), &world.acme, "").await;
+    assert_eq!((read.status.as_u16(), &read.body[..]), (200, format!("{event}}}").as_bytes()));
+    let listed = world.call("GET", "/v1/events", &world.acme, "").await;
+    assert_eq!(listed.body, format!(r#"{{"data":[{event}}}],"pagination":{{"next_cursor":null}}}}"#));
+}
+
+#[tokio::test]
+async fn members_that_are_left_out_have_defaults() {
+    let world = World::new().await;
+    for body in [r#"{"type":"a","tenant":"acme"}"#, r#"{"type":"a","tenant":"acme","data":null,"created_at":null}"#] {
+        let got = world.call("POST", "/v1/events", &world.publisher, body).await.json();
+        assert_eq!(got["context"], json!({}));
+        assert_eq!(got["created_at"], "2023-11-14T22:13:20.000000+00:00");
+        assert_eq!(got["deliveries"], 0);
+        assert!(got.get("data").is_none() && got.get("user").is_none());
+    }
+    let own = world.call("POST", "/v1/events", &world.beta, r#"{"type":"a"}"#).await;
+    assert_eq!(own.status, 201);
+    let own = world.call("POST", "/v1/events", &world.beta, r#"{"type":"a","tenant":"beta"}"#).await;
+    assert_eq!(own.status, 201);
+}
+
+#[tokio::test]
+async fn what_is_refused_and_how() {
+    let world = World::new().await;
+    let deep = format!(r#"{{"type":"a","tenant":"acme","data":{{"x":{}{}}}}}"#, "[".repeat(200), "]".repeat(200));
+    let long = format!(r#"{{"type":"{}","tenant":"acme"}}"#, "x".repeat(129));
+    let key = format!(r#"{{"type":"a","tenant":"acme","ordering_key":"{}"}}"#, "x".repeat(256));
+    for (body, status, code, names) in [
+        ("", 400, "invalid_json", "JSON"),
+        ("{", 400, "invalid_json", "JSON"),
+        ("nonsense", 400, "invalid_json", "JSON"),
+        (r#"{"type":"a","tenant":"acme"} x"#, 400, "invalid_json", "JSON"),
+        ("{\"type\":\"a\",\"tenant\":\"acme\",\"data\":{\"x\":\"\u{1}\"}}", 400, "invalid_json", "JSON"),
+        (&deep, 400, "invalid_json", "nested"),
+        (r#"["order.updated","acme"]"#, 422, "invalid_field", "object"),
+        ("\"a\"", 422, "invalid_field", "object"),
+        (r#"{"type":"a","type":"b","tenant":"acme"}"#, 422, "invalid_field", "type"),
+        (r#"{"type":"a","tenant":"acme","data":{},"data":{}}"#, 422, "invalid_field", "data"),
+        (r#"{"tenant":"acme"}"#, 422, "invalid_field", "type"),
+        (r#"{"type":5,"tenant":"acme"}"#, 422, "invalid_field", "type"),
+        (r#"{"type":"","tenant":"acme"}"#, 422, "invalid_field", "type"),
+        (r#"{"type":"a b","tenant":"acme"}"#, 422, "invalid_field", "type"),
+        (&long, 422, "invalid_field", "type"),
+        (r#"{"type":"webhookd.x","tenant":"acme"}"#, 422, "reserved", "type"),
+        (r#"{"type":"a","tenant":"operator"}"#, 422, "reserved", "tenant"),
+        (r#"{"type":"a"}"#, 422, "invalid_field", "tenant"),
+        (r#"{"type":"a","tenant":7}"#, 422, "invalid_field", "tenant"),
+        (r#"{"type":"a","tenant":"nobody"}"#, 422, "unknown_tenant", "tenant"),
+        (r#"{"type":"a","tenant":"No Body"}"#, 422, "unknown_tenant", "tenant"),
+        (r#"{"type":"a","tenant":"acme","data":[1]}"#, 422, "invalid_field", "data"),
+        (r#"{"type":"a","tenant":"acme","context":"x"}"#, 422, "invalid_field", "context"),
+        (r#"{"type":"a","tenant":"acme","user":1}"#, 422, "invalid_field", "user"),
+        (r#"{"type":"a","tenant":"acme","created_at":"yesterday"}"#, 422, "invalid_field", "created_at"),
+        (r#"{"type":"a","tenant":"acme","created_at":17}"#, 422, "invalid_field", "created_at"),
+        (r#"{"type":"a","tenant":"acme","ordering_key":""}"#, 422, "invalid_field", "ordering_key"),
+        (&key, 422, "invalid_field", "ordering_key"),
+    ] {
+        let got = world.call("POST", "/v1/events", &world.publisher, body.to_owned()).await;
+        assert_eq!(got.told(), (status, code.to_owned()), "{body} {:?}", got.body);
+        let message = got.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(names), "{message}: {body}");
+        assert!(message.len() < 200, "{message}");
+    }
+    let listed = world.call("GET", "/v1/events", &world.acme, "").await.json();
+    assert_eq!(listed["data"], json!([]), "a refusal leaves nothing behind");
+}
+
+#[tokio::test]
+async fn who_may_publish_for_whom() {
+    let world = World::new().await;
+    for (token, body, status) in [
+        (&world.acme, r#"{"type":"a"}"#, 403),
+        (&world.beta, r#"{"type":"a","tenant":"acme"}"#, 403),
+        (&world.beta, r#"{"type":"a","tenant":"nobody"}"#, 403),
+        (&world.beta, r#"{"type":"a","tenant":"*"}"#, 403),
+        (&world.publisher, r#"{"type":"a","tenant":"*"}"#, 201),
+        (&world.admin, r#"{"type":"a","tenant":"beta"}"#, 201),
+    ] {
+        let got = world.call("POST", "/v1/events", token, body).await;
+        assert_eq!(got.status, status, "{body}");
+    }
+    let kinds = |got: Got| got.json()["data"].as_array().unwrap().len();
+    assert_eq!(kinds(world.call("GET", "/v1/events", &world.acme, "").await), 1, "the broadcast");
+    assert_eq!(kinds(world.call("GET", "/v1/events", &world.beta, "").await), 2);
+}
+
+#[tokio::test]
+async fn a_strict_catalogue_names_the_type_it_does_not_know() {
+    let known_types = ["order.created".to_owned()].into();
+    let world = World::with(Settings { strict: true, known_types, ..Settings::default() }).await;
+    world.publish("acme", "order.created").await;
+    let got = world.call("POST", "/v1/events", &world.publisher, r#"{"type":"order.x","tenant":"acme"}"#).await;
+    assert_eq!(got.told(), (422, "unknown_type".to_owned()));
+    assert!(got.json()["message"].as_str().unwrap().contains("order.x"));
+}
+
+#[tokio::test]
+async fn a_key_that_publishes_too_fast_is_told_when_to_come_back() {
+    let world = World::with(Settings { publish_rate: std::num::NonZeroU32::new(2), ..Settings::default() }).await;
+    let body = r#"{"type":"a","tenant":"acme"}"#;
+    for _ in 0..2 {
+        assert_eq!(world.call("POST", "/v1/events", &world.publisher, body).await.status, 201);
+    }
+    let got = world.call("POST", "/v1/events", &world.publisher, body).await;
+    assert_eq!((got.told(), got.header("retry-after")), ((429, "rate_limited".to_owned()), Some("1")));
+    assert_eq!(world.call("POST", "/v1/events", &world.beta, r#"{"type":"a"}"#).await.status, 201);
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.call("POST", "/v1/events", &world.publisher, body).await.status, 201);
+}
+
+#[tokio::test]
+async fn batches_are_whole_and_their_ids_rise() {
+    let world = World::new().await;
+    let event = |n: usize| json!({"type": "a", "tenant": "acme", "data": {"n": n}});
+    let events: Vec<_> = (0..1_000).map(event).collect();
+    let got = world.call("POST", "/v1/events/batch", &world.publisher, json!({"events": events}).to_string()).await;
+    assert_eq!(got.status, 201, "{:?}", got.body);
+    let accepted = got.json()["events"].as_array().unwrap().clone();
+    let ids: Vec<_> = accepted.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 1_000);
+    assert!(ids.is_sorted_by(|a, b| a < b));
+    assert!(accepted.iter().enumerate().all(|(n, event)| event["data"]["n"] == n));
+    for (events, status, names) in [
+        (json!([]), 422, "events"),
+        (json!([event(1), {"tenant": "acme"}]), 422, "events[1]: type"),
+        (json!([event(1), {"type": "a", "tenant": "nobody"}]), 422, "events[1]: tenant"),
+        (json!([event(1), ["a", "acme"]]), 422, "events[1]"),
+        (json!([event(1), 5]), 422, "events[1]"),
+        (json!({}), 422, "events must be an array"),
+        ((0..1_001).map(event).collect(), 422, "1000"),
+    ] {
+        let got = world.call("POST", "/v1/events/batch", &world.publisher, json!({"events": events}).to_string()).await;
+        assert_eq!(got.status, status);
+        assert!(got.json()["message"].as_str().unwrap().contains(names), "{:?}", got.body);
+    }
+    let got = world.call("POST", "/v1/events/batch", &world.publisher, "{}").await;
+    assert_eq!(got.told(), (422, "invalid_field".to_owned()));
+    assert_eq!(world.store.shared().next_event(), 1_001, "nothing of a refused batch is accepted");
+}
+
+#[tokio::test]
+async fn listings_page_through_everything_once() {
+    let world = World::new().await;
+    let events: Vec<_> = (0..250)
+        .map(|n| json!({"type": if n % 2 == 0 { "even" } else { "odd" }, "tenant": "acme", "context": {"n": n % 5, "s": format!("v{}", n % 3)}}))
+        .collect();
+    world.call("POST", "/v1/events/batch", &world.publisher, json!({"events": events}).to_string()).await;
+    for (query, expected) in [
+        ("?", 250),
+        ("?sort=asc", 250),
+        ("?sort=asc&limit=7", 250),
+        ("?type=even&limit=30", 125),
+        ("?context.s=v1", 83),
+        ("?context.n=3&limit=9", 50),
+        ("?context.n=3&context.s=v0", 17),
+        ("?context.none=3", 0),
+    ] {
+        let mut seen = Vec::new();
+        let mut page = world.call("GET", &format!("/v1/events{query}"), &world.acme, "").await.json();
+        loop {
+            let data = page["data"].as_array().unwrap();
+            seen.extend(data.iter().map(|event| event["id"].as_str().unwrap().to_owned()));
+            let Some(cursor) = page["pagination"]["next_cursor"].as_str() else { break };
+            let limit = query.split('&').find(|part| part.starts_with("limit")).unwrap_or_default();
+            let next = format!("/v1/events?cursor={cursor}&{limit}");
+            page = world.call("GET", &next, &world.acme, "").await.json();
+        }
+        assert_eq!(seen.len(), expected, "{query}");
+        let rising = query.contains("asc");
+        assert!(seen.is_sorted_by(|a, b| if rising { a < b } else { a > b }), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn listings_are_bounded_by_acceptance() {
+    let world = World::new().await;
+    for n in 0..5 {
+        world.publish("acme", &format!("t{n}")).await;
+        world.clock.advance(Duration::from_secs(60));
+    }
+    let kinds = async |query: &str| {
+        let page = world.call("GET", &format!("/v1/events?sort=asc&{query}"), &world.acme, "").await.json();
+        let kinds = page["data"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap().to_owned());
+        kinds.collect::<Vec<_>>().join(" ")
+    };
+    // START is 22:13:20.
+    assert_eq!(kinds("since=2023-11-14T22:14:20Z").await, "t1 t2 t3 t4");
+    assert_eq!(kinds("until=2023-11-14T22:14:20Z").await, "t0 t1");
+    assert_eq!(kinds("since=2023-11-14T22:14:21Z&until=2023-11-14T22:16:20%2B00:00").await, "t2 t3");
+    assert_eq!(kinds("since=2023-11-14T22:14:20+00:00").await, "t1 t2 t3 t4");
+    for bad in ["limit=0", "limit=101", "limit=x", "sort=up", "since=now", "cursor=xx", "cursor=", "limit=1&limit=2"] {
+        let got = world.call("GET", &format!("/v1/events?{bad}"), &world.acme, "").await;
+        assert_eq!(got.told(), (422, "invalid_field".to_owned()), "{bad}");
+    }
+    // A cursor of our form that nobody was given leads nowhere, and not to another listing.
+    let forged = crate::http::cursor::write(
+        "events",
+        &json!({"after": u64::MAX, "ascending": true, "since_ms": null,
+        "until_ms": null, "kind": null, "context": []}),
+    );
+    let got = world.call("GET", &format!("/v1/events?cursor={forged}"), &world.acme, "").await;
+    assert_eq!((got.status.as_u16(), got.json()["data"].clone()), (200, json!([])));
+    let other = crate::http::cursor::write("webhooks", &3);
+    assert_eq!(world.call("GET", &format!("/v1/events?cursor={other}"), &world.acme, "").await.status, 422);
+}

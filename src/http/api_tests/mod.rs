@@ -1,0 +1,280 @@
+//! The API as its clients see it: requests through `Api::handle` on a real store, with a dispatcher that only answers.
+
+mod access;
+mod dead;
+mod events;
+mod explain;
+mod idempotency;
+mod matrix;
+mod requests;
+mod webhooks;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use serde_json::{Value, json};
+
+use super::server::{Peer, ReplyBody};
+use super::{Api, Surface};
+use crate::clock::{Clock, Millis};
+use crate::dispatch::glance::Glance;
+use crate::entropy::Entropy;
+use crate::metrics::Metrics;
+use crate::model::attempt::{Attempt, Class, Verdict};
+use crate::model::event::Event;
+use crate::model::id::{AttemptNumber, EventId, Seq, WebhookId, WebhookNo};
+use crate::model::webhook::Webhook;
+use crate::service::{BoxFuture, Dispatching, Parts, Service, Settings};
+use crate::store::inbox::{Answer, Waiter};
+use crate::store::op::{Effects, Op, Outcome, RowKey};
+use crate::store::open::Place;
+use crate::store::writer::{self, Downstream, Store};
+
+const START: Millis = 1_700_000_000_000;
+const URL: &str = "https://hooks.example.com/in";
+
+/// Answers whoever waits, at once.
+struct Answering;
+
+impl Downstream for Answering {
+    fn committed(&self, _: Effects, answers: Vec<(Waiter, Answer)>) {
+        for (waiter, answer) in answers {
+            // A test that no longer waits is no concern.
+            let _ = waiter.sender.send(answer);
+        }
+    }
+
+    fn reopened(&self) {}
+}
+
+/// Shows what it is told to, and answers tests with the status it is told to.
+struct Fake {
+    glance: Mutex<Glance>,
+    status: Mutex<u16>,
+    store: Store,
+    clock: Clock,
+}
+
+impl Dispatching for Fake {
+    fn glance(&self, _: WebhookNo, _: Seq) -> Glance {
+        *self.glance.lock().unwrap()
+    }
+
+    fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt> {
+        let status = *self.status.lock().unwrap();
+        let mut attempt = attempt(&event, webhook.no, 1, self.clock.wall_ms());
+        attempt.status = Some(status);
+        attempt.class = (status != 200).then_some(Class::Status);
+        attempt.verdict = if status == 200 { Verdict::Delivered } else { Verdict::Single };
+        let outcome =
+            Outcome { attempt: attempt.clone(), row: None, budget_from: 0, since_ms: 0, deactivate: None, test: true };
+        self.store.note(Op::Outcome(Box::new(outcome)), true);
+        Box::pin(async move { attempt })
+    }
+}
+
+/// A failed attempt with nothing following from it.
+fn attempt(event: &Event, webhook: WebhookNo, number: u32, at_ms: Millis) -> Attempt {
+    Attempt {
+        event: event.seq,
+        webhook,
+        number: AttemptNumber::new(number).unwrap(),
+        previous: 0,
+        at_ms,
+        duration_ms: 12,
+        class: Some(Class::Status),
+        status: Some(500),
+        error: "status 500".to_owned(),
+        remote: Some("203.0.113.7:443".parse().unwrap()),
+        excerpt: "oops".to_owned(),
+        verdict: Verdict::Single,
+    }
+}
+
+struct World {
+    api: Api,
+    service: Arc<Service>,
+    store: Store,
+    clock: Clock,
+    fake: Arc<Fake>,
+    ready: Arc<AtomicBool>,
+    /// An admin's, a publisher's, and two tenants' tokens.
+    admin: String,
+    publisher: String,
+    acme: String,
+    beta: String,
+    _dir: tempfile::TempDir,
+}
+
+/// An answer, read.
+struct Got {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Got {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    /// Status and code in one, for tables.
+    #[track_caller]
+    fn told(&self) -> (u16, String) {
+        (self.status.as_u16(), self.json()["code"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { state_dir: dir.path().to_owned(), key_file: None, cache_bytes: 4 << 20 };
+        let (entropy, clock, metrics) = (Entropy::seeded(7), Clock::manual(START), Arc::new(Metrics::default()));
+        let parts = writer::Parts::open(&place, &entropy, &clock, &metrics, 24 * 3_600_000).unwrap();
+        let store = parts.store();
+        store.start(parts, Arc::new(Answering)).unwrap();
+        let fake = Arc::new(Fake {
+            glance: Mutex::default(),
+            status: Mutex::new(200),
+            store: store.clone(),
+            clock: clock.clone(),
+        });
+        let parts =
+            Parts { store: store.clone(), settings, clock: clock.clone(), entropy, dispatch: fake.clone(), metrics };
+        let service = Arc::new(Service::new(parts));
+        let ready = Arc::new(AtomicBool::new(true));
+        let api = Api::new(service.clone(), ready.clone(), Duration::from_secs(5));
+        let mut world = Self {
+            api,
+            service,
+            store,
+            clock,
+            fake,
+            ready,
+            admin: String::new(),
+            publisher: String::new(),
+            acme: String::new(),
+            beta: String::new(),
+            _dir: dir,
+        };
+        for tenant in ["acme", "beta"] {
+            assert_eq!(world.socket("PUT", &format!("/admin/tenants/{tenant}"), "").await.status, 200);
+        }
+        world.admin = world.key(json!({"role": "admin"})).await;
+        world.publisher = world.key(json!({"role": "publisher"})).await;
+        world.acme = world.key(json!({"role": "tenant", "tenant": "acme"})).await;
+        world.beta = world.key(json!({"role": "tenant", "tenant": "beta", "publish": true})).await;
+        world
+    }
+
+    /// A new key's token.
+    async fn key(&self, body: Value) -> String {
+        let got = self.socket("POST", "/admin/keys", &body.to_string()).await;
+        assert_eq!(got.status, 201, "{:?}", got.body);
+        got.json()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A request on the admin socket.
+    async fn socket(&self, method: &str, path: &str, body: &str) -> Got {
+        let peer = Peer { addr: None, tls: false, unix: true };
+        let request = Request::builder().method(method).uri(path).header("host", "d");
+        self.send(Surface::Admin, peer, request.body(Full::from(body.to_owned())).unwrap()).await
+    }
+
+    /// A request on a public listener.
+    async fn call(&self, method: &str, path: &str, token: &str, body: impl Into<Bytes>) -> Got {
+        self.call_with(method, path, token, body, &[]).await
+    }
+
+    async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: impl Into<Bytes>,
+        headers: &[(&str, &str)],
+    ) -> Got {
+        let mut request = Request::builder().method(method).uri(path).header("host", "d");
+        if !token.is_empty() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(Surface::Public, peer(), request.body(Full::new(body.into())).unwrap()).await
+    }
+
+    async fn send(&self, surface: Surface, peer: Peer, request: Request<Full<Bytes>>) -> Got {
+        let (parts, body) = self.api.handle(None, surface, peer, request).await.into_parts();
+        let ReplyBody::Whole(body) = body else { panic!("a stream") };
+        let body = body.collect().await.unwrap().to_bytes();
+        Got { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Publishes for a tenant; gives the event's id.
+    async fn publish(&self, tenant: &str, kind: &str) -> String {
+        let body = json!({"type": kind, "tenant": tenant, "data": {"n": 1}}).to_string();
+        let got = self.call("POST", "/v1/events", &self.publisher, body).await;
+        assert_eq!(got.status, 201, "{:?}", got.body);
+        got.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Registers a webhook of acme; gives its id.
+    async fn webhook(&self, events: &[&str]) -> String {
+        let body = json!({"url": URL, "events": events}).to_string();
+        let got = self.call("POST", "/v1/webhooks", &self.acme, body).await;
+        assert_eq!(got.status, 201, "{:?}", got.body);
+        got.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The store's own names of an event and a webhook.
+    fn names(&self, event: &str, webhook: &str) -> (Event, WebhookNo) {
+        let shared = self.store.shared();
+        let event = shared.view().unwrap().event_by_id(EventId::parse(event).unwrap()).unwrap().unwrap();
+        let registry = shared.registry();
+        let id = WebhookId::parse(webhook).unwrap();
+        let no = registry.webhooks().find(|webhook| webhook.id == id).unwrap().no;
+        (event, no)
+    }
+
+    /// Puts an attempt of a delivery on record, as dispatch would.
+    async fn attempted(&self, event: &str, webhook: &str, number: u32, verdict: Verdict) {
+        let (event, webhook) = self.names(event, webhook);
+        let shared = self.store.shared();
+        let (previous, row) = {
+            let view = shared.view().unwrap();
+            let newest = view.fates(event.seq).unwrap().get(&webhook).copied();
+            let entry = newest.and_then(|newest| view.entry(newest).unwrap());
+            let row = entry.and_then(|entry| entry.queued()).map(|(started, due_ms)| RowKey { started, due_ms });
+            (newest.unwrap_or(0), row)
+        };
+        let mut attempt = attempt(&event, webhook, number, self.clock.wall_ms());
+        attempt.previous = previous;
+        attempt.verdict = verdict;
+        if verdict == Verdict::Delivered {
+            attempt.class = None;
+            attempt.status = Some(204);
+            attempt.error = String::new();
+        }
+        let outcome =
+            Outcome { attempt, row, budget_from: 0, since_ms: self.clock.now_ms(), deactivate: None, test: false };
+        self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
+    }
+}
+
+fn peer() -> Peer {
+    Peer { addr: Some("198.51.100.9:5555".parse().unwrap()), tls: true, unix: false }
+}

@@ -1,0 +1,273 @@
+//! From a request to its answer: route, credentials, body, then the route's own function. Owns the order of these steps,
+//! which decides what a stranger can learn: an unknown path before a missing key, a missing key before a bad body.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, Request, StatusCode};
+use serde::Serialize;
+
+use super::auth::{self, Caller, Credentials};
+use super::body::read_body;
+use super::dialect::{lemon, vibe};
+use super::problem::{Form, Problem};
+use super::query::Query;
+use super::route::{Access, Action, Body, Found, Route, Table, is_socket};
+use super::server::{Peer, Reply};
+use super::{admin, deadletters, events, hygiene, reply};
+use crate::metrics::RequestLabels;
+use crate::model::id::TenantNo;
+use crate::service::Service;
+
+pub use super::route::Surface;
+
+/// A body that describes a webhook, a key or a tenant: 256 filters of 128 bytes, 32 headers of 4 KiB, and room.
+const SMALL_BODY_BYTES: usize = 256 * 1024;
+/// A test's body is as large as an event's, and a little for what is around it.
+const WRAPPING_BYTES: usize = 1_024;
+
+/// The API, on every listener; cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    service: Arc<Service>,
+    table: Table,
+    ready: Arc<AtomicBool>,
+    body_timeout: Duration,
+}
+
+/// A request that was let in, as its route's function sees it.
+pub struct Call<'a> {
+    pub service: &'a Service,
+    /// The worker whose task waits for the store.
+    pub worker: Option<usize>,
+    pub caller: &'a Caller,
+    /// The path's parameter.
+    pub id: &'a str,
+    pub query: Query<'a>,
+    pub headers: &'a HeaderMap,
+    pub body: &'a Bytes,
+}
+
+impl Call<'_> {
+    /// The tenant that the request is about.
+    ///
+    /// # Errors
+    /// See `Caller::tenant`.
+    pub fn tenant(&self) -> Result<TenantNo, Problem> {
+        self.caller.tenant(self.service, &self.query)
+    }
+}
+
+impl Api {
+    /// `ready`: what `/readyz` tells. `body_timeout`: for the whole of a request's body.
+    #[must_use]
+    pub fn new(service: Arc<Service>, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
+        Self(Arc::new(Inner { service, table: Table::new(), ready, body_timeout }))
+    }
+
+    /// Answers a request. `worker` names the worker whose task this is, if it is one's.
+    pub async fn handle<B>(&self, worker: Option<usize>, surface: Surface, peer: Peer, request: Request<B>) -> Reply
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let (parts, body) = request.into_parts();
+        let reply = match self.0.find(surface, &parts) {
+            Ok((route, id)) => {
+                let call = Incoming { worker, surface, peer: &peer, parts: &parts, route, id };
+                let answer = self.0.answer(call, body).await;
+                answer.unwrap_or_else(|problem| problem.reply(route.form))
+            }
+            Err((form, problem)) => problem.reply(form),
+        };
+        let labels = RequestLabels { status: reply.status().as_u16() };
+        self.0.service.metrics().requests.get_or_create(&labels).inc();
+        reply
+    }
+}
+
+/// A request on its way to its route's function.
+struct Incoming<'a> {
+    worker: Option<usize>,
+    surface: Surface,
+    peer: &'a Peer,
+    parts: &'a Parts,
+    route: &'static Route,
+    id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+}
+
+impl Inner {
+    fn find<'a>(&self, surface: Surface, parts: &'a Parts) -> Result<(&'static Route, &'a str), (Form, Problem)> {
+        hygiene::check(parts).map_err(|refusal| (Form::Lemon, refusal.into()))?;
+        match self.table.find(surface, &parts.method, parts.uri.path()) {
+            Found::Route { route, id } => Ok((route, id)),
+            Found::Nothing => Err((Form::Lemon, Problem::not_found())),
+            Found::WrongMethod { form, allow } => {
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let problem = Problem::new(status, "method_not_allowed", "this path does not take this method");
+                Err((form, Problem { allow: Some(allow), ..problem }))
+            }
+        }
+    }
+
+    async fn answer<B>(&self, incoming: Incoming<'_>, body: B) -> Result<Reply, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let (route, parts) = (incoming.route, incoming.parts);
+        let open = route.access == Access::Open || incoming.surface == Surface::Metrics;
+        if open {
+            return Ok(self.open(route.action));
+        }
+        let (caller, body) = self.let_in(&incoming, body).await?;
+        if route.action == Action::Metrics {
+            return Ok(self.open(route.action));
+        }
+        if route.form == Form::Lemon && self.service.settings().require_data_privacy {
+            check_data_privacy(&parts.headers)?;
+        }
+        let call = Call {
+            service: &self.service,
+            worker: incoming.worker,
+            caller: &caller,
+            id: incoming.id,
+            query: Query::parse(parts.uri.query()),
+            headers: &parts.headers,
+            body: &body,
+        };
+        perform(route.action, &call).await
+    }
+
+    /// What needs no caller.
+    fn open(&self, action: Action) -> Reply {
+        match action {
+            Action::Metrics => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                reply::whole(StatusCode::OK, kind, self.service.metrics().text())
+            }
+            Action::Ready if !self.ready.load(Ordering::Acquire) => {
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "not ready");
+                Problem { retry_after_s: Some(1), ..problem }.reply(Form::Lemon)
+            }
+            _ => reply::json(StatusCode::OK, &Status { status: "ok" }),
+        }
+    }
+
+    /// Recognises the caller and reads the body: in this order, unless the body itself was signed.
+    async fn let_in<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<(Caller, Bytes), Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let (service, route, peer) = (&self.service, incoming.route, incoming.peer);
+        let caller = match auth::credentials(&incoming.parts.headers) {
+            Credentials::None if is_socket(incoming.surface, peer) => Caller::of_socket(),
+            Credentials::None | Credentials::Doubtful => return Err(Problem::unauthorized()),
+            Credentials::Token(token) => auth::by_token(service, token, peer)?,
+            Credentials::Signed(signed) => {
+                auth::worth_reading(service, &signed)?;
+                let body = self.read(incoming, body).await?;
+                let caller = auth::by_signature(service, &signed, incoming.parts, &body, peer)?;
+                caller.check(route.access)?;
+                return Ok((caller, body));
+            }
+        };
+        caller.check(route.access)?;
+        Ok((caller, self.read(incoming, body).await?))
+    }
+
+    async fn read<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Bytes, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let max = {
+            let settings = self.service.settings();
+            match incoming.route.body {
+                Body::None => return Ok(Bytes::new()),
+                Body::Small => SMALL_BODY_BYTES,
+                Body::Batch => settings.batch_bytes,
+                Body::Event if incoming.route.action == Action::Publish => settings.event_bytes,
+                Body::Event => settings.event_bytes + WRAPPING_BYTES,
+            }
+        };
+        check_content(&incoming.parts.headers)?;
+        let length = hygiene::content_length(&incoming.parts.headers);
+        Ok(read_body(body, length, max, self.body_timeout).await?)
+    }
+}
+
+async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
+    match action {
+        Action::Publish => events::publish(call).await,
+        Action::PublishBatch => events::publish_batch(call).await,
+        Action::Events => events::list(call).await,
+        Action::Event => events::see(call).await,
+        Action::Explain => events::explain(call).await,
+        Action::Resend => events::resend(call).await,
+        Action::LemonCreate => lemon::create(call).await,
+        Action::LemonList => lemon::list(call).await,
+        Action::LemonSee => lemon::see(call).await,
+        Action::LemonChange => lemon::change(call).await,
+        Action::LemonDelete => lemon::delete(call).await,
+        Action::LemonRotate => lemon::rotate(call).await,
+        Action::LemonTest => lemon::test(call).await,
+        Action::LemonAttempts => lemon::attempts(call).await,
+        Action::LemonDeliveries => lemon::deliveries(call).await,
+        Action::DeadLetters => deadletters::list(call).await,
+        Action::Redrive => deadletters::redrive(call).await,
+        Action::DropDead => deadletters::drop_dead(call).await,
+        Action::VibeCreate => vibe::create(call).await,
+        Action::VibeList => vibe::list(call).await,
+        Action::VibeSee => vibe::see(call).await,
+        Action::VibeChange => vibe::change(call).await,
+        Action::VibeDelete => vibe::delete(call).await,
+        Action::VibeTest => vibe::test(call).await,
+        Action::TenantPut => admin::put_tenant(call).await,
+        Action::TenantSee => admin::see_tenant(call),
+        Action::TenantList => Ok(admin::list_tenants(call)),
+        Action::KeyCreate => admin::create_key(call).await,
+        Action::KeyList => Ok(admin::list_keys(call)),
+        Action::KeyRevoke => admin::revoke_key(call).await,
+        Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
+    }
+}
+
+/// A body is JSON, whether it says so, says nothing, or was sent by a plain `curl -d`; and it is not packed.
+fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |message| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
+    let packed = |value: &http::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().any(packed) {
+        return Err(unsupported("Content-Encoding must be identity"));
+    }
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    let fits = |value: &http::HeaderValue| {
+        let text = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        text == "application/json"
+            || text == "application/x-www-form-urlencoded"
+            || (text.contains('/') && text.ends_with("+json"))
+    };
+    match (kinds.next(), kinds.next()) {
+        (None, _) => Ok(()),
+        (Some(kind), None) if fits(kind) => Ok(()),
+        _ => Err(unsupported("Content-Type must be application/json")),
+    }
+}
+
+fn check_data_privacy(headers: &HeaderMap) -> Result<(), Problem> {
+    for name in ["LMG-Data-Privacy-Access-Principal", "LMG-Data-Privacy-Access-Justification"] {
+        if headers.get(name).is_none_or(|value| value.is_empty()) {
+            let message = format!("{name} is required");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "data_privacy_header_missing", message));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! `/v1/events`: published, listed, read, explained, sent once more. Parses and renders; the rules are the service's.
+//!
+//! Publishing is the hot path: the body is read once, borrowed, and the answer is one buffer.
+
+use http::header::{HeaderName, HeaderValue, LOCATION};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::call::Call;
+use super::json::{self, Member};
+use super::problem::Problem;
+use super::query::Query;
+use super::server::Reply;
+use super::show::AttemptJson;
+use super::{cursor, reply};
+use crate::limits::BATCH_EVENTS_MAX;
+use crate::model::event::Event;
+use crate::model::id::{EventId, Seq, WebhookId};
+use crate::model::time::millis_z;
+use crate::render::{event_json, write_event};
+use crate::service::Error;
+use crate::service::explain::Explanation;
+use crate::service::publish::{Publish, Request};
+use crate::store::op::Receipt;
+use crate::store::page::EventQuery;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// An event as it is published.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Member<'a>,
+    #[serde(borrow)]
+    tenant: Member<'a>,
+    #[serde(borrow)]
+    data: Member<'a>,
+    #[serde(borrow)]
+    context: Member<'a>,
+    #[serde(borrow)]
+    user: Member<'a>,
+    #[serde(borrow)]
+    created_at: Member<'a>,
+    #[serde(borrow)]
+    ordering_key: Member<'a>,
+}
+
+impl<'a> Envelope<'a> {
+    fn read(&self) -> Result<Publish<'a>, Problem> {
+        Ok(Publish {
+            kind: self.kind.text("type")?.ok_or_else(|| Problem::invalid("type is required"))?,
+            tenant: self.tenant.text("tenant")?,
+            created_us: self.created_at.moment("created_at")?,
+            ordering_key: self.ordering_key.text("ordering_key")?,
+            data: self.data.object("data")?,
+            context: self.context.object("context")?,
+            user: self.user.object("user")?,
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Batch<'a> {
+    #[serde(borrow)]
+    events: Member<'a>,
+}
+
+/// `POST /v1/events`
+pub async fn publish(call: &Call<'_>) -> Result<Reply, Problem> {
+    let event = json::parse::<Envelope<'_>>(call.body)?.read()?;
+    let receipt = submit(call, vec![event], false).await?;
+    let event = receipt.events().first().ok_or(Error::Internal)?;
+    let mut body = Vec::with_capacity(event.weight() + 256);
+    write_accepted(&mut body, event);
+    let mut reply = reply::json_text(StatusCode::CREATED, body);
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/events/{}", event.id)) {
+        reply.headers_mut().insert(LOCATION, location);
+    }
+    Ok(marked(reply, &receipt))
+}
+
+/// `POST /v1/events/batch`
+pub async fn publish_batch(call: &Call<'_>) -> Result<Reply, Problem> {
+    let batch: Batch<'_> = json::parse(call.body)?;
+    let events: Option<Vec<&RawValue>> = batch.events.read("events", "an array")?;
+    let events = events.ok_or_else(|| Problem::invalid("events is required"))?;
+    if events.len() > BATCH_EVENTS_MAX {
+        return Err(Problem::invalid("events must hold 1 to 1000 events"));
+    }
+    let max = call.service.settings().event_bytes;
+    let events =
+        events.into_iter().enumerate().map(|(i, raw)| item(i, raw, max)).collect::<Result<Vec<_>, Problem>>()?;
+    let receipt = submit(call, events, true).await?;
+    let mut body = Vec::with_capacity(receipt.events().iter().map(|event| event.weight() + 256).sum());
+    body.extend_from_slice(b"{\"events\":[");
+    for (i, event) in receipt.events().iter().enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        write_accepted(&mut body, event);
+    }
+    body.extend_from_slice(b"]}");
+    Ok(marked(reply::json_text(StatusCode::CREATED, body), &receipt))
+}
+
+/// One event of a batch.
+fn item(index: usize, raw: &RawValue, max: usize) -> Result<Publish<'_>, Problem> {
+    if raw.get().len() > max {
+        return Err(Error::TooLarge { max }.into());
+    }
+    let envelope = json::parse::<Envelope<'_>>(raw.get().as_bytes());
+    envelope.and_then(|envelope| envelope.read()).map_err(|problem| within(index, problem))
+}
+
+async fn submit(call: &Call<'_>, events: Vec<Publish<'_>>, batch: bool) -> Result<Receipt, Problem> {
+    let request = Request {
+        by: call.caller.publisher()?,
+        key: call.caller.key(),
+        idempotency_key: idempotency_key(call.headers)?,
+        body: call.body,
+        batch,
+        events,
+        worker: call.worker,
+    };
+    Ok(call.service.publish(request).await?)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let first = keys.next().map(HeaderValue::as_bytes);
+    if keys.next().is_some() {
+        return Err(Problem::invalid("Idempotency-Key stands there twice"));
+    }
+    Ok(first)
+}
+
+/// The event with the number of its deliveries.
+fn write_accepted(out: &mut Vec<u8>, event: &Event) {
+    write_event(out, event);
+    // Behind the last member, before the brace that `write_event` closed with.
+    out.pop();
+    out.extend_from_slice(format!(",\"deliveries\":{}}}", event.matched.len()).as_bytes());
+}
+
+fn marked(mut reply: Reply, receipt: &Receipt) -> Reply {
+    if receipt.replayed() {
+        reply.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    reply
+}
+
+fn within(index: usize, problem: Problem) -> Problem {
+    Problem { message: format!("events[{index}]: {}", problem.message).into(), ..problem }
+}
+
+/// Where a listing of events goes on, and what it leaves out.
+#[derive(Default, Serialize, Deserialize)]
+struct Place {
+    after: Option<Seq>,
+    ascending: bool,
+    since_ms: Option<u64>,
+    until_ms: Option<u64>,
+    kind: Option<String>,
+    context: Vec<(String, String)>,
+}
+
+impl Place {
+    fn of(query: &Query<'_>) -> Result<Self, Problem> {
+        if let Some(text) = query.one("cursor")? {
+            return cursor::read("events", text);
+        }
+        let ascending = match query.one("sort")? {
+            None | Some("desc") => false,
+            Some("asc") => true,
+            Some(_) => return Err(Problem::invalid("sort must be asc or desc")),
+        };
+        let context = query.under("context.").map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Ok(Self {
+            after: None,
+            ascending,
+            since_ms: query.moment("since")?,
+            until_ms: query.moment("until")?,
+            kind: query.one("type")?.map(str::to_owned),
+            context: context.collect(),
+        })
+    }
+}
+
+/// `GET /v1/events`
+pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
+    let tenant = call.tenant()?;
+    let limit = call.query.limit()?;
+    let place = Place::of(&call.query)?;
+    let query = EventQuery {
+        tenant,
+        ascending: place.ascending,
+        after: place.after,
+        limit,
+        since_ms: place.since_ms,
+        until_ms: place.until_ms,
+        kind: place.kind.clone(),
+        context: place.context.clone(),
+    };
+    let page = call.service.events(query).await?;
+    let next = page.next.map(|after| cursor::write("events", &Place { after: Some(after), ..place }));
+    let mut body = b"{\"data\":[".to_vec();
+    for (i, event) in page.items.iter().enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        write_event(&mut body, event);
+    }
+    body.extend_from_slice(b"],\"pagination\":{\"next_cursor\":");
+    serde_json::to_writer(&mut body, &next).map_err(|_| Error::Internal)?;
+    body.extend_from_slice(b"}}");
+    Ok(reply::json_text(StatusCode::OK, body))
+}
+
+/// `GET /v1/events/{id}`
+pub async fn see(call: &Call<'_>) -> Result<Reply, Problem> {
+    let event = call.service.event(call.tenant()?, event_id(call)?).await?;
+    Ok(reply::whole(StatusCode::OK, "application/json", event_json(&event)))
+}
+
+#[derive(Serialize)]
+struct ExplainedJson<'a> {
+    event: Box<RawValue>,
+    deliveries: Vec<ExplanationJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct ExplanationJson<'a> {
+    webhook: String,
+    dialect: &'static str,
+    matched: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<AttemptJson<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<WaitingJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct WaitingJson<'a> {
+    what: &'static str,
+    until: Option<String>,
+    rule: &'a str,
+}
+
+impl<'a> ExplanationJson<'a> {
+    fn new(event: EventId, part: &'a Explanation) -> Self {
+        let webhook = part.webhook.id;
+        let attempts = || part.attempts.iter().map(|attempt| AttemptJson::new(event, webhook, attempt)).collect();
+        let waiting = part.waiting_for.as_ref();
+        Self {
+            webhook: webhook.to_string(),
+            dialect: part.webhook.dialect.as_str(),
+            matched: part.matched,
+            reason: part.reason.as_ref().map(|(reason, _)| reason.as_str()),
+            detail: part.reason.as_ref().map(|(_, detail)| detail.as_str()),
+            state: part.state.map(crate::service::explain::State::as_str),
+            attempts: (part.state.is_some() || !part.attempts.is_empty()).then(attempts),
+            waiting_for: waiting.map(|w| WaitingJson { what: w.what, until: w.until.map(millis_z), rule: &w.rule }),
+        }
+    }
+}
+
+/// `GET /v1/events/{id}/explain`
+pub async fn explain(call: &Call<'_>) -> Result<Reply, Problem> {
+    let explained = call.service.explain(call.tenant()?, event_id(call)?).await?;
+    let id = explained.event.id;
+    let event = String::from_utf8(event_json(&explained.event).into()).map_err(|_| Error::Internal)?;
+    let body = ExplainedJson {
+        event: RawValue::from_string(event).map_err(|_| Error::Internal)?,
+        deliveries: explained.deliveries.iter().map(|part| ExplanationJson::new(id, part)).collect(),
+    };
+    Ok(reply::json(StatusCode::OK, &body))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ResendBody<'a> {
+    #[serde(borrow)]
+    webhook: Member<'a>,
+}
+
+#[derive(Serialize)]
+struct Resent {
+    event: String,
+    deliveries: usize,
+}
+
+/// `POST /v1/events/{id}/resend`
+pub async fn resend(call: &Call<'_>) -> Result<Reply, Problem> {
+    let tenant = call.tenant()?;
+    let id = event_id(call)?;
+    let body: ResendBody<'_> = json::parse_optional(call.body)?;
+    let webhook = match body.webhook.text("webhook")? {
+        Some(text) => Some(WebhookId::parse(&text).ok_or_else(Problem::not_found)?),
+        None => None,
+    };
+    let deliveries = call.service.resend(tenant, id, webhook, call.worker).await?;
+    Ok(reply::json(StatusCode::ACCEPTED, &Resent { event: id.to_string(), deliveries }))
+}
+
+fn event_id(call: &Call<'_>) -> Result<EventId, Problem> {
+    EventId::parse(call.id).ok_or_else(Problem::not_found)
+}

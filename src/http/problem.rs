@@ -1,0 +1,151 @@
+//! What is answered when a request comes to nothing: one value, rendered in the form of the route's dialect.
+//!
+//! Invariant: two problems with the same status, code and message look the same byte for byte, whatever led to them; a
+//! refused credential and a foreign id tell nothing by their answer.
+
+use std::borrow::Cow;
+
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use super::body::BodyError;
+use super::hygiene::Refusal;
+use super::reply;
+use super::server::{Reply, ReplyBody};
+use crate::service::Error;
+
+/// Whose way of telling errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `{"message","code"}`
+    Lemon,
+    /// `{"error","code"}`
+    Vibe,
+    /// RFC 9457
+    Admin,
+}
+
+#[derive(Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub message: Cow<'static, str>,
+    pub retry_after_s: Option<u64>,
+    /// The methods of a path that was asked for with another one.
+    pub allow: Option<String>,
+    /// The connection can't be used further.
+    pub close: bool,
+}
+
+#[derive(Serialize)]
+struct Lemon<'a> {
+    message: &'a str,
+    code: &'a str,
+}
+
+#[derive(Serialize)]
+struct Vibe<'a> {
+    error: &'a str,
+    code: &'a str,
+}
+
+#[derive(Serialize)]
+struct Rfc9457<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, message: message.into(), retry_after_s: None, allow: None, close: false }
+    }
+
+    /// A member that breaks its rule.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message)
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "not found")
+    }
+
+    /// The one answer to every credential that does not open.
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "valid credentials are required")
+    }
+
+    pub fn forbidden(message: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    #[must_use]
+    pub fn reply(&self, form: Form) -> Reply {
+        let (message, code) = (self.message.as_ref(), self.code);
+        let mut reply: Response<ReplyBody> = match form {
+            Form::Lemon => reply::json(self.status, &Lemon { message, code }),
+            Form::Vibe => reply::json(self.status, &Vibe { error: message, code }),
+            Form::Admin => {
+                let title = self.status.canonical_reason().unwrap_or_default();
+                let body =
+                    Rfc9457 { r#type: "about:blank", title, status: self.status.as_u16(), detail: message, code };
+                let mut reply = reply::json(self.status, &body);
+                let kind = HeaderValue::from_static("application/problem+json");
+                reply.headers_mut().insert(CONTENT_TYPE, kind);
+                reply
+            }
+        };
+        let headers = reply.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+            headers.insert(ALLOW, allow);
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Invalid { code, message } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message),
+            Error::Malformed(message) => Self::new(StatusCode::BAD_REQUEST, "invalid_json", message),
+            Error::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message),
+            Error::Forbidden(message) => Self::forbidden(message),
+            Error::NotFound => Self::not_found(),
+            Error::Conflict { code, message } => Self::new(StatusCode::CONFLICT, code, message),
+            Error::RateLimited { retry_after_s } => {
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
+                Self { retry_after_s: Some(retry_after_s), ..problem }
+            }
+            Error::Unavailable { retry_after_s } => {
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+                Self { retry_after_s: Some(retry_after_s), ..problem }
+            }
+            Error::Internal => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self { close: refusal.close, ..Self::new(refusal.status, refusal.code, refusal.message) }
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        Self { close: error.close(), ..Self::new(error.status(), error.code(), error.to_string()) }
+    }
+}
