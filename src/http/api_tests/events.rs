@@ -6,7 +6,8 @@ use super::*;
 async fn what_is_published_passes_through_byte_for_byte() {
     let world = World::new().await;
     world.webhook(&["order.*"]).await;
-    let data = r#"{ "amount" : 0.10, "big":12345678901234567890123, "z":1,"a":"\u00e9\ud83d", "dup":1, "dup":2 }"#;
+    let data =
+        r#"{ "amount" : 0.10, "big":12345678901234567890123, "z":1,"a":"\u00e9\ud83d\ude00", "dup":1, "dup":2 }"#;
     let body = format!(
         r#" {{"type":"order.updated","tenant":"acme","data":{data},"context":{{"k": "v"}},"user":{{"id":  1}},
             "created_at":"2024-01-15T12:30:01+02:00","unknown":[1,2],"ordering_key":"k"}}"#

@@ -72,8 +72,11 @@ impl Dispatching for Fake {
         attempt.verdict = if status == 200 { Verdict::Delivered } else { Verdict::Single };
         let outcome =
             Outcome { attempt: attempt.clone(), row: None, budget_from: 0, since_ms: 0, deactivate: None, test: true };
-        self.store.note(Op::Outcome(Box::new(outcome)), true);
-        Box::pin(async move { attempt })
+        let store = self.store.clone();
+        Box::pin(async move {
+            store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
+            attempt
+        })
     }
 }
 
@@ -277,4 +280,23 @@ impl World {
 
 fn peer() -> Peer {
     Peer { addr: Some("198.51.100.9:5555".parse().unwrap()), tls: true, unix: false }
+}
+
+/// Runs futures side by side on this task.
+async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, output) in running.iter_mut().filter(|(_, output)| output.is_none()) {
+            if let std::task::Poll::Ready(done) = future.as_mut().poll(context) {
+                *output = Some(done);
+            }
+        }
+        if running.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }
