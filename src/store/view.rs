@@ -100,6 +100,24 @@ impl Shared {
         let txn = db.begin_read()?;
         Ok(View { txn, _db: db, shared: self })
     }
+
+    /// The sequence number that an id claims; whether the event is there, a view tells.
+    #[must_use]
+    pub fn seq_of(&self, id: EventId) -> Option<Seq> {
+        self.mask.seq(id).filter(|seq| *seq < self.next_event())
+    }
+
+    /// A snapshot, and the newest journal record of each delivery of an event in it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn view_with_fates(&self, event: Seq) -> Result<(View<'_>, BTreeMap<WebhookNo, JournalSeq>), StoreError> {
+        // The tail first: what it names is committed and so in the snapshot, and what leaves it later is so too.
+        let tail = self.tails().fates_of(event);
+        let view = self.view()?;
+        let fates = view.fates_beside(event, tail)?;
+        Ok((view, fates))
+    }
 }
 
 /// A snapshot.
@@ -133,9 +151,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn event_by_id(&self, id: EventId) -> Result<Option<Event>, StoreError> {
-        let Some(seq) = self.shared.mask.seq(id).filter(|seq| *seq < self.shared.next_event()) else {
-            return Ok(None);
-        };
+        let Some(seq) = self.shared.seq_of(id) else { return Ok(None) };
         Ok(self.event(seq)?.filter(|event| event.id == id))
     }
 
@@ -179,17 +195,25 @@ impl View<'_> {
         Ok(chain)
     }
 
-    /// The newest journal record of each delivery of an event that has one.
+    /// The newest journal record of each delivery of an event that has one. The unwritten ones are as of now: a record may
+    /// be newer than this snapshot. `Shared::view_with_fates` gives both of one moment.
     ///
     /// # Errors
     /// When the store fails.
     pub fn fates(&self, event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
-        // Read before the snapshot's row: what leaves the tail in between stands in the row.
+        self.fates_beside(event, self.shared.tails().fates_of(event))
+    }
+
+    fn fates_beside(
+        &self,
+        event: Seq,
+        tail: BTreeMap<WebhookNo, JournalSeq>,
+    ) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
         let mut fates = match self.txn.open_table(FATES)?.get(event / FATES_PER_ROW)? {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => BTreeMap::new(),
         };
-        for (webhook, number) in self.shared.tails().fates_of(event) {
+        for (webhook, number) in tail {
             let newest = fates.entry(webhook).or_insert(number);
             *newest = number.max(*newest);
         }
