@@ -17,7 +17,7 @@ use super::dialect::{lemon, vibe};
 use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, is_socket};
-use super::server::{Peer, Reply};
+use super::server::{Handler, Peer, Reply};
 use super::{admin, deadletters, events, hygiene, reply};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
@@ -39,6 +39,20 @@ struct Inner {
     table: Table,
     ready: Arc<AtomicBool>,
     body_timeout: Duration,
+}
+
+/// The API on one kind of listener, for one worker: what `server::serve` hands requests to.
+#[derive(Clone)]
+pub struct Door {
+    api: Api,
+    surface: Surface,
+    worker: Option<usize>,
+}
+
+impl Handler for Door {
+    async fn call(&self, request: Request<hyper::body::Incoming>, peer: Peer) -> Reply {
+        self.api.handle(self.worker, self.surface, peer, request).await
+    }
 }
 
 /// A request that was let in, as its route's function sees it.
@@ -69,6 +83,12 @@ impl Api {
     #[must_use]
     pub fn new(service: Arc<Service>, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
         Self(Arc::new(Inner { service, table: Table::new(), ready, body_timeout }))
+    }
+
+    /// What listeners of one kind hand their requests to, on one worker if it is one's.
+    #[must_use]
+    pub fn door(&self, surface: Surface, worker: Option<usize>) -> Door {
+        Door { api: self.clone(), surface, worker }
     }
 
     /// Answers a request. `worker` names the worker whose task this is, if it is one's.

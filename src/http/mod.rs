@@ -30,4 +30,4 @@ mod api_tests;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Api, Surface};
+pub use call::{Api, Door, Surface};

@@ -166,7 +166,8 @@ fn resendable(
     id: EventId,
     named: Option<WebhookNo>,
 ) -> Result<Resendable, StoreError> {
-    let view = shared.view()?;
+    let Some(seq) = shared.seq_of(id) else { return Ok(None) };
+    let (view, fates) = shared.view_with_fates(seq)?;
     let Some(event) = inspect::visible(&view, tenant, id)? else { return Ok(None) };
     let wanted: Vec<WebhookNo> = match named {
         Some(no) => vec![no],
@@ -176,7 +177,6 @@ fn resendable(
             event.matched.iter().filter(own).copied().collect()
         }
     };
-    let fates = view.fates(event.seq)?;
     let (mut free, mut pending) = (Vec::new(), false);
     for no in wanted {
         let chain = fates.get(&no).map_or(Ok(Vec::new()), |newest| view.chain(*newest))?;

@@ -103,9 +103,9 @@ impl Service {
         let read = move |shared: &crate::store::view::Shared| {
             // Copied before the snapshot: a webhook that appears in between was created later anyhow.
             let numbers = shared.registry().webhooks_ever_of(tenant);
-            let view = shared.view()?;
+            let Some(seq) = shared.seq_of(id) else { return Ok(None) };
+            let (view, fates) = shared.view_with_fates(seq)?;
             let Some(event) = inspect::visible(&view, tenant, id)? else { return Ok(None) };
-            let fates = view.fates(event.seq)?;
             let mut all = Vec::new();
             for no in numbers {
                 all.extend(facts(&view, no, event.seq, fates.get(&no).copied())?);
@@ -231,9 +231,9 @@ fn backoff_rule(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts) -> 
 
 fn span(ms: Millis) -> String {
     match ms {
-        _ if ms >= 3_600_000 && ms % 3_600_000 == 0 => format!("{} h", ms / 3_600_000),
-        _ if ms >= 60_000 && ms % 60_000 == 0 => format!("{} min", ms / 60_000),
-        _ if ms % 1_000 == 0 => format!("{} s", ms / 1_000),
+        _ if ms >= 3_600_000 && ms.is_multiple_of(3_600_000) => format!("{} h", ms / 3_600_000),
+        _ if ms >= 60_000 && ms.is_multiple_of(60_000) => format!("{} min", ms / 60_000),
+        _ if ms.is_multiple_of(1_000) => format!("{} s", ms / 1_000),
         _ => format!("{ms} ms"),
     }
 }

@@ -117,6 +117,33 @@ async fn a_strict_catalogue_names_the_type_it_does_not_know() {
     let got = world.call("POST", "/v1/events", &world.publisher, r#"{"type":"order.x","tenant":"acme"}"#).await;
     assert_eq!(got.told(), (422, "unknown_type".to_owned()));
     assert!(got.json()["message"].as_str().unwrap().contains("order.x"));
+    world.service.reload(Settings::default());
+    world.publish("acme", "order.x").await;
+}
+
+/// `\ud83d` alone is no character, but JSON may hold it, and so may we.
+#[tokio::test]
+async fn escapes_that_are_no_characters_pass_too() {
+    let world = World::new().await;
+    let data = r#"{"a":"\ud83d","b":"\u0000"}"#;
+    let body = format!(r#"{{"type":"a","tenant":"acme","data":{data}}}"#);
+    let got = world.call("POST", "/v1/events", &world.publisher, body).await;
+    assert_eq!(got.status, 201);
+    let location = got.header("location").unwrap().to_owned();
+    for path in ["/v1/events", &location, &format!("{location}/explain")] {
+        let got = world.call("GET", path, &world.acme, "").await;
+        assert_eq!(got.status, 200, "{path}");
+        assert!(std::str::from_utf8(&got.body).unwrap().contains(data), "{path}");
+    }
+    let got = world
+        .call(
+            "POST",
+            "/v1/events",
+            &world.publisher,
+            &b"{\"type\":\"a\",\"tenant\":\"acme\",\"data\":{\"x\":\"\xff\"}}"[..],
+        )
+        .await;
+    assert_eq!(got.told(), (400, "invalid_json".to_owned()), "what is no UTF-8 is no JSON");
 }
 
 #[tokio::test]
