@@ -85,7 +85,7 @@ pub fn headers(given: Vec<(String, String)>) -> Result<Vec<(String, Secret)>, Er
         if value.len() > WEBHOOK_HEADER_VALUE_MAX {
             return Err(invalid(format!("headers: the value of {shown} is longer than 4096 bytes")));
         }
-        if HeaderValue::from_str(&value).is_err() {
+        if !value.is_ascii() || HeaderValue::from_str(&value).is_err() {
             return Err(invalid(format!("headers: the value of {shown} holds what no header may carry")));
         }
         Ok((name, Secret::new(value)))
