@@ -49,10 +49,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Where the effective value of `key` (dotted) was written. A list or plan is where it was last written to.
+    /// Where the effective value of `key` (dotted) was written. A plan or section of which only parts were written is where
+    /// the first of them stands.
     #[must_use]
     pub fn origin(&self, key: &str) -> Origin {
-        self.origins.get(key).cloned().map_or(Origin::Default, Origin::Set)
+        let place = self.origins.get(key).or_else(|| first_below(&self.origins, key));
+        place.cloned().map_or(Origin::Default, Origin::Set)
     }
 
     /// [`check_serve`], with the places of the keys that its problems are about.
@@ -75,6 +77,15 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 /// Everything that is wrong, at once: syntax, unknown keys and variables, types, bounds, and rules between keys.
 pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Problems> {
     load_from(path, env, &source::USUAL_FILES)
+}
+
+/// As [`load`], of a file's text that is at hand; `path` is what it is called in what is told.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+    let (config, origins) = merge(source::parse_file(path, text), source::read_variables(env))?;
+    Ok(Loaded { config, file: Some(path.to_owned()), origins })
 }
 
 fn load_from(
@@ -108,14 +119,17 @@ fn merge(file: walk::Layer, variables: walk::Layer) -> Result<(Config, BTreeMap<
     };
     let mut rules = rules::Rules { origins: &origins, problems, is_broken };
     rules.settle(&mut data);
-    let config = match Value::from(data).deserialize::<Config>() {
-        Ok(config) => config,
-        Err(error) => {
-            rules.problems.push(Problem::new(error.path.join("."), error.kind.to_string()));
-            return Err(Problems(rules.problems));
-        }
-    };
-    rules.check(&config);
+    let config = Value::from(data).deserialize::<Config>();
+    match &config {
+        Ok(config) => rules.check(config),
+        Err(error) => rules.problems.push(Problem::new(error.path.join("."), error.kind.to_string())),
+    }
     Problems(rules.problems).into_result()?;
-    Ok((config, origins))
+    config.map(|config| (config, origins)).map_err(|_| Problems::default())
+}
+
+/// The first place below a section or plan.
+fn first_below<'p>(places: &'p BTreeMap<String, Place>, key: &str) -> Option<&'p Place> {
+    let below = format!("{key}.");
+    places.range(below.clone()..).next().filter(|(path, _)| path.starts_with(&below)).map(|(_, place)| place)
 }

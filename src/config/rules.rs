@@ -149,7 +149,8 @@ impl Rules<'_> {
     fn default_plan(&mut self, config: &Config) {
         let PlanChoice::Named(name) = &config.retry.default else { return };
         let written = format!("plans.{name}");
-        if config.plan(name).is_some() || self.origins.contains_key(&written) || self.is_broken {
+        let is_written = self.origins.contains_key(&written) || super::first_below(self.origins, &written).is_some();
+        if config.plan(name).is_some() || is_written || self.is_broken {
             return;
         }
         let names = config.plans.keys().map(String::as_str);

@@ -2,8 +2,9 @@
 
 mod problems;
 
-use std::path::PathBuf;
 use std::time::Duration;
+
+use proptest::prelude::*;
 
 use super::*;
 
@@ -12,13 +13,7 @@ fn variables(list: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn load_text(text: &str, list: &[(&str, &str)]) -> Result<Loaded, Problems> {
-    let path = PathBuf::from("webhookd.toml");
-    let variables = source::read_variables(variables(list).into_iter());
-    merge(source::parse_file(&path, text), variables).map(|(config, origins)| Loaded {
-        config,
-        file: Some(path),
-        origins,
-    })
+    super::load_text(Path::new("webhookd.toml"), text, variables(list).into_iter())
 }
 
 fn config(text: &str, list: &[(&str, &str)]) -> Config {
@@ -48,6 +43,7 @@ fn variables_win_over_the_file() {
         ("WEBHOOKD_STORE__CACHE", "128 MiB"),
         ("WEBHOOKD_STORE__DISK_BUDGET", "\"1 GiB\""),
         ("WEBHOOKD_PLANS__GOLD__RETRIES", "3"),
+        ("WEBHOOKD_PLANS__BRONZE__DELAYS", "1 min, 1h"),
         ("WEBHOOKD_PLANS__SILVER", "{ delays = [\"1 min\"], jitter = 0 }"),
         ("WEBHOOKD_RETRY__DEFAULT", "gold"),
         ("WEBHOOKD_DIALECTS__OMNIA__MAX_WEBHOOKS", "6"),
@@ -75,6 +71,8 @@ fn variables_win_over_the_file() {
         ("egress.max_in_flight", "webhookd.toml:3"),
         ("plans.gold", "webhookd.toml:4"),
         ("plans.gold.retries", "WEBHOOKD_PLANS__GOLD__RETRIES"),
+        ("plans.silver", "WEBHOOKD_PLANS__SILVER"),
+        ("plans.bronze", "WEBHOOKD_PLANS__BRONZE__DELAYS"),
         ("store.cache", "WEBHOOKD_STORE__CACHE"),
         ("log.level", "default"),
     ] {
@@ -252,4 +250,30 @@ fn a_reload_tells_what_needs_a_restart() {
     let changed = reload_scope(&old, &config(text, &[]));
     let expected = "state_dir server.listen server.workers admin.listen metrics.listen store.cache secrets.key_file";
     assert_eq!(changed.join(" "), expected);
+}
+
+proptest! {
+    /// Whatever is done to a file or put in a variable, it loads or is told about, and what loads can be shown and loaded again.
+    #[test]
+    fn damaged_text_is_told_about(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), "[\\[\\]{}=\"'#\n a-z0-9._é-]{0,6}", 0..12_usize), 1..6),
+        key in any::<prop::sample::Index>(),
+        value in "[\\[\\]{}=\"',: a-z0-9./-]{0,20}",
+    ) {
+        let mut text: Vec<char> = shipped_live().chars().collect();
+        for (at, insert, remove) in edits {
+            let start = at.index(text.len());
+            let end = (start + remove).min(text.len());
+            text.splice(start..end, insert.chars());
+        }
+        let text: String = text.into_iter().collect();
+        let name = schema::variable(&key.get(&schema::leaves()).0);
+        match load_text(&text, &[(&name, &value)]) {
+            Ok(loaded) => {
+                let lines: Vec<String> = loaded.entries().iter().map(ToString::to_string).collect();
+                prop_assert_eq!(config(&lines.join("\n"), &[]), loaded.config);
+            }
+            Err(problems) => prop_assert!(!problems.0.is_empty()),
+        }
+    }
 }

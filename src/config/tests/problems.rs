@@ -301,4 +301,6 @@ fn wrong_variables_are_told_by_name() {
     for (name, text, line) in cases {
         assert_eq!(told("", &[(name, text)]), [format!("{name}: {line}")]);
     }
+    let list = [("WEBHOOKD_PLANS__GOLD__DELAYS", "soon"), ("WEBHOOKD_RETRY__DEFAULT", "gold")];
+    assert_eq!(told("", &list).len(), 1, "a broken plan is there, so naming it is no second mistake");
 }
