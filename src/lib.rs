@@ -21,4 +21,6 @@ pub mod schedule;
 
 pub mod dispatch;
 
+pub mod http;
+
 pub mod config;

@@ -1,0 +1,230 @@
+//! Watches where the messages of one HTTP/1 connection begin and end. hyper drops `Content-Length` beside
+//! `Transfer-Encoding` before a request reaches us, so that the mark of a smuggled request can only be seen in the bytes.
+//!
+//! Invariant: hyper alone decides what a request is; what is found here only refuses a request or closes a connection, and
+//! a stream that it can't follow is left alone. Acting on it is left to `server`.
+
+/// Enough of a line to know `content-length` with any sensible length, `transfer-encoding`, and a chunk's size.
+const LINE_KEPT: usize = 64;
+
+/// The position in the byte stream of one connection.
+#[derive(Debug)]
+pub struct Framing {
+    state: State,
+    line: [u8; LINE_KEPT],
+    line_len: usize,
+    head: Head,
+    heads: u64,
+    conflict: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Between two messages; line breaks are skipped.
+    Start,
+    RequestLine,
+    Headers,
+    Body(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+    /// Something that hyper will refuse, or that isn't understood here.
+    Lost,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Head {
+    transfer_encoding: bool,
+    content_length: bool,
+    length: Option<u64>,
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self { state: State::Start, line: [0; LINE_KEPT], line_len: 0, head: Head::default(), heads: 0, conflict: None }
+    }
+}
+
+impl Framing {
+    /// Takes the next bytes that arrived.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            bytes = match self.state {
+                State::Lost => return,
+                State::Start => self.start(bytes),
+                State::Body(left) => self.skip(bytes, left, State::Start, State::Body),
+                State::ChunkData(left) => self.skip(bytes, left, State::ChunkEnd, State::ChunkData),
+                _ => self.take_line(bytes),
+            };
+        }
+    }
+
+    /// Whether a head has begun and has not ended.
+    #[must_use]
+    pub fn in_head(&self) -> bool {
+        matches!(self.state, State::RequestLine | State::Headers)
+    }
+
+    /// Whether the peer has nothing half sent.
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        self.state == State::Start
+    }
+
+    /// The first request, counted from 1, whose head had both `Content-Length` and `Transfer-Encoding`.
+    #[must_use]
+    pub fn conflict(&self) -> Option<u64> {
+        self.conflict
+    }
+
+    fn start<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        if blank < bytes.len() {
+            self.state = State::RequestLine;
+            self.head = Head::default();
+            self.line_len = 0;
+        }
+        &bytes[blank..]
+    }
+
+    fn skip<'a>(&mut self, bytes: &'a [u8], left: u64, then: State, more: fn(u64) -> State) -> &'a [u8] {
+        let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let left = left - here as u64;
+        self.state = if left == 0 { then } else { more(left) };
+        &bytes[here..]
+    }
+
+    fn take_line<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        let kept = part.len().min(LINE_KEPT - self.line_len);
+        self.line[self.line_len..self.line_len + kept].copy_from_slice(&part[..kept]);
+        self.line_len += kept;
+        let Some(end) = end else { return &[] };
+        let line = self.line;
+        let line = &line[..self.line_len];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.line_len = 0;
+        self.state = match self.state {
+            State::RequestLine => State::Headers,
+            State::Headers if line.is_empty() => self.end_of_head(),
+            State::Headers => {
+                self.head.note(line);
+                State::Headers
+            }
+            State::ChunkSize => match chunk_size(line) {
+                Some(0) => State::Trailers,
+                Some(size) => State::ChunkData(size),
+                None => State::Lost,
+            },
+            State::ChunkEnd if line.is_empty() => State::ChunkSize,
+            State::Trailers if line.is_empty() => State::Start,
+            State::Trailers => State::Trailers,
+            _ => State::Lost,
+        };
+        &bytes[end + 1..]
+    }
+
+    fn end_of_head(&mut self) -> State {
+        self.heads += 1;
+        let head = self.head;
+        if head.transfer_encoding && head.content_length && self.conflict.is_none() {
+            self.conflict = Some(self.heads);
+        }
+        match head {
+            Head { transfer_encoding: true, .. } => State::ChunkSize,
+            Head { content_length: false, .. } | Head { length: Some(0), .. } => State::Start,
+            Head { length: Some(length), .. } => State::Body(length),
+            Head { length: None, .. } => State::Lost,
+        }
+    }
+}
+
+impl Head {
+    fn note(&mut self, line: &[u8]) {
+        // Nearly every line is neither; its first byte says so.
+        match line.first() {
+            Some(b'c' | b'C') => {
+                if let Some(value) = value_of(line, b"content-length") {
+                    self.content_length = true;
+                    self.length = decimal(value);
+                }
+            }
+            Some(b't' | b'T') => self.transfer_encoding |= value_of(line, b"transfer-encoding").is_some(),
+            _ => {}
+        }
+    }
+}
+
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (found, rest) = line.split_at_checked(name.len())?;
+    if found.eq_ignore_ascii_case(name) { rest.strip_prefix(b":") } else { None }
+}
+
+fn decimal(value: &[u8]) -> Option<u64> {
+    let value = value.trim_ascii();
+    if !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+    u64::from_str_radix(std::str::from_utf8(&line[..end]).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Framing;
+
+    fn fed(bytes: &[u8], step: usize) -> Framing {
+        let mut framing = Framing::default();
+        for part in bytes.chunks(step) {
+            framing.feed(part);
+        }
+        framing
+    }
+
+    #[test]
+    fn follows_messages_however_they_are_cut() {
+        let stream = b"\r\nPOST / HTTP/1.1\r\ncontent-length: 33\r\n\r\nx\r\nContent-Length: 1\r\nfoo: bar\r\n.\
+            POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n5;a=b\r\nhello\r\n1a\r\nTransfer-Encoding: chunked\r\n0\r\nA: b\r\n\r\n\
+            GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        for step in [1, 2, 3, 7, 64, stream.len()] {
+            let framing = fed(stream, step);
+            assert!(framing.at_rest(), "{step}: {framing:?}");
+            assert_eq!((framing.heads, framing.conflict()), (3, None), "{step}");
+        }
+    }
+
+    #[test]
+    fn sees_both_lengths_in_either_order() {
+        for head in
+            ["content-length: 3\r\nTransfer-Encoding: chunked", "TRANSFER-ENCODING: chunked\r\nContent-Length:3"]
+        {
+            for step in [1, 5, 500] {
+                let bytes = format!("GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\n{head}\r\n\r\n");
+                assert_eq!(fed(bytes.as_bytes(), step).conflict(), Some(2));
+            }
+        }
+    }
+
+    #[test]
+    fn says_when_a_head_is_under_way() {
+        assert!(!fed(b"\r\n", 9).in_head());
+        assert!(fed(b"G", 9).in_head());
+        assert!(fed(b"GET / HTTP/1.1\r\na: b\r\n", 9).in_head());
+        assert!(!fed(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nab", 9).in_head());
+        assert!(!fed(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nab", 9).at_rest());
+    }
+
+    #[test]
+    fn gives_up_on_what_it_does_not_understand() {
+        let framing = fed(b"POST / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\nGET", 9);
+        assert!(!framing.at_rest() && !framing.in_head());
+        let framing = fed(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n", 9);
+        assert!(!framing.at_rest() && !framing.in_head());
+    }
+}

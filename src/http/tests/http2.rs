@@ -1,0 +1,140 @@
+//! TLS and HTTP/2: handshakes that fail, certificates that change, streams that are reset.
+
+use super::*;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+const GOAWAY: u8 = 7;
+
+async fn get_over_http2(server: &Server, ca: &Path, body: &'static str) -> http::Response<Bytes> {
+    let stream = connect_tls(server.addr, ca, &["h2", "http/1.1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("https://localhost/x").body(Full::new(Bytes::from(body))).unwrap();
+    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    connection.abort();
+    http::Response::from_parts(parts, body)
+}
+
+async fn assert_serves_tls(server: &Server, ca: &Path) {
+    let mut stream = connect_tls(server.addr, ca, &[]).await.unwrap();
+    stream.write_all(b"GET /peer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(status(&answer) == 200 && answer.contains("tls: true"), "{answer}");
+}
+
+#[tokio::test]
+async fn http2_is_served_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let server = Server::start(limits(), Some(shared(&authority)));
+    let answer = get_over_http2(&server, &authority.ca, "hello").await;
+    assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"hello"[..]));
+    let refused = get_over_http2(&server, &authority.ca, Box::leak("x".repeat(2_000).into_boxed_str())).await;
+    assert_eq!(refused.status(), 413);
+    assert!(!refused.headers().contains_key(CONNECTION));
+    assert_serves_tls(&server, &authority.ca).await;
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_closed_and_the_others_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let server = Server::start(limits(), Some(shared(&authority)));
+    let answer = server.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(!answer.contains("HTTP"), "{answer}");
+    // A ClientHello of TLS 1.1 and nothing newer: record 3.1, version 3.2, 32 bytes of chance, no session, one cipher suite.
+    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0, 0x2f, 1, 0]);
+    let mut stream = server.connect().await;
+    stream.write_all(&hello).await.unwrap();
+    let mut alert = [0; 7];
+    timeout(HANG, stream.read_exact(&mut alert)).await.unwrap().unwrap();
+    assert_eq!((alert[0], alert[5]), (21, 2), "a fatal alert");
+    // Neither a word nor a handshake that goes on.
+    assert_eq!(server.exchange([]).await, "");
+    assert_eq!(server.exchange(&hello[..20]).await, "");
+    assert!(server.gate.handshake_errors() >= 4);
+    assert_serves_tls(&server, &authority.ca).await;
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_for_new_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (authority(&folder.path().join("old")), authority(&folder.path().join("new")));
+    let held = shared(&old);
+    let server = Server::start(Limits { keep_alive_idle: HANG, ..limits() }, Some(Arc::clone(&held)));
+    let mut kept = connect_tls(server.addr, &old.ca, &[]).await.unwrap();
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_some(&mut kept).await), 200);
+    tls::reload(&held, &new.cert, &new.key).unwrap();
+    assert!(connect_tls(server.addr, &old.ca, &[]).await.is_err());
+    assert_serves_tls(&server, &new.ca).await;
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_some(&mut kept).await), 200);
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let server = Server::start(limits(), Some(shared(&authority)));
+    let mut stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(SETTINGS);
+    for id in (1..2_000u32).step_by(2) {
+        // `GET https://a/`, stream ended; then RST_STREAM with CANCEL.
+        bytes.extend([0, 0, 6, 1, 5]);
+        bytes.extend(id.to_be_bytes());
+        bytes.extend([0x82, 0x87, 0x84, 0x41, 1, b'a']);
+        bytes.extend([0, 0, 4, 3, 0]);
+        bytes.extend(id.to_be_bytes());
+        bytes.extend([0, 0, 0, 8]);
+    }
+    // Sending may already fail: the connection is over then.
+    let _sent = stream.write_all(&bytes).await;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    timeout(HANG, async {
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            answer.extend_from_slice(&buffer[..read]);
+        }
+    })
+    .await
+    .expect("the connection goes on");
+    // A reset may take the GOAWAY with it; what matters is that the work stops.
+    if !answer.is_empty() {
+        let kinds = frame_kinds(&answer);
+        assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+    }
+    assert!(server.echo.0.entered.load(Ordering::SeqCst) < 200);
+    assert_serves_tls(&server, &authority.ca).await;
+}
+
+fn frame_kinds(mut bytes: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [high, middle, low, kind, rest @ ..] = bytes {
+        kinds.push(*kind);
+        let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
+        bytes = rest.get(5 + length..).unwrap_or_default();
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn http2_without_a_request_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let server = Server::start(limits(), Some(shared(&authority)));
+    for hello in [&b""[..], b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        read_to_end(&mut stream).await;
+    }
+    assert_serves_tls(&server, &authority.ca).await;
+}

@@ -1,0 +1,265 @@
+//! The bytes of one accepted connection, whatever it runs on, and a watch over what it is doing.
+//!
+//! Invariant: from a [`Watch`] it can be told at any time until when the connection may go on without a sign of life. hyper
+//! has one time limit for a head, a silent and an idle connection alike, and sets a timer for each request; the watch has
+//! one for each, and costs a request two clock readings. Acting on it is left to `server`.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+use super::framing::Framing;
+use super::server::Limits;
+
+/// What a listener hands over.
+pub enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// A stream under watch.
+pub struct Wire {
+    stream: Stream,
+    watch: Arc<Watch>,
+    framing: Option<Framing>,
+    ended: bool,
+}
+
+/// What a connection is doing. Written by its bytes and its requests, read by the task that drives it.
+pub struct Watch {
+    started: Instant,
+    /// Requests that were handed to the handler.
+    requests: AtomicU64,
+    /// Requests whose answer isn't wholly handed to hyper yet.
+    active: AtomicUsize,
+    /// When the last answer was done.
+    idle_since: AtomicU64,
+    /// When the head that is under way began; [`NEVER`] when none is.
+    head_since: AtomicU64,
+    /// Since when the peer has taken nothing of what we have for it; [`NEVER`] when nothing waits.
+    blocked_since: AtomicU64,
+    /// The first request with both lengths; 0 when there was none.
+    conflict: AtomicU64,
+    /// When we began to close it; [`NEVER`] until then.
+    parting_since: AtomicU64,
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// A request that is being answered; over when the answer's body is dropped.
+pub struct InFlight(Arc<Watch>);
+
+/// What to do when a connection's time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// It owes us something: drop it.
+    Drop,
+    /// It only has nothing to ask: say goodbye.
+    Farewell,
+}
+
+impl Watch {
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            requests: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(NEVER),
+            blocked_since: AtomicU64::new(NEVER),
+            conflict: AtomicU64::new(0),
+            parting_since: AtomicU64::new(NEVER),
+        })
+    }
+
+    /// Notes that a request begins. Returns it with its number, from 1.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> (InFlight, u64) {
+        self.active.fetch_add(1, Relaxed);
+        let number = self.requests.fetch_add(1, Relaxed) + 1;
+        (InFlight(Arc::clone(self)), number)
+    }
+
+    /// Whether the request of that number came with two ways of telling its length.
+    #[must_use]
+    pub fn conflicts(&self, number: u64) -> bool {
+        self.conflict.load(Relaxed) == number
+    }
+
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Relaxed) > 0
+    }
+
+    /// Until when the connection may go on as it is, and what happens then; `None` while we are at work for it.
+    #[must_use]
+    pub fn deadline(&self, limits: &Limits) -> Option<(Instant, Late)> {
+        let at = |since: u64, limit: Duration| self.started + Duration::from_nanos(since) + limit;
+        let blocked = self.blocked_since.load(Relaxed);
+        if blocked != NEVER {
+            return Some((at(blocked, limits.body_timeout), Late::Drop));
+        }
+        if self.is_active() {
+            return None;
+        }
+        let idle = self.idle_since.load(Relaxed);
+        let parting = self.parting_since.load(Relaxed);
+        if parting != NEVER {
+            return Some((at(parting.max(idle), limits.header_timeout), Late::Drop));
+        }
+        let head = self.head_since.load(Relaxed);
+        if head != NEVER {
+            // A head that came while we were answering gets its whole time from then on.
+            return Some((at(head.max(idle), limits.header_timeout), Late::Drop));
+        }
+        match self.requests() {
+            0 => Some((at(0, limits.header_timeout), Late::Drop)),
+            _ => Some((at(idle, limits.keep_alive_idle), Late::Farewell)),
+        }
+    }
+
+    /// Notes that goodbye was said.
+    pub fn part(&self) {
+        self.parting_since.store(self.now(), Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(NEVER - 1)
+    }
+
+    fn note_head(&self, framing: &Framing) {
+        match (framing.in_head(), self.head_since.load(Relaxed) == NEVER) {
+            (true, true) => self.head_since.store(self.now(), Relaxed),
+            (false, false) => self.head_since.store(NEVER, Relaxed),
+            _ => {}
+        }
+        if let Some(number) = framing.conflict() {
+            self.conflict.store(number, Relaxed);
+        }
+    }
+
+    fn note_progress<T>(&self, written: &Poll<T>) {
+        let blocked = self.blocked_since.load(Relaxed) != NEVER;
+        match (written.is_pending(), blocked) {
+            (true, false) => self.blocked_since.store(self.now(), Relaxed),
+            (false, true) => self.blocked_since.store(NEVER, Relaxed),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Relaxed);
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Wire {
+    /// `http1`: whether to follow the messages in the bytes.
+    #[must_use]
+    pub fn new(stream: Stream, watch: Arc<Watch>, http1: bool) -> Self {
+        Self { stream, watch, framing: http1.then(Framing::default), ended: false }
+    }
+
+    /// Whether the peer may still be sending what nobody reads. Closing then would reset the connection, and the answer that
+    /// says why may be lost with it.
+    #[must_use]
+    pub fn is_mid_message(&self) -> bool {
+        !self.ended && self.framing.as_ref().is_some_and(|framing| !framing.at_rest())
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if polled.is_ready() {
+            let bytes = &buffer.filled()[before..];
+            this.ended |= bytes.is_empty();
+            if let Some(framing) = &mut this.framing {
+                framing.feed(bytes);
+                this.watch.note_head(framing);
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        this.watch.note_progress(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        };
+        this.watch.note_progress(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        this.watch.note_progress(&polled);
+        polled
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+        this.watch.note_progress(&polled);
+        polled
+    }
+}
