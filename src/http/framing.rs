@@ -199,6 +199,22 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn where_a_stream_is_cut_makes_no_difference(
+            parts in proptest::collection::vec(
+                proptest::sample::select(&[
+                    "POST / HTTP/1.1\r\n", "content-length: 7\r\n", "transfer-encoding: chunked\r\n", "\r\n", "\n", "\r", "7\r\n",
+                    "0\r\n", "payload", "content-length:", "g", "\u{0}", "ffffffffffffffff\r\n",
+                ][..]), 0..40),
+            step in 1usize..40,
+        ) {
+            let stream = parts.concat();
+            let (whole, cut) = (fed(stream.as_bytes(), usize::MAX), fed(stream.as_bytes(), step));
+            proptest::prop_assert_eq!((whole.state, whole.heads, whole.conflict), (cut.state, cut.heads, cut.conflict));
+        }
+    }
+
     #[test]
     fn sees_both_lengths_in_either_order() {
         for head in

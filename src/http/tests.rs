@@ -41,6 +41,18 @@ const HANG: Duration = Duration::from_secs(20);
 const BODY_MAX: usize = 1_000;
 const NOW_MS: u64 = 1_790_000_000_000;
 
+/// Time limits that play no part.
+fn patient() -> Limits {
+    Limits {
+        header_timeout: HANG * 2,
+        handshake_timeout: HANG * 2,
+        body_timeout: HANG * 2,
+        keep_alive_idle: HANG * 2,
+        ..limits()
+    }
+}
+
+/// Time limits that are soon up.
 fn limits() -> Limits {
     Limits {
         header_timeout: Duration::from_millis(300),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: from a [`Watch`] it can be told at any time until when the connection may go on without a sign of life. hyper
 //! has one time limit for a head, a silent and an idle connection alike, and sets a timer for each request; the watch has
-//! one for each, and costs a request two clock readings. Acting on it is left to `server`.
+//! one for each, and costs a request one clock reading. Acting on it is left to `server`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_recipient_in_doubt_is_refused_and_closed() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     for request in [
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
@@ -22,7 +22,7 @@ async fn a_recipient_in_doubt_is_refused_and_closed() {
 
 #[tokio::test]
 async fn a_length_in_doubt_is_refused_and_closed() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     for lengths in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
@@ -45,7 +45,7 @@ async fn a_length_in_doubt_is_refused_and_closed() {
 
 #[tokio::test]
 async fn both_lengths_are_seen_on_a_later_request_too() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     let first = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     let second = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
     let third = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -57,7 +57,7 @@ async fn both_lengths_are_seen_on_a_later_request_too() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_gets_431() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     let many: String = (0..100).map(|n| format!("x-{n}: a\r\n")).collect();
     let long = "a".repeat(70_000);
     for request in [
@@ -78,7 +78,7 @@ async fn a_head_that_is_too_large_gets_431() {
 
 #[tokio::test]
 async fn a_path_in_doubt_is_not_found() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     for path in ["//v1", "/v1/../admin", "/v1/%2e%2e/admin", "/v1/%00", "/v1%2fevents", "/.", "/a\\b"] {
         let answer = server.exchange(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(status(&answer), 404, "{path} {answer}");
@@ -137,7 +137,7 @@ async fn a_body_that_does_not_come_is_408() {
 
 #[tokio::test]
 async fn a_broken_chunk_is_400() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     let answer = server.exchange("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhel").await;
     assert_eq!(status(&answer), 400, "{answer}");
     server.assert_serves().await;
@@ -145,7 +145,7 @@ async fn a_broken_chunk_is_400() {
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_413() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     let head = "POST / HTTP/1.1\r\nHost: a\r\n";
     let chunk = format!("200\r\n{}\r\n", "x".repeat(512));
     for request in [
@@ -163,7 +163,7 @@ async fn a_body_that_is_too_large_is_413() {
 
 #[tokio::test]
 async fn ten_gigabytes_announced_are_refused_without_go_ahead() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     let expect =
         |length: u64| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n");
     let answer = server.exchange(expect(10_000_000_000)).await;
@@ -179,7 +179,7 @@ async fn ten_gigabytes_announced_are_refused_without_go_ahead() {
 
 #[tokio::test]
 async fn what_is_not_http_is_closed() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\0\r\n\r\n"] {
         let answer = server.exchange(garbage).await;
         assert!(matches!(status(&answer), 0 | 400), "{answer}");
@@ -189,7 +189,7 @@ async fn what_is_not_http_is_closed() {
 
 #[tokio::test]
 async fn answers_stream_and_know_their_peer() {
-    let server = Server::plain(limits());
+    let server = Server::plain(patient());
     let answer = server.exchange("GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert!(answer.ends_with("streamed"), "{answer}");
     let answer = server.exchange("GET /peer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
@@ -201,7 +201,7 @@ async fn a_unix_socket_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let socket = listen::unix(&path, 1).unwrap().remove(0);
-    let server = Server::on(socket, SocketAddr::from(([127, 0, 0, 1], 0)), limits(), None);
+    let server = Server::on(socket, SocketAddr::from(([127, 0, 0, 1], 0)), patient(), None);
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET /peer HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut stream).await;

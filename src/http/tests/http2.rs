@@ -7,13 +7,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: u8 = 7;
 
-async fn get_over_http2(server: &Server, ca: &Path, body: &'static str) -> http::Response<Bytes> {
+/// Enough for a handshake on a busy machine.
+fn unhurried() -> Limits {
+    let limit = Duration::from_secs(1);
+    Limits { header_timeout: limit, handshake_timeout: limit, ..patient() }
+}
+
+async fn post_over_http2(server: &Server, ca: &Path, body: String) -> http::Response<Bytes> {
+    over_http2(server, ca, http::Request::post("https://localhost/x").body(Full::new(Bytes::from(body))).unwrap()).await
+}
+
+async fn over_http2(server: &Server, ca: &Path, request: http::Request<Full<Bytes>>) -> http::Response<Bytes> {
     let stream = connect_tls(server.addr, ca, &["h2", "http/1.1"]).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let io = TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let connection = tokio::spawn(connection);
-    let request = http::Request::post("https://localhost/x").body(Full::new(Bytes::from(body))).unwrap();
     let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     connection.abort();
@@ -31,10 +40,10 @@ async fn assert_serves_tls(server: &Server, ca: &Path) {
 async fn http2_is_served_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
-    let server = Server::start(limits(), Some(shared(&authority)));
-    let answer = get_over_http2(&server, &authority.ca, "hello").await;
+    let server = Server::start(patient(), Some(shared(&authority)));
+    let answer = post_over_http2(&server, &authority.ca, "hello".to_owned()).await;
     assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"hello"[..]));
-    let refused = get_over_http2(&server, &authority.ca, Box::leak("x".repeat(2_000).into_boxed_str())).await;
+    let refused = post_over_http2(&server, &authority.ca, "x".repeat(2_000)).await;
     assert_eq!(refused.status(), 413);
     assert!(!refused.headers().contains_key(CONNECTION));
     assert_serves_tls(&server, &authority.ca).await;
@@ -44,7 +53,7 @@ async fn http2_is_served_over_tls() {
 async fn what_is_not_tls_is_closed_and_the_others_are_served() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
-    let server = Server::start(limits(), Some(shared(&authority)));
+    let server = Server::start(unhurried(), Some(shared(&authority)));
     let answer = server.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(!answer.contains("HTTP"), "{answer}");
     // A ClientHello of TLS 1.1 and nothing newer: record 3.1, version 3.2, 32 bytes of chance, no session, one cipher suite.
@@ -68,7 +77,7 @@ async fn a_new_certificate_is_for_new_connections() {
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (authority(&folder.path().join("old")), authority(&folder.path().join("new")));
     let held = shared(&old);
-    let server = Server::start(Limits { keep_alive_idle: HANG, ..limits() }, Some(Arc::clone(&held)));
+    let server = Server::start(patient(), Some(Arc::clone(&held)));
     let mut kept = connect_tls(server.addr, &old.ca, &[]).await.unwrap();
     kept.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     assert_eq!(status(&read_some(&mut kept).await), 200);
@@ -83,7 +92,7 @@ async fn a_new_certificate_is_for_new_connections() {
 async fn rapid_resets_end_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
-    let server = Server::start(limits(), Some(shared(&authority)));
+    let server = Server::start(patient(), Some(shared(&authority)));
     let mut stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(SETTINGS);
@@ -116,6 +125,26 @@ async fn rapid_resets_end_the_connection() {
     assert_serves_tls(&server, &authority.ca).await;
 }
 
+#[tokio::test]
+async fn hygiene_holds_over_http2() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let server = Server::start(patient(), Some(shared(&authority)));
+    let get = |path: &str, headers: Vec<(String, String)>| {
+        let mut request = http::Request::get(format!("https://localhost{path}"));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        over_http2(&server, &authority.ca, request.body(Full::default()).unwrap())
+    };
+    let pairs = |count: usize, value: &str| (0..count).map(|n| (format!("x-{n}"), value.to_owned())).collect();
+    assert_eq!(get("/", pairs(101, "")).await.status(), 431);
+    assert_eq!(get("/", pairs(10, &"a".repeat(7_000))).await.status(), 431);
+    assert_eq!(get("/v1/%2e%2e/admin", vec![]).await.status(), 404);
+    assert_eq!(get("/", vec![("host".to_owned(), "other".to_owned())]).await.status(), 400);
+    assert_eq!(get("/", pairs(90, "")).await.status(), 200);
+}
+
 fn frame_kinds(mut bytes: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let [high, middle, low, kind, rest @ ..] = bytes {
@@ -130,11 +159,28 @@ fn frame_kinds(mut bytes: &[u8]) -> Vec<u8> {
 async fn http2_without_a_request_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
-    let server = Server::start(limits(), Some(shared(&authority)));
+    let server = Server::start(unhurried(), Some(shared(&authority)));
     for hello in [&b""[..], b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
         let mut stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
         stream.write_all(hello).await.unwrap();
         read_to_end(&mut stream).await;
     }
     assert_serves_tls(&server, &authority.ca).await;
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_gets_a_farewell() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let limits = Limits { keep_alive_idle: Duration::from_millis(300), ..patient() };
+    let server = Server::start(limits, Some(shared(&authority)));
+    let stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("https://localhost/x").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    // The client still holds its end; the server says goodbye, without an error.
+    timeout(HANG, connection).await.expect("kept for ever").unwrap().unwrap();
+    assert!(sender.is_closed());
 }

@@ -7,11 +7,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const GET_SLOW: &[u8] = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Time limits that play no part.
-fn patient() -> Limits {
-    Limits { header_timeout: HANG * 2, body_timeout: HANG * 2, keep_alive_idle: HANG * 2, ..limits() }
-}
-
 #[tokio::test]
 async fn a_stop_finishes_what_is_asked_and_closes_what_is_idle() {
     let server = Server::plain(patient());
