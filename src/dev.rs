@@ -81,13 +81,14 @@ impl Scratch {
             NewKey { role: Role::Tenant, tenant: Some(tenant), publish: true, ..NewKey::named("demo tenant") };
         let of_tenant = service.create_key(of_tenant).await.map_err(|error| error.to_string())?;
         let env = format!(
-            "export WEBHOOKD_URL=http://{}\nexport WEBHOOKD_TOKEN={}\nexport WEBHOOKD_PUBLISHER_TOKEN={}\n\
-             export WEBHOOKD_SOCKET={}\nexport WEBHOOKD_CA={}\n",
+            "export WEBHOOKD_URL=http://{}\nexport WEBHOOKD_TOKEN={}\nexport DEMO_PUBLISHER_TOKEN={}\n\
+             export DEMO_SOCKET={}\nexport DEMO_CA={}\nexport DEMO_FOLDER={}\n",
             self.plaintext,
             of_tenant.token.expose(),
             publisher.token.expose(),
             self.folder.join("admin.sock").display(),
             self.ca.display(),
+            self.folder.display(),
         );
         let file = self.folder.join("env");
         write_private(&file, &env).map_err(|error| error.to_string())?;
