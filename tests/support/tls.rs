@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -26,6 +26,8 @@ impl Authority {
     pub fn new() -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // A name of its own: a leaf of the same name would look self-signed to some verifiers.
+        parameters.distinguished_name.push(DnType::CommonName, "test authority");
         let key = KeyPair::generate().expect("a key");
         let pem = parameters.self_signed(&key).expect("an authority").pem();
         Self { issuer: Issuer::new(parameters, key), pem }
@@ -48,6 +50,7 @@ impl Authority {
             Certificate::WrongName => vec!["elsewhere.example".to_owned()],
         };
         let mut parameters = CertificateParams::new(names).expect("names");
+        parameters.distinguished_name.push(DnType::CommonName, "test receiver");
         if certificate == Certificate::Expired {
             parameters.not_before = date_time_ymd(2020, 1, 1);
             parameters.not_after = date_time_ymd(2021, 1, 1);
