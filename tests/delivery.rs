@@ -122,6 +122,30 @@ fn g16_the_flask_receiver_of_vibes_guide_verifies() {
 }
 
 #[test]
+fn a_webhook_is_managed_with_signed_requests_as_in_vibes_guide() {
+    let stage = Stage::start(Daemon::builder());
+    let key = support::tenant_key(&stage.daemon, "acme");
+    let client = stage.daemon.client().header("x-api-key", &key.id);
+    let send = |method: &str, path: &str, body: &str, signed_path: &str| {
+        let now = support::unix_seconds();
+        let signed = signature::vibe_request(&key.secret_key, method, signed_path, body, now);
+        let time = now.to_string();
+        client.send(method, path, &[("x-timestamp", &time), ("x-signature", &signed)], body.to_owned())
+    };
+    let all = "/api/v1/webhooks";
+    let body = r#"{"url":"http://127.0.0.1:9/webhook","events":["order.updated"],"secret":"your_webhook_secret"}"#;
+    send("POST", all, body, "/api/v1/webhook").expect(401);
+    let webhook = send("POST", all, body, all).expect(201).json();
+    let listed = send("GET", all, "", all).expect(200).json();
+    assert_eq!(listed["webhooks"].as_array().map(Vec::len), Some(1), "{listed}");
+    let one = format!("{all}/{}", text(&webhook, "id"));
+    let updated = send("PUT", &one, r#"{"active":false}"#, &one).expect(200).json();
+    assert_eq!(updated["active"], false);
+    send("DELETE", &one, "", &one).expect(204);
+    send("GET", &one, "", &one).expect(404);
+}
+
+#[test]
 fn a_vibe_body_and_its_signature_are_as_the_guide_prints_them() {
     let stage = Stage::start(Daemon::builder());
     let receiver = Receiver::ok();

@@ -100,6 +100,18 @@ pub fn cpu_us(pid: u32) -> u64 {
     (ticks(11) + ticks(12)) * 10_000
 }
 
+/// Processor time of the whole machine so far: all that was used (or taken by its host), and all that there was, in
+/// microseconds.
+pub fn machine_us() -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/stat").expect("the machine's stat");
+    let line = stat.lines().next().expect("a line for all processors");
+    // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in the first two.
+    let fields = line.split_whitespace().skip(1).take(8).map(|text| text.parse::<u64>().expect("a number of ticks"));
+    let fields: Vec<u64> = fields.collect();
+    let all: u64 = fields.iter().sum();
+    ((all - fields[3] - fields[4]) * 10_000, all * 10_000)
+}
+
 /// Resident memory of a process in KiB: now (`VmRSS`) and at its highest (`VmHWM`).
 pub fn memory_kib(pid: u32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the child's status");

@@ -18,11 +18,12 @@ const fn row(name: &'static str, label: &'static str, digits: usize, ratio: bool
     Row { name, label, digits, ratio }
 }
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 23] = [
     row("deliveries_per_s", "deliveries/s", 0, true),
     row("events_per_s", "events acknowledged/s", 0, true),
     row("cpu_us_per_delivery", "CPU µs/delivery", 1, true),
     row("load_cpu_us_per_delivery", "CPU µs/delivery, load + receiver", 1, false),
+    row("others_percent", "machine taken by others %", 1, false),
     row("ack_p50_ms", "ack p50 ms", 3, false),
     row("ack_p99_ms", "ack p99 ms", 3, false),
     row("received_p50_ms", "publish → received p50 ms", 3, false),

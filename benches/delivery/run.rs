@@ -121,6 +121,7 @@ struct Mark {
     publisher: Value,
     cpu_us: u64,
     load_cpu_us: u64,
+    machine_us: (u64, u64),
 }
 
 /// Fields drop in order: the publisher goes first, so that it does not see the subject end.
@@ -137,6 +138,7 @@ impl Bench {
             publisher: self.publisher.ask("mark"),
             cpu_us: children::cpu_us(self.subject.pid),
             load_cpu_us: children::cpu_us(self.receiver.pid()) + children::cpu_us(self.publisher.pid()),
+            machine_us: children::machine_us(),
         }
     }
 }
@@ -210,6 +212,9 @@ fn load(bench: &mut Bench, options: &Options, receivers: usize, store: &Path, pr
     sample.put("events_per_s", acks / ack_s);
     sample.put("cpu_us_per_delivery", (to.cpu_us - from.cpu_us) as f64 / count);
     sample.put("load_cpu_us_per_delivery", (to.load_cpu_us - from.load_cpu_us) as f64 / count);
+    let ours = (to.cpu_us - from.cpu_us) + (to.load_cpu_us - from.load_cpu_us);
+    let others = (to.machine_us.0 - from.machine_us.0).saturating_sub(ours);
+    sample.put("others_percent", 100.0 * others as f64 / (to.machine_us.1 - from.machine_us.1) as f64);
     sample.put("ack_p50_ms", number(&to.publisher, "p50_us") / 1e3);
     sample.put("ack_p99_ms", number(&to.publisher, "p99_us") / 1e3);
     sample.put("received_p50_ms", number(&to.receiver, "p50_us") / 1e3);
