@@ -353,14 +353,12 @@ fn large_bodies_arrive_whole_and_larger_ones_are_refused_unread() {
     let stage = Stage::start(Daemon::builder());
     let receiver = Receiver::ok();
     stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
-    for kib in [64, 255] {
+    for (count, kib) in [(1, 64), (2, 255)] {
         let fill = "x".repeat(kib * 1024 - 100);
         stage.publish(&json!({"type": "large", "tenant": "acme", "data": {"fill": fill}}));
-        let request = receiver.wait_for(1, SOON).into_iter().last().expect("a request");
-        assert!(request.json()["data"]["fill"] == fill.as_str() || kib > 64, "changed on its way");
+        let request = receiver.wait_for(count, SOON).remove(count - 1);
+        assert!(request.json()["data"]["fill"] == fill.as_str(), "changed on its way");
     }
-    let requests = receiver.wait_for(2, SOON);
-    assert_eq!(requests[1].json()["data"]["fill"].as_str().map(str::len), Some(255 * 1024 - 100));
 
     let key = support::publisher_key(&stage.daemon);
     for (path, length) in [("/v1/events", 256 * 1024 + 1), ("/v1/events/batch", 8 * 1024 * 1024 + 1)] {
