@@ -38,6 +38,20 @@ pub const ORDERING_KEY_MAX: usize = 255;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 100;
 
+/// A webhook without one success for this long, in ms, and with at least `FAILING_ATTEMPTS_MIN` failures in a row is made
+/// inactive (contract: 5 days, 10 attempts).
+pub const FAILING_FOR_MS: u64 = 5 * 86_400_000;
+pub const FAILING_ATTEMPTS_MIN: u32 = 10;
+
+/// Bodies of fresh deliveries that all lanes together hold in memory; beyond that they are read again from the log.
+pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bodies that one lane reads ahead from the log with its queue rows.
+pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
+/// Fresh deliveries that a lane behind an open circuit gathers before they get rows.
+pub const OPEN_CIRCUIT_FRESH_MAX: usize = 64;
+/// Reads of durable queues under way at once, over all lanes of a worker.
+pub const LOADS_MAX: usize = 4;
+
 /// The watermark stays within this many events of the head of the log: what lags further gets a durable row.
 pub const WATERMARK_LAG_MAX: u64 = 64 * 1024;
 /// Fresh deliveries that one lane holds as bare sequence numbers before they overflow into its durable queue.

@@ -1,3 +1,14 @@
 //! Dispatch: takes what was accepted to its receivers. One lane a webhook, so that none slows another.
+//!
+//! A lane (`lane`) is a synchronous state machine that takes `now`; it decides what starts next. `worker` drives the lanes
+//! of one runtime: it hands answers to waiting requests, fresh deliveries to lanes, and keeps the wheel of wake-ups.
+//! `attempt` is one try; `gate` the caps that lanes share; `settings` what can be configured. The durable queue is the truth
+//! and everything here a hint: after a crash it is made again from the store.
 
+pub mod attempt;
+pub mod dispatcher;
+pub mod gate;
 pub mod glance;
+pub mod lane;
+pub mod settings;
+pub mod worker;

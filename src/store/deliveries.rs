@@ -13,10 +13,11 @@ use super::queue;
 use super::record::{self, Entry, QueueRow, Remembered};
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, IDEMPOTENCY};
 use crate::clock::Millis;
+use crate::limits::{FAILING_ATTEMPTS_MIN, FAILING_FOR_MS};
 use crate::model::attempt::{DeadReason, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
-use crate::model::webhook::WebhookState;
+use crate::model::webhook::{InactiveReason, WebhookState};
 
 const DAY_MS: Millis = 86_400_000;
 
@@ -161,9 +162,13 @@ impl Engine {
             group.dirty.insert(webhook);
         }
         group.effects.settled.push((webhook, event));
-        if let Some(reason) = outcome.deactivate {
-            let state = WebhookState::Inactive { reason, since: group.now };
-            self.set_state(group, webhook, state);
+        let failing = standing.failures >= FAILING_ATTEMPTS_MIN
+            && standing.failing_since_ms.is_some_and(|since| attempt.at_ms.saturating_sub(since) >= FAILING_FOR_MS);
+        let reason = outcome.deactivate.or(failing.then_some(InactiveReason::Failing));
+        if let Some(reason) = reason
+            && self.registry.webhook(webhook).is_some_and(|webhook| webhook.is_active())
+        {
+            self.set_state(group, webhook, WebhookState::Inactive { reason, since: group.wall_ms });
         }
         Ok(Ok(Done::Nothing))
     }
@@ -184,16 +189,22 @@ impl Engine {
         Ok(true)
     }
 
-    pub(super) fn spill(&mut self, group: &mut Group<'_>, webhook: WebhookNo, events: &[Seq]) -> Decided {
+    pub(super) fn spill(
+        &mut self,
+        group: &mut Group<'_>,
+        webhook: WebhookNo,
+        events: &[Seq],
+        due_ms: Millis,
+    ) -> Decided {
         let live = self.registry.webhook(webhook).is_some();
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
-        let key = RowKey { started: false, due_ms: group.now };
+        let key = RowKey { started: false, due_ms };
         for event in events {
             self.fresh.resolve(*event);
             if !live {
                 continue;
             }
-            let number = group.note(&Entry::Queued { event: *event, webhook, previous: 0, due_ms: group.now });
+            let number = group.note(&Entry::Queued { event: *event, webhook, previous: 0, due_ms });
             let row = QueueRow { attempts: 0, budget_from: 0, since_ms: group.now, previous: number };
             queue::insert(group.queue()?, &mut standing, webhook, *event, key, &row)?;
         }

@@ -182,7 +182,7 @@ impl Engine {
         match op {
             Op::Accept(accept) => self.accept(group, accept),
             Op::Outcome(outcome) => self.outcome(group, outcome),
-            Op::Spill { webhook, events } => self.spill(group, *webhook, events),
+            Op::Spill { webhook, events, due_ms } => self.spill(group, *webhook, events, *due_ms),
             Op::Forget { webhook: _, events } => {
                 for event in events {
                     self.fresh.resolve(*event);

@@ -17,10 +17,11 @@ use crate::model::webhook::{Filter, InactiveReason, Webhook};
 pub enum Op {
     Accept(Accept),
     Outcome(Box<Outcome>),
-    /// Fresh deliveries that get a row in the durable queue without an attempt.
+    /// Fresh deliveries that get a row in the durable queue, due then, without an attempt on record.
     Spill {
         webhook: WebhookNo,
         events: Vec<Seq>,
+        due_ms: Millis,
     },
     /// Fresh deliveries of a deleted webhook: nothing is written, they are only no longer waited for.
     Forget {

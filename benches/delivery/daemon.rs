@@ -1,0 +1,119 @@
+//! The daemon as a subject: starts the real binary on a fresh state folder, and makes tenant, keys and webhooks through
+//! its own interface (admin socket, `POST /v1/webhooks`). Knows the contract and nothing of the daemon's insides.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::children::{self, Process};
+use crate::tls;
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How long it idles before its memory is read.
+const IDLE: Duration = Duration::from_millis(400);
+
+pub struct Daemon {
+    pub process: Process,
+    pub address: SocketAddr,
+    pub publisher_token: String,
+    pub idle_rss_kib: u64,
+}
+
+impl Daemon {
+    /// Starts it in `folder` with one webhook for each of `receivers`.
+    pub fn start(folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
+        let address = free_address();
+        let config = folder.join("webhookd.toml");
+        std::fs::write(&config, settings(folder, address, permits, with_tls)).expect("writing the configuration");
+        let log = std::fs::File::create(folder.join("log")).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
+        command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
+        let mut process = Process::spawn(&mut command);
+        wait_ready(&mut process, address, folder);
+        std::thread::sleep(IDLE);
+        let (idle_rss_kib, _) = children::memory_kib(process.pid());
+        let socket = folder.join("admin.sock");
+        admin(&socket, "PUT", "/admin/tenants/bench", &json!({}));
+        let tenant = admin(&socket, "POST", "/admin/keys", &json!({"role": "tenant", "tenant": "bench"}));
+        let publisher = admin(&socket, "POST", "/admin/keys", &json!({"role": "publisher"}));
+        let scheme = if with_tls { "https" } else { "http" };
+        for receiver in receivers {
+            let body = json!({"url": format!("{scheme}://{receiver}/hook"), "events": ["*"]});
+            let stream = TcpStream::connect(address).expect("the daemon's port");
+            let (status, answer) = exchange(stream, "POST", "/v1/webhooks", token(&tenant), &body);
+            assert_eq!(status, 201, "registering a webhook: {answer}");
+        }
+        Self { process, address, publisher_token: token(&publisher).to_owned(), idle_rss_kib }
+    }
+}
+
+fn token(key: &Value) -> &str {
+    key["token"].as_str().expect("a token in the answer")
+}
+
+fn settings(folder: &Path, address: SocketAddr, permits: usize, with_tls: bool) -> String {
+    let state = folder.join("state");
+    let socket = folder.join("admin.sock");
+    let mut text = format!(
+        "state_dir = {state:?}\n\n[server]\nlisten = []\nplaintext_listen = [\"{address}\"]\n\n[admin]\nsocket = {socket:?}\n\n\
+         [egress]\nrequire_https = false\nallow = [\"127.0.0.0/8\"]\nmax_in_flight_per_webhook = {permits}\n"
+    );
+    if with_tls {
+        writeln!(text, "ca_file = {:?}", folder.join(tls::AUTHORITY)).expect("writing to a string");
+    }
+    text
+}
+
+fn free_address() -> SocketAddr {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    probe.local_addr().expect("an address")
+}
+
+fn wait_ready(process: &mut Process, address: SocketAddr, folder: &Path) {
+    let started = Instant::now();
+    loop {
+        if let Ok(stream) = TcpStream::connect(address)
+            && exchange(stream, "GET", "/readyz", "", &Value::Null).0 == 200
+        {
+            return;
+        }
+        if process.ended() || started.elapsed() > READY_WITHIN {
+            let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            panic!("the daemon is not ready after {:?}; its log:\n{log}", started.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn admin(socket: &Path, method: &str, path: &str, body: &Value) -> Value {
+    let stream = UnixStream::connect(socket).expect("the admin socket");
+    let (status, answer) = exchange(stream, method, path, "", body);
+    assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+    answer
+}
+
+/// One request over a connection of its own. Status 0 when there was no answer.
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let authorization = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{authorization}\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut answer = Vec::new();
+    if stream.write_all(request.as_bytes()).is_err() || stream.read_to_end(&mut answer).is_err() {
+        return (0, Value::Null);
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+}

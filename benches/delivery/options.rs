@@ -1,0 +1,106 @@
+//! What the command line asks for. Owns defaults and messages; decides nothing.
+
+use std::path::PathBuf;
+
+pub const HELP: &str = "\
+cargo bench --bench delivery -- [options]
+  --publishers 1,16,64,256  connections that publish in a closed loop
+  --receivers 1,10          receivers, each of which gets every event
+  --seconds 5               measured time of one run, after one second of warm-up
+  --rounds 3                runs of each kind, control and daemon in turns
+  --permits 64              requests in flight per receiver
+  --bytes 600               size of the published body
+  --tls                     receivers speak TLS 1.3 with a private authority
+  --only control|daemon     leave the other one out
+  --json FILE               write all samples";
+
+/// The two things that are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    Control,
+    Daemon,
+}
+
+impl Subject {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Daemon => "daemon",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub publishers: Vec<usize>,
+    pub receivers: Vec<usize>,
+    pub seconds: f64,
+    pub rounds: usize,
+    pub permits: usize,
+    pub bytes: usize,
+    pub tls: bool,
+    pub subjects: Vec<Subject>,
+    pub json: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads the arguments after `--`; cargo's own `--bench` is skipped.
+    pub fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            publishers: vec![1, 16, 64, 256],
+            receivers: vec![1, 10],
+            seconds: 5.0,
+            rounds: 3,
+            permits: 64,
+            bytes: 600,
+            tls: false,
+            subjects: vec![Subject::Control, Subject::Daemon],
+            json: None,
+        };
+        let mut rest = arguments.iter();
+        while let Some(flag) = rest.next() {
+            let mut value = || rest.next().map(String::as_str).ok_or(format!("{flag} needs a value\n{HELP}"));
+            match flag.as_str() {
+                "--bench" => {}
+                "--tls" => options.tls = true,
+                "--publishers" => options.publishers = numbers(value()?)?,
+                "--receivers" => options.receivers = numbers(value()?)?,
+                "--seconds" => options.seconds = number(value()?)?,
+                "--rounds" => options.rounds = number(value()?)?,
+                "--permits" => options.permits = number(value()?)?,
+                "--bytes" => options.bytes = number(value()?)?,
+                "--json" => options.json = Some(PathBuf::from(value()?)),
+                "--only" => options.subjects = vec![subject(value()?)?],
+                _ => return Err(format!("unknown argument {flag}\n{HELP}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn subject(text: &str) -> Result<Subject, String> {
+    match text {
+        "control" => Ok(Subject::Control),
+        "daemon" => Ok(Subject::Daemon),
+        _ => Err(format!("--only takes control or daemon, not {text}")),
+    }
+}
+
+fn numbers(text: &str) -> Result<Vec<usize>, String> {
+    text.split(',').map(number).collect()
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text} is not a number that fits here"))
+}
+
+/// The value after `flag` in a child's arguments.
+pub fn after<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument == flag)?;
+    arguments.get(at + 1).map(String::as_str)
+}
+
+/// The number after `flag` in a child's arguments, which the benchmark itself has written.
+pub fn number_after(arguments: &[String], flag: &str) -> usize {
+    after(arguments, flag).and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{flag} N is missing"))
+}

@@ -1,0 +1,209 @@
+//! The publisher of all runs: one thread, one epoll loop, N kept connections, each of which sends its next event when
+//! the last one is acknowledged. Owns the count of acknowledged events and the time that an acknowledgement takes.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use serde_json::json;
+
+use crate::histogram::Histogram;
+use crate::receiver::{SENT_DIGITS, SENT_MARK};
+use crate::{children, options, wall_us};
+
+const WORD: Token = Token(usize::MAX);
+/// How long answers are waited for after the last request.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+pub fn main(arguments: &[String]) {
+    let address: SocketAddr =
+        options::after(arguments, "--address").and_then(|text| text.parse().ok()).expect("--address IP:PORT");
+    let connections = options::number_after(arguments, "--connections");
+    let template = Template::new(
+        address,
+        options::after(arguments, "--token").unwrap_or("none"),
+        options::number_after(arguments, "--bytes"),
+    );
+    let poll = Poll::new().expect("an epoll");
+    let waker = Waker::new(poll.registry(), WORD).expect("a waker");
+    let connections = (0..connections).map(|at| Connection::open(address, at, &poll)).collect();
+    let (words, heard) = channel();
+    children::listen(move |word| {
+        words.send(word).expect("a loop that runs");
+        waker.wake().expect("a loop that runs");
+    });
+    children::say(&json!({"ready": true}));
+    let mut load = Load { connections, template, latency: Histogram::new(), acked: 0, refused: 0, running: false };
+    let mut poll = poll;
+    let mut events = Events::with_capacity(1024);
+    let mut stopping: Option<Instant> = None;
+    loop {
+        if let Err(error) = poll.poll(&mut events, stopping.map(|_| Duration::from_millis(20))) {
+            assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "polling: {error}");
+        }
+        for event in &events {
+            if event.token() != WORD {
+                load.serve(event.token().0);
+                continue;
+            }
+            match heard.try_recv().as_deref() {
+                Ok("start") => load.start(),
+                Ok("stop") => {
+                    load.running = false;
+                    stopping = Some(Instant::now());
+                }
+                Ok(_) => load.say(),
+                Err(_) => {}
+            }
+        }
+        if stopping.is_some_and(|since| load.in_flight() == 0 || since.elapsed() > LAST_ANSWERS) {
+            stopping = None;
+            load.say();
+        }
+    }
+}
+
+/// The request as bytes, with the place of the time of sending in it.
+struct Template {
+    bytes: Vec<u8>,
+    sent_at: usize,
+}
+
+impl Template {
+    /// A request whose body is `body_bytes` long, padded inside `data`.
+    fn new(address: SocketAddr, token: &str, body_bytes: usize) -> Self {
+        let zeros = "0".repeat(SENT_DIGITS);
+        let mark = String::from_utf8_lossy(SENT_MARK);
+        let open = format!(r#"{{"type":"bench.event","tenant":"bench","data":{{{mark}{zeros},"padding":""#);
+        let padding = body_bytes.checked_sub(open.len() + 3).expect("--bytes is too small for an event");
+        let body = format!("{open}{}\"}}}}", "x".repeat(padding));
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let sent_at = head.len() + body.find(mark.as_ref()).expect("the mark") + mark.len();
+        Self { bytes: format!("{head}{body}").into_bytes(), sent_at }
+    }
+
+    fn stamp(&mut self, now_us: u64) -> &[u8] {
+        let mut rest = now_us;
+        for digit in self.bytes[self.sent_at..self.sent_at + SENT_DIGITS].iter_mut().rev() {
+            *digit = b'0' + u8::try_from(rest % 10).expect("a digit");
+            rest /= 10;
+        }
+        &self.bytes
+    }
+}
+
+struct Load {
+    connections: Vec<Connection>,
+    template: Template,
+    latency: Histogram,
+    acked: u64,
+    refused: u64,
+    running: bool,
+}
+
+impl Load {
+    fn start(&mut self) {
+        self.running = true;
+        for connection in &mut self.connections {
+            connection.send(&mut self.template);
+        }
+        children::say(&json!({"started": true}));
+    }
+
+    fn in_flight(&self) -> usize {
+        self.connections.iter().filter(|connection| connection.sent_us.is_some()).count()
+    }
+
+    /// Says how it went since it was last asked.
+    fn say(&mut self) {
+        children::say(&json!({
+            "at_us": wall_us(), "acked": self.acked, "refused": self.refused, "in_flight": self.in_flight(),
+            "p50_us": self.latency.quantile_us(0.5), "p99_us": self.latency.quantile_us(0.99),
+        }));
+        self.latency.clear();
+    }
+
+    fn serve(&mut self, at: usize) {
+        let connection = &mut self.connections[at];
+        let Some(status) = connection.readable() else { return };
+        let sent_us = connection.sent_us.take().expect("an answer to a request");
+        if status == 201 {
+            self.acked += 1;
+            self.latency.record(wall_us().saturating_sub(sent_us));
+        } else {
+            self.refused += 1;
+        }
+        if self.running {
+            connection.send(&mut self.template);
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    filled: usize,
+    sent_us: Option<u64>,
+}
+
+impl Connection {
+    fn open(address: SocketAddr, at: usize, poll: &Poll) -> Self {
+        let stream = std::net::TcpStream::connect(address).expect("something that listens");
+        stream.set_nodelay(true).expect("no delay");
+        stream.set_nonblocking(true).expect("no blocking");
+        let mut stream = TcpStream::from_std(stream);
+        poll.registry().register(&mut stream, Token(at), Interest::READABLE).expect("registering");
+        Self { stream, buffer: vec![0; 16 * 1024], filled: 0, sent_us: None }
+    }
+
+    fn send(&mut self, template: &mut Template) {
+        let now_us = wall_us();
+        let mut bytes = template.stamp(now_us);
+        self.sent_us = Some(now_us);
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                // Only large bodies get here: the socket is full until the other side reads.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) => panic!("publishing: {error}"),
+            }
+        }
+    }
+
+    /// Reads what is there; the status once the answer is whole.
+    fn readable(&mut self) -> Option<u16> {
+        loop {
+            match self.stream.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => {
+                    panic!("closed while publishing, after {:?}", String::from_utf8_lossy(&self.buffer[..self.filled]))
+                }
+                Ok(read) => self.filled += read,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("reading an acknowledgement: {error}"),
+            }
+            if let Some((status, length)) = answer(&self.buffer[..self.filled]) {
+                assert_eq!(length, self.filled, "more than one answer to one request");
+                self.filled = 0;
+                return Some(status);
+            }
+        }
+    }
+}
+
+/// Status and whole length of the answer, once it is whole.
+fn answer(bytes: &[u8]) -> Option<(u16, usize)> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(bytes).expect("an answer in HTTP/1.1") else { return None };
+    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.expect("an acknowledgement with Content-Length").value;
+    let length: usize = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok()).expect("a length");
+    (bytes.len() >= head + length).then_some((response.code.unwrap_or(0), head + length))
+}

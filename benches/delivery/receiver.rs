@@ -1,0 +1,229 @@
+//! The receivers of all runs: one thread, one epoll loop, any number of ports. Owns the count of deliveries and the time
+//! from publish to receipt; answers 200 to every request as cheaply as can be, so that what is measured is the sender.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use memchr::memmem;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::{ServerConfig, ServerConnection};
+use serde_json::json;
+
+use crate::histogram::Histogram;
+use crate::{children, options, tls, wall_us};
+
+/// What marks the time of sending in a body; 16 digits of microseconds follow.
+pub const SENT_MARK: &[u8] = b"\"sent_us\":";
+pub const SENT_DIGITS: usize = 16;
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const WORD: Token = Token(usize::MAX);
+const BUFFER_BYTES: usize = 16 * 1024;
+
+pub fn main(arguments: &[String]) {
+    let ports = options::number_after(arguments, "--ports");
+    let config = options::after(arguments, "--tls").map(|folder| tls::server(Path::new(folder)));
+    let mut poll = Poll::new().expect("an epoll");
+    let waker = Waker::new(poll.registry(), WORD).expect("a waker");
+    let (words, heard) = channel();
+    children::listen(move |word| {
+        words.send(word).expect("a loop that runs");
+        waker.wake().expect("a loop that runs");
+    });
+    let listeners = (0..ports).map(|at| listen(&poll, at)).collect::<Vec<_>>();
+    let ports = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect::<Vec<_>>();
+    children::say(&json!({ "ports": ports }));
+    let mut sink = Sink {
+        listeners,
+        connections: Vec::new(),
+        config,
+        tally: Tally { count: 0, latency: Histogram::new(), sent_at: 0 },
+    };
+    let mut events = Events::with_capacity(1024);
+    loop {
+        if let Err(error) = poll.poll(&mut events, None) {
+            assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "polling: {error}");
+        }
+        for event in &events {
+            match event.token() {
+                WORD => sink.answer(&heard),
+                Token(at) if at < sink.listeners.len() => sink.accept(at, &poll),
+                Token(at) => sink.serve(at - sink.listeners.len()),
+            }
+        }
+    }
+}
+
+fn listen(poll: &Poll, at: usize) -> TcpListener {
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let mut listener = TcpListener::bind(any).expect("a free port");
+    poll.registry().register(&mut listener, Token(at), Interest::READABLE).expect("registering");
+    listener
+}
+
+struct Sink {
+    listeners: Vec<TcpListener>,
+    connections: Vec<Option<Connection>>,
+    config: Option<Arc<ServerConfig>>,
+    tally: Tally,
+}
+
+struct Tally {
+    count: u64,
+    latency: Histogram,
+    /// Where the time of sending stood in the last body: it mostly stands there again.
+    sent_at: usize,
+}
+
+impl Sink {
+    fn answer(&mut self, heard: &Receiver<String>) {
+        while let Ok(word) = heard.try_recv() {
+            let tally = &mut self.tally;
+            let (p50_us, p99_us) = (tally.latency.quantile_us(0.5), tally.latency.quantile_us(0.99));
+            children::say(&json!({"at_us": wall_us(), "count": tally.count, "p50_us": p50_us, "p99_us": p99_us}));
+            if word == "mark" {
+                tally.latency.clear();
+            }
+        }
+    }
+
+    fn accept(&mut self, at: usize, poll: &Poll) {
+        while let Ok((mut stream, _)) = self.listeners[at].accept() {
+            let free = self.connections.iter().position(Option::is_none).unwrap_or(self.connections.len());
+            if free == self.connections.len() {
+                self.connections.push(None);
+            }
+            let token = Token(self.listeners.len() + free);
+            poll.registry().register(&mut stream, token, Interest::READABLE).expect("registering");
+            drop(stream.set_nodelay(true));
+            let tls = self.config.clone().map(|config| ServerConnection::new(config).expect("a TLS state"));
+            let buffer = vec![0; BUFFER_BYTES];
+            self.connections[free] = Some(Connection { stream, tls, buffer, filled: 0 });
+        }
+    }
+
+    fn serve(&mut self, at: usize) {
+        let Some(connection) = self.connections[at].as_mut() else { return };
+        if connection.readable(&mut self.tally).is_none() {
+            self.connections[at] = None;
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    tls: Option<ServerConnection>,
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl Connection {
+    /// Reads what is there and answers every whole request. `None` when the connection is over.
+    fn readable(&mut self, tally: &mut Tally) -> Option<()> {
+        loop {
+            if self.filled == self.buffer.len() {
+                self.buffer.resize(self.filled * 2, 0);
+            }
+            let room = self.buffer.len() - self.filled;
+            let read = match self.read() {
+                Ok(0) => return None,
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Some(()),
+                Err(_) => return None,
+            };
+            self.filled += read;
+            let answers = self.take_requests(tally);
+            self.write(answers).ok()?;
+            // A read that did not fill the buffer has emptied the socket: the next one is announced. TLS keeps its own
+            // buffer, so there the read goes on until it would block.
+            if read < room && self.tls.is_none() {
+                return Some(());
+            }
+        }
+    }
+
+    fn read(&mut self) -> std::io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.read(&mut self.buffer[self.filled..]) };
+        loop {
+            match tls.reader().read(&mut self.buffer[self.filled..]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if tls.read_tls(&mut self.stream)? == 0 {
+                return Ok(0);
+            }
+            let processed = tls.process_new_packets().map_err(std::io::Error::other);
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream)?;
+            }
+            processed?;
+        }
+    }
+
+    fn write(&mut self, answers: usize) -> std::io::Result<()> {
+        for _ in 0..answers {
+            match &mut self.tls {
+                // An answer of 38 bytes always fits into an empty socket buffer.
+                None => self.stream.write_all(ANSWER)?,
+                Some(tls) => tls.writer().write_all(ANSWER)?,
+            }
+        }
+        if let Some(tls) = &mut self.tls {
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all whole requests from the front of the buffer; how many there were.
+    fn take_requests(&mut self, tally: &mut Tally) -> usize {
+        let (mut start, mut answers) = (0, 0);
+        while let Some((head, body)) = request(&self.buffer[start..self.filled]) {
+            tally.count += 1;
+            answers += 1;
+            if let Some(sent_us) = sent_us(&self.buffer[start + head..start + head + body], &mut tally.sent_at) {
+                tally.latency.record(wall_us().saturating_sub(sent_us));
+            }
+            start += head + body;
+        }
+        self.buffer.copy_within(start..self.filled, 0);
+        self.filled -= start;
+        answers
+    }
+}
+
+/// Lengths of head and body of the first request, once it is whole.
+fn request(bytes: &[u8]) -> Option<(usize, usize)> {
+    const NAME: &[u8] = b"content-length:";
+    let head = memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let mut line = 0;
+    let mut body = 0;
+    while let Some(end) = memchr::memchr(b'\n', &bytes[line..head]) {
+        let text = &bytes[line..line + end];
+        if text.len() > NAME.len() && text[..NAME.len()].eq_ignore_ascii_case(NAME) {
+            body = digits(text[NAME.len()..].trim_ascii())?;
+            break;
+        }
+        line += end + 1;
+    }
+    assert!(body > 0, "a delivery without Content-Length: {}", String::from_utf8_lossy(&bytes[..head]));
+    let body = usize::try_from(body).expect("a length that fits");
+    (bytes.len() >= head + body).then_some((head, body))
+}
+
+fn sent_us(body: &[u8], sent_at: &mut usize) -> Option<u64> {
+    if body.get(*sent_at..*sent_at + SENT_MARK.len()) != Some(SENT_MARK) {
+        *sent_at = memmem::find(body, SENT_MARK)?;
+    }
+    let from = *sent_at + SENT_MARK.len();
+    digits(body.get(from..from + SENT_DIGITS)?)
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    text.iter().try_fold(0_u64, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u64::from(byte - b'0')))
+}

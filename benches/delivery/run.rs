@@ -1,0 +1,245 @@
+//! One case: the same load, the control and the daemon in turns. Owns what is measured when, and how a run is judged.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::children::{self, Helper};
+use crate::daemon::Daemon;
+use crate::options::{Options, Subject};
+use crate::{disk, tls};
+
+const WARM_UP: Duration = Duration::from_secs(1);
+/// The load goes on for so long after the measured time.
+const TAIL: Duration = Duration::from_millis(200);
+/// What is pending at the end is waited for so long.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// All runs of one combination of publishers and receivers.
+pub struct Case {
+    pub publishers: usize,
+    pub receivers: usize,
+    pub control: Vec<Sample>,
+    pub daemon: Vec<Sample>,
+}
+
+impl Case {
+    pub fn of(&self, subject: Subject) -> &[Sample] {
+        match subject {
+            Subject::Control => &self.control,
+            Subject::Daemon => &self.daemon,
+        }
+    }
+
+    /// Whether an acknowledged event was not received.
+    pub fn failed(&self) -> bool {
+        self.control.iter().chain(&self.daemon).any(|sample| sample.get("lost") > 0.0)
+    }
+}
+
+/// What one run measured: name and figure, in the order in which they are printed.
+#[derive(Default, Clone)]
+pub struct Sample(pub Vec<(&'static str, f64)>);
+
+impl Sample {
+    fn put(&mut self, name: &'static str, value: f64) {
+        self.0.push((name, value));
+    }
+
+    /// The figure of that name; NaN when this run has none.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.iter().find(|(known, _)| *known == name).map_or(f64::NAN, |(_, value)| *value)
+    }
+}
+
+pub fn measure(options: &Options, publishers: usize, receivers: usize) -> Case {
+    let mut case = Case { publishers, receivers, control: Vec::new(), daemon: Vec::new() };
+    for round in 1..=options.rounds {
+        for &subject in &options.subjects {
+            let sample = run(options, subject, publishers, receivers);
+            eprintln!(
+                "publishers {publishers}, receivers {receivers}, round {round}, {}: {:.0} deliveries/s",
+                subject.name(),
+                sample.get("deliveries_per_s")
+            );
+            match subject {
+                Subject::Control => case.control.push(sample),
+                Subject::Daemon => case.daemon.push(sample),
+            }
+        }
+    }
+    case
+}
+
+/// The subject, started, and where it takes events.
+struct Started {
+    pid: u32,
+    address: SocketAddr,
+    token: String,
+    idle_rss_kib: u64,
+    _ends: Box<dyn std::any::Any>,
+}
+
+fn start(options: &Options, subject: Subject, folder: &Path, receivers: &[SocketAddr]) -> Started {
+    match subject {
+        Subject::Control => {
+            let list = receivers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let mut arguments = vec!["--permits".into(), options.permits.to_string(), "--receivers".to_owned(), list];
+            arguments.extend(tls_arguments(options, folder));
+            let helper = Helper::spawn("__control", &arguments);
+            std::thread::sleep(Duration::from_millis(400));
+            Started {
+                pid: helper.pid(),
+                address: helper.ready["address"].as_str().and_then(|text| text.parse().ok()).expect("an address"),
+                token: "none".to_owned(),
+                idle_rss_kib: children::memory_kib(helper.pid()).0,
+                _ends: Box::new(helper),
+            }
+        }
+        Subject::Daemon => {
+            let daemon = Daemon::start(folder, receivers, options.permits, options.tls);
+            Started {
+                pid: daemon.process.pid(),
+                address: daemon.address,
+                token: daemon.publisher_token.clone(),
+                idle_rss_kib: daemon.idle_rss_kib,
+                _ends: Box::new(daemon),
+            }
+        }
+    }
+}
+
+fn tls_arguments(options: &Options, folder: &Path) -> Vec<String> {
+    if options.tls { vec!["--tls".into(), folder.display().to_string()] } else { Vec::new() }
+}
+
+/// What was read from all processes at one moment.
+struct Mark {
+    receiver: Value,
+    publisher: Value,
+    cpu_us: u64,
+    load_cpu_us: u64,
+    machine_us: (u64, u64),
+}
+
+/// Fields drop in order: the publisher goes first, so that it does not see the subject end.
+struct Bench {
+    publisher: Helper,
+    subject: Started,
+    receiver: Helper,
+}
+
+impl Bench {
+    fn mark(&mut self) -> Mark {
+        Mark {
+            receiver: self.receiver.ask("mark"),
+            publisher: self.publisher.ask("mark"),
+            cpu_us: children::cpu_us(self.subject.pid),
+            load_cpu_us: children::cpu_us(self.receiver.pid()) + children::cpu_us(self.publisher.pid()),
+            machine_us: children::machine_us(),
+        }
+    }
+}
+
+fn run(options: &Options, subject: Subject, publishers: usize, receivers: usize) -> Sample {
+    // Not /tmp, which may be memory: the store has to stand on the disk that the build stands on.
+    let folder =
+        tempfile::Builder::new().prefix("delivery-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    if options.tls {
+        tls::make(folder.path());
+    }
+    let probe = (publishers == 1).then(|| disk::synced_append_us(folder.path()));
+    let mut arguments = vec!["--ports".to_owned(), receivers.to_string()];
+    arguments.extend(tls_arguments(options, folder.path()));
+    let receiver = Helper::spawn("__receiver", &arguments);
+    let ports = receiver.ready["ports"].as_array().expect("ports").iter();
+    let addresses = ports.map(|port| {
+        let port = port.as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    });
+    let addresses = addresses.collect::<Vec<_>>();
+    let started = start(options, subject, folder.path(), &addresses);
+    let publisher = Helper::spawn(
+        "__publisher",
+        &[
+            "--address",
+            &started.address.to_string(),
+            "--token",
+            &started.token,
+            "--connections",
+            &publishers.to_string(),
+            "--bytes",
+            &options.bytes.to_string(),
+        ],
+    );
+    let mut bench = Bench { publisher, subject: started, receiver };
+    let sample = load(&mut bench, options, receivers, &folder.path().join("state"), probe);
+    drop(bench);
+    sample
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn load(bench: &mut Bench, options: &Options, receivers: usize, store: &Path, probe: Option<(u64, u64)>) -> Sample {
+    let before = disk::usage_bytes(store);
+    bench.publisher.ask("start");
+    std::thread::sleep(WARM_UP);
+    let from = bench.mark();
+    std::thread::sleep(Duration::from_secs_f64(options.seconds));
+    let to = bench.mark();
+    let (rss_kib, hwm_kib) = children::memory_kib(bench.subject.pid);
+    std::thread::sleep(TAIL);
+    let stopped = bench.publisher.ask("stop");
+    let at_end = bench.receiver.ask("look");
+    let acked = number(&stopped, "acked");
+    let due = acked * receivers as f64;
+    let drain_started = Instant::now();
+    let mut received = number(&at_end, "count");
+    while received < due && drain_started.elapsed() < DRAIN {
+        std::thread::sleep(Duration::from_millis(20));
+        received = number(&bench.receiver.ask("look"), "count");
+    }
+    let drained_s = drain_started.elapsed().as_secs_f64();
+    let after = disk::usage_bytes(store);
+
+    let count = number(&to.receiver, "count") - number(&from.receiver, "count");
+    let elapsed_s = (number(&to.receiver, "at_us") - number(&from.receiver, "at_us")) / 1e6;
+    let acks = number(&to.publisher, "acked") - number(&from.publisher, "acked");
+    let ack_s = (number(&to.publisher, "at_us") - number(&from.publisher, "at_us")) / 1e6;
+    let mut sample = Sample::default();
+    sample.put("deliveries_per_s", count / elapsed_s);
+    sample.put("events_per_s", acks / ack_s);
+    sample.put("cpu_us_per_delivery", (to.cpu_us - from.cpu_us) as f64 / count);
+    sample.put("load_cpu_us_per_delivery", (to.load_cpu_us - from.load_cpu_us) as f64 / count);
+    let ours = (to.cpu_us - from.cpu_us) + (to.load_cpu_us - from.load_cpu_us);
+    let others = (to.machine_us.0 - from.machine_us.0).saturating_sub(ours);
+    sample.put("others_percent", 100.0 * others as f64 / (to.machine_us.1 - from.machine_us.1) as f64);
+    sample.put("ack_p50_ms", number(&to.publisher, "p50_us") / 1e3);
+    sample.put("ack_p99_ms", number(&to.publisher, "p99_us") / 1e3);
+    sample.put("received_p50_ms", number(&to.receiver, "p50_us") / 1e3);
+    sample.put("received_p99_ms", number(&to.receiver, "p99_us") / 1e3);
+    sample.put("idle_rss_mib", bench.subject.idle_rss_kib as f64 / 1024.0);
+    sample.put("rss_mib", rss_kib as f64 / 1024.0);
+    sample.put("hwm_mib", hwm_kib as f64 / 1024.0);
+    if after.1 > 0 {
+        sample.put("store_allocated_bytes_per_event", after.0.saturating_sub(before.0) as f64 / acked);
+        sample.put("store_length_bytes_per_event", after.1.saturating_sub(before.1) as f64 / acked);
+    }
+    sample.put("refused", number(&stopped, "refused"));
+    sample.put("pending_at_end", (due - number(&at_end, "count")).max(0.0));
+    sample.put("drain_s", drained_s);
+    sample.put("lost", (due - received).max(0.0));
+    sample.put("extra", (received - due).max(0.0));
+    if let Some((p50_us, p99_us)) = probe {
+        sample.put("fdatasync_p50_ms", p50_us as f64 / 1e3);
+        sample.put("fdatasync_p99_ms", p99_us as f64 / 1e3);
+        sample.put("ack_p50_to_fdatasync_p50", sample.get("ack_p50_ms") * 1e3 / p50_us as f64);
+        sample.put("received_after_ack_p50_ms", sample.get("received_p50_ms") - sample.get("ack_p50_ms"));
+    }
+    sample
+}
+
+fn number(value: &Value, name: &str) -> f64 {
+    value[name].as_f64().unwrap_or_else(|| panic!("{name} in {value}"))
+}

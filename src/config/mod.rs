@@ -1,0 +1,135 @@
+//! The configuration room, the only one that names figment: built-in defaults, then the file, then `WEBHOOKD_…` variables.
+//!
+//! Invariant: `load` returns either a configuration that passed every rule, or all that is wrong with it at once, each with
+//! its place. Leaves looking at certificates and key files to `check_serve`, and applying a changed configuration to the
+//! daemon. Nothing in here is secret.
+
+mod catalogue;
+mod plan;
+mod problem;
+mod reload;
+mod rules;
+mod schema;
+mod serve;
+mod settings;
+mod show;
+mod source;
+mod text;
+mod value;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use figment::value::{Dict, Value};
+use figment::{Figment, Profile, Provider};
+
+pub use catalogue::SHIPPED;
+pub use plan::{JITTER_DEFAULT, Plan, PlanChoice, RETRIES_MAX, STANDARD, VIBE};
+pub use problem::{Origin, Place, Problem, Problems};
+pub use reload::reload_scope;
+pub use serve::check_serve;
+pub use settings::{
+    Admin, Catalogue, Circuit, Config, Dialects, Egress, EventType, Lemon, Limits, Log, LogFormat, Metrics, Omnia,
+    Retention, Retry, Secrets, Server, Store, Tls,
+};
+pub use show::Entry;
+
+/// A configuration and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// The file that was read; `None`: there is none, the defaults and variables stand alone.
+    pub file: Option<PathBuf>,
+    /// Where each key that is not at its default was written; a section or plan is listed beside its keys.
+    pub origins: BTreeMap<String, Place>,
+}
+
+impl Loaded {
+    /// Where the effective value of `key` (dotted) was written. A plan or section of which only parts were written is where
+    /// the first of them stands.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Origin {
+        let place = self.origins.get(key).or_else(|| first_below(&self.origins, key));
+        place.cloned().map_or(Origin::Default, Origin::Set)
+    }
+
+    /// [`check_serve`], with the places of the keys that its problems are about.
+    #[must_use]
+    pub fn check_serve(&self, now_ms: crate::clock::Millis) -> Vec<Problem> {
+        let problems = check_serve(&self.config, now_ms).into_iter();
+        problems.map(|problem| Problem { place: self.origins.get(&problem.path).cloned(), ..problem }).collect()
+    }
+}
+
+/// The process's variables; ones that are not Unicode come with replacement characters, so that ours among them are told of.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, text)| (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned()))
+}
+
+/// Loads the configuration: `path` (from `--config`), else `$WEBHOOKD_CONFIG`, else `./webhookd.toml`, else
+/// `/etc/webhookd/webhookd.toml`, else none; then the variables over it.
+///
+/// # Errors
+/// Everything that is wrong, at once: syntax, unknown keys and variables, types, bounds, and rules between keys.
+pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+    load_from(path, env, &source::USUAL_FILES)
+}
+
+/// As [`load`], of a file's text that is at hand; `path` is what it is called in what is told.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+    let (config, origins) = merge(source::parse_file(path, text), source::read_variables(env))?;
+    Ok(Loaded { config, file: Some(path.to_owned()), origins })
+}
+
+fn load_from(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+    usual: &[&str],
+) -> Result<Loaded, Problems> {
+    let variables: Vec<(String, String)> = env.collect();
+    let named = variables.iter().find(|(name, text)| name == source::FILE_VARIABLE && !text.is_empty());
+    let file = path.map(Path::to_owned).or_else(|| named.map(|(_, text)| PathBuf::from(text)));
+    let file = file.or_else(|| source::find(usual));
+    let file_layer = file.as_deref().map(source::read_file).unwrap_or_default();
+    let (config, origins) = merge(file_layer, source::read_variables(variables.into_iter()))?;
+    Ok(Loaded { config, file, origins })
+}
+
+/// Lays the variables over the file and both over the defaults, and applies the rules between keys.
+fn merge(file: walk::Layer, variables: walk::Layer) -> Result<(Config, BTreeMap<String, Place>), Problems> {
+    let data = Figment::from(&file).merge(&variables).data();
+    let is_broken = file.is_broken || variables.is_broken;
+    let mut origins = file.places;
+    origins.extend(variables.places);
+    let mut problems = file.problems;
+    problems.extend(variables.problems);
+    let mut data = match data {
+        Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
+        Err(error) => {
+            problems.push(Problem::new("", error.to_string()));
+            Dict::new()
+        }
+    };
+    let mut rules = rules::Rules { origins: &origins, problems, is_broken };
+    rules.settle(&mut data);
+    let config = Value::from(data).deserialize::<Config>();
+    match &config {
+        Ok(config) => rules.check(config),
+        Err(error) => rules.problems.push(Problem::new(error.path.join("."), error.kind.to_string())),
+    }
+    Problems(rules.problems).into_result()?;
+    config.map(|config| (config, origins)).map_err(|_| Problems::default())
+}
+
+/// The first place below a section or plan.
+fn first_below<'p>(places: &'p BTreeMap<String, Place>, key: &str) -> Option<&'p Place> {
+    let below = format!("{key}.");
+    places.range(below.clone()..).next().filter(|(path, _)| path.starts_with(&below)).map(|(_, place)| place)
+}

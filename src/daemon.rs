@@ -1,0 +1,359 @@
+//! The daemon as a whole: built, bound, running, drained. Owns the order in which parts start and stop.
+//!
+//! Each worker is a thread with a runtime of its own, a listener on the same addresses (SO_REUSEPORT) and the lanes that
+//! belong to it; one more thread administers, so that its answers stay quick while the workers are busy; the store has its
+//! writer. Stopping goes the other way: no new connections, requests under way end, attempts under way end, their outcomes
+//! are written, the writer closes the store.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{Config, Loaded};
+use crate::dispatch::dispatcher::{Components, Dispatcher};
+use crate::dispatch::worker::Worker;
+use crate::egress::resolve::SystemResolver;
+use crate::egress::{Egress, EgressError};
+use crate::entropy::Entropy;
+use crate::http::gate::ConnectionGate;
+use crate::http::listen::{self, ListenError, Socket};
+use crate::http::server::{self, Handler, Limits, Peer, Reply};
+use crate::http::{Api, Surface, tls};
+use crate::metrics::Metrics;
+use crate::model::attempt::Attempt;
+use crate::model::event::Event;
+use crate::model::id::{Seq, WebhookNo};
+use crate::model::webhook::Webhook;
+use crate::service::{self, BoxFuture, Dispatching, Service};
+use crate::settings;
+use crate::store::open::{OpenError, Place};
+use crate::store::writer::{Parts, Store};
+
+/// Requests that are under way when the daemon stops get this long.
+const REQUESTS_GRACE: Duration = Duration::from_secs(10);
+/// Attempts that are under way when the daemon stops get this long: more than the longest time-out.
+const ATTEMPTS_GRACE: Duration = Duration::from_secs(65);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("a thread can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Everything made, nothing listening yet.
+pub struct Built {
+    pub config: Config,
+    pub clock: Clock,
+    pub service: Arc<Service>,
+    pub dispatcher: Arc<Dispatcher>,
+    pub egress: Egress,
+    pub resolver: Arc<SystemResolver>,
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    pub metrics: Arc<Metrics>,
+    store: Store,
+    parts: Parts,
+    ready: Arc<AtomicBool>,
+}
+
+/// Makes all parts from a configuration; opens the store.
+///
+/// # Errors
+/// See `StartError`.
+pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
+    let config = loaded.config.clone();
+    let (clock, entropy, metrics) = (Clock::system(), Entropy::system(), Arc::new(Metrics::default()));
+    let tls = match config.server.tls.pair() {
+        Some((cert, key)) => Some(tls::shared(cert, key)?),
+        None => None,
+    };
+    let resolver = Arc::new(SystemResolver::new());
+    let egress = Egress::build(settings::egress(&config), resolver.clone(), clock.clone())?;
+    let place = Place {
+        state_dir: config.state_dir.clone(),
+        key_file: config.secrets.key_file.clone(),
+        cache_bytes: usize::try_from(config.store.cache).unwrap_or(usize::MAX),
+    };
+    let idempotency_ms = settings::millis(config.retention.idempotency);
+    let parts = Parts::open(&place, &entropy, &clock, &metrics, idempotency_ms)?;
+    let store = parts.store();
+    let dispatcher = Dispatcher::new(Components {
+        workers: workers(&config),
+        settings: settings::dispatch(&config),
+        egress: egress.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        metrics: metrics.clone(),
+    });
+    let service = Arc::new(Service::new(service::Parts {
+        store: store.clone(),
+        settings: settings::service(&config, egress.rules()),
+        clock: clock.clone(),
+        entropy,
+        dispatch: Arc::new(Bridge(dispatcher.clone())),
+        metrics: metrics.clone(),
+    }));
+    Ok(Built { config, clock, service, dispatcher, egress, resolver, tls, metrics, store, parts, ready: Arc::default() })
+}
+
+/// How many workers a configuration means.
+#[must_use]
+pub fn workers(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.server.workers.unwrap_or_else(cores).max(1)
+}
+
+/// All sockets open, nobody served yet.
+pub struct Bound {
+    built: Built,
+    public: Vec<Door>,
+    admin: Vec<Door>,
+    /// The addresses of the public TCP listeners, as they came out.
+    pub addresses: Vec<(SocketAddr, bool)>,
+    pub admin_socket: PathBuf,
+}
+
+/// One address, with a socket for each thread that serves it.
+struct Door {
+    sockets: Vec<Socket>,
+    tls: bool,
+    surface: Surface,
+}
+
+impl Built {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// When an address can't be listened on.
+    pub fn bind(self) -> Result<Bound, StartError> {
+        let workers = workers(&self.config);
+        let mut public = Vec::new();
+        let mut addresses = Vec::new();
+        let server = &self.config.server;
+        let listens = server.listen.iter().map(|addr| (*addr, true));
+        for (addr, tls) in listens.chain(server.plaintext_listen.iter().map(|addr| (*addr, false))) {
+            let sockets = listen::tcp(addr, workers)?;
+            addresses.push((sockets.first().and_then(Socket::local_addr).unwrap_or(addr), tls));
+            public.push(Door { sockets, tls, surface: Surface::Public });
+        }
+        let admin_socket = self.config.admin.socket.clone();
+        let mut admin = vec![Door { sockets: listen::unix(&admin_socket, 1)?, tls: false, surface: Surface::Admin }];
+        for (addr, surface) in
+            [(self.config.admin.listen, Surface::Admin), (self.config.metrics.listen, Surface::Metrics)]
+        {
+            if let Some(addr) = addr {
+                admin.push(Door { sockets: listen::tcp(addr, 1)?, tls: false, surface });
+            }
+        }
+        Ok(Bound { built: self, public, admin, addresses, admin_socket })
+    }
+}
+
+/// The daemon at work.
+pub struct Running {
+    pub config: ArcSwap<Config>,
+    pub service: Arc<Service>,
+    pub dispatcher: Arc<Dispatcher>,
+    pub egress: Egress,
+    pub resolver: Arc<SystemResolver>,
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    store: Store,
+    ready: Arc<AtomicBool>,
+    /// No more connections.
+    closing: CancellationToken,
+    /// Workers end.
+    ending: CancellationToken,
+    requests: TaskTracker,
+    threads: Vec<JoinHandle<()>>,
+    writer: JoinHandle<()>,
+    admin: Runtime,
+}
+
+impl Bound {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// When a thread or runtime can't be started.
+    pub fn run(self) -> Result<Running, StartError> {
+        let Self { built, public, admin, .. } = self;
+        let Built { config, clock, service, dispatcher, egress, resolver, tls, metrics, store, mut parts, ready } = built;
+        let fresh = std::mem::take(&mut parts.recovered.fresh);
+        let queued = std::mem::take(&mut parts.recovered.queued);
+        let writer = store.start(parts, dispatcher.clone())?;
+        let (closing, ending, requests) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let api = Api::new(service.clone(), ready.clone());
+        let limits = settings::server_limits(&config);
+        let gate = ConnectionGate::new(limits.max_connections);
+        let served = Served { api, tls: tls.clone(), limits: limits.clone(), gate, closing: closing.clone(), requests: requests.clone() };
+        let mut threads = Vec::new();
+        let count = workers(&config);
+        let mut doors: Vec<Vec<(Socket, bool, Surface)>> = (0..count).map(|_| Vec::new()).collect();
+        for door in public {
+            for (worker, socket) in door.sockets.into_iter().enumerate() {
+                doors[worker % count].push((socket, door.tls, door.surface));
+            }
+        }
+        for (index, doors) in doors.into_iter().enumerate() {
+            let (served, worker, ending) = (served.clone(), Worker::new(index, dispatcher.clone()), ending.clone());
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || {
+                runtime.block_on(async move {
+                    served.open(doors, Some(index));
+                    worker.run(ending).await;
+                });
+            })?);
+        }
+        let admin_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
+        {
+            let _inside = admin_runtime.enter();
+            let gate = ConnectionGate::new(settings::ADMIN_CONNECTIONS_MAX);
+            let doors = admin.into_iter().flat_map(|door| {
+                let (tls, surface) = (door.tls, door.surface);
+                door.sockets.into_iter().map(move |socket| (socket, tls, surface))
+            });
+            Served { gate, ..served }.open(doors.collect(), None);
+        }
+        dispatcher.resume(fresh, &queued);
+        ready.store(true, Ordering::Release);
+        let config = ArcSwap::from_pointee(config);
+        let admin = admin_runtime;
+        Ok(Running {
+            config, service, dispatcher, egress, resolver, tls, metrics, clock, store, ready, closing, ending, requests,
+            threads, writer, admin,
+        })
+    }
+}
+
+impl Running {
+    /// The runtime of the administering thread.
+    #[must_use]
+    pub fn admin(&self) -> &Runtime {
+        &self.admin
+    }
+
+    /// Whether a thread that must run has ended.
+    #[must_use]
+    pub fn failed_thread(&self) -> Option<&str> {
+        let worker = self.threads.iter().find(|thread| thread.is_finished()).and_then(|thread| thread.thread().name());
+        worker.or_else(|| self.writer.is_finished().then_some("writer"))
+    }
+
+    /// Stops in order; gives false when attempts had to be cut off, which are then tried again at the next start.
+    #[must_use]
+    pub fn drain(self) -> bool {
+        self.ready.store(false, Ordering::Release);
+        self.closing.cancel();
+        self.requests.close();
+        let requests = self.requests.clone();
+        let waited = self.admin.block_on(async move { tokio::time::timeout(REQUESTS_GRACE, requests.wait()).await });
+        if waited.is_err() {
+            tracing::warn!("requests were still under way; their connections are cut");
+        }
+        self.dispatcher.drain();
+        let deadline = Instant::now() + ATTEMPTS_GRACE;
+        while self.dispatcher.in_flight() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let clean = self.dispatcher.in_flight() == 0;
+        self.store.close();
+        let written = self.writer.join().is_ok();
+        self.ending.cancel();
+        for thread in self.threads {
+            // A worker that panicked has said so already.
+            let _ = thread.join();
+        }
+        self.admin.shutdown_timeout(Duration::from_secs(1));
+        clean && written
+    }
+}
+
+/// What every listener is served with.
+#[derive(Clone)]
+struct Served {
+    api: Api,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    limits: Limits,
+    gate: Arc<ConnectionGate>,
+    closing: CancellationToken,
+    requests: TaskTracker,
+}
+
+impl Served {
+    /// Serves these sockets on the runtime this is called on.
+    fn open(&self, doors: Vec<(Socket, bool, Surface)>, worker: Option<usize>) {
+        for (socket, secure, surface) in doors {
+            let listener = match socket.listen() {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(%error, "a listener can't be served");
+                    continue;
+                }
+            };
+            let tls = if secure { self.tls.clone() } else { None };
+            let desk = Desk { api: self.api.clone(), surface, worker };
+            let (gate, closing) = (self.gate.clone(), self.closing.clone());
+            let (limits, requests) = (self.limits.clone(), self.requests.clone());
+            tokio::spawn(server::serve(listener, tls, desk, limits, gate, closing, requests));
+        }
+    }
+}
+
+/// Answers what comes in through one listener.
+#[derive(Clone)]
+struct Desk {
+    api: Api,
+    surface: Surface,
+    worker: Option<usize>,
+}
+
+impl Handler for Desk {
+    async fn call(&self, request: http::Request<hyper::body::Incoming>, peer: Peer) -> Reply {
+        let reply = self.api.handle(self.worker, self.surface, peer, request).await;
+        reply.map(server::ReplyBody::Whole)
+    }
+}
+
+/// The dispatcher as the service sees it.
+struct Bridge(Arc<Dispatcher>);
+
+impl Dispatching for Bridge {
+    fn glance(&self, webhook: WebhookNo, event: Seq) -> crate::dispatch::glance::Glance {
+        self.0.glance(webhook, event)
+    }
+
+    fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt> {
+        let dispatcher = self.0.clone();
+        Box::pin(async move { dispatcher.test(webhook, event).await })
+    }
+}
+
+/// Lifts the soft limit on open files to the hard one: connections in both directions need descriptors.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit on open files can't be raised");
+    }
+}

@@ -1,0 +1,338 @@
+//! The dispatcher: the lanes of all webhooks, and the way from the writer to the workers that drive them.
+//!
+//! A lane belongs to one worker for good (webhook number modulo workers), so what happens to it happens in one thread; the
+//! mutex around it is for those who look or bring a new version. The writer never waits here: it puts a group's
+//! consequences into each worker's mailbox and wakes it once. New versions of webhooks are in force before the answer to
+//! the change leaves.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::gate::Gate;
+use super::glance::Glance;
+use super::lane::Lane;
+use super::settings::{Plan, Settings};
+use crate::clock::{Clock, Millis};
+use crate::egress::{Egress, Pool};
+use crate::entropy::Entropy;
+use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, Outcome};
+use crate::model::event::Event;
+use crate::model::id::{Seq, WebhookNo};
+use crate::model::webhook::{Webhook, WebhookState};
+use crate::store::inbox::{Answer, Waiter};
+use crate::store::op::{Effects, RowKey};
+use crate::store::writer::{Downstream, Store};
+
+pub struct Dispatcher {
+    lanes: RwLock<HashMap<WebhookNo, Arc<LaneCell>>>,
+    mailboxes: Vec<Mailbox>,
+    hosts: Mutex<HashMap<String, Arc<Gate>>>,
+    pub(super) all: Gate,
+    settings: ArcSwap<Settings>,
+    pub(super) egress: Egress,
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) bodies: Arc<AtomicUsize>,
+    in_flight: AtomicUsize,
+    draining: AtomicBool,
+}
+
+/// A lane with what its attempts share.
+pub struct LaneCell {
+    lane: Mutex<Lane>,
+    pub pool: Pool,
+}
+
+impl LaneCell {
+    pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What waits for a worker. Bounded by what is asked of the store and by permits: every entry answers one of them.
+#[derive(Default)]
+pub(super) struct Mail {
+    pub answers: Vec<(Waiter, Answer)>,
+    pub fresh: Vec<(WebhookNo, Arc<Event>)>,
+    pub settled: Vec<(WebhookNo, Seq)>,
+    pub queued: Vec<(WebhookNo, RowKey)>,
+    /// Lanes to look at again.
+    pub pokes: Vec<WebhookNo>,
+}
+
+#[derive(Default)]
+pub(super) struct Mailbox {
+    mail: Mutex<Mail>,
+    pub arrived: Notify,
+}
+
+impl Mailbox {
+    pub fn take(&self) -> Mail {
+        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put(&self, mut new: Mail) {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.answers.append(&mut new.answers);
+        mail.fresh.append(&mut new.fresh);
+        mail.settled.append(&mut new.settled);
+        mail.queued.append(&mut new.queued);
+        mail.pokes.append(&mut new.pokes);
+        drop(mail);
+        self.arrived.notify_one();
+    }
+}
+
+impl Mail {
+    fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+            && self.fresh.is_empty()
+            && self.settled.is_empty()
+            && self.queued.is_empty()
+            && self.pokes.is_empty()
+    }
+}
+
+/// What a dispatcher is made of.
+pub struct Components {
+    pub workers: usize,
+    pub settings: Settings,
+    pub egress: Egress,
+    pub store: Store,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Dispatcher {
+    #[must_use]
+    pub fn new(components: Components) -> Arc<Self> {
+        Arc::new(Self {
+            lanes: RwLock::default(),
+            mailboxes: (0..components.workers.max(1)).map(|_| Mailbox::default()).collect(),
+            hosts: Mutex::default(),
+            all: Gate::new(components.settings.max_in_flight),
+            settings: ArcSwap::from_pointee(components.settings),
+            egress: components.egress,
+            store: components.store,
+            clock: components.clock,
+            entropy: components.entropy,
+            metrics: components.metrics,
+            bodies: Arc::default(),
+            in_flight: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes up what start-up found: fresh deliveries, and webhooks whose durable queue has rows.
+    pub fn resume(&self, fresh: Vec<(WebhookNo, Arc<Event>)>, queued: &[WebhookNo]) {
+        let rows = [true, false].map(|started| RowKey { started, due_ms: 0 });
+        let queued = queued.iter().flat_map(|no| rows.map(|row| (*no, row))).collect();
+        self.committed(Effects { fresh, queued, ..Effects::default() }, Vec::new());
+    }
+
+    /// Takes over new settings; every lane is worked out anew.
+    pub fn replace_settings(&self, settings: Settings) {
+        self.all.set_max(settings.max_in_flight);
+        self.settings.store(Arc::new(settings));
+        self.lock_hosts().clear();
+        self.replan_all();
+    }
+
+    /// No attempt starts any more.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Attempts that are under way or whose outcome is not durable yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// What a delivery waits for, as far as memory knows.
+    #[must_use]
+    pub fn glance(&self, webhook: WebhookNo, event: Seq) -> Glance {
+        let cell = self.cell(webhook);
+        cell.map_or_else(Glance::default, |cell| cell.lane().glance(event, &self.all, self.clock.now_ms()))
+    }
+
+    /// Lanes in memory.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(super) fn mailbox(&self, worker: usize) -> &Mailbox {
+        &self.mailboxes[worker % self.mailboxes.len()]
+    }
+
+    pub(super) fn is_of(&self, webhook: WebhookNo, worker: usize) -> bool {
+        self.worker_of(webhook) == worker
+    }
+
+    pub(super) fn cell(&self, webhook: WebhookNo) -> Option<Arc<LaneCell>> {
+        self.lanes.read().unwrap_or_else(PoisonError::into_inner).get(&webhook).cloned()
+    }
+
+    /// The lane of a webhook, made if need be; `None` when there is no such webhook any more.
+    pub(super) fn cell_or_new(&self, webhook: WebhookNo) -> Option<Arc<LaneCell>> {
+        if let Some(cell) = self.cell(webhook) {
+            return Some(cell);
+        }
+        let version = self.store.shared().registry().webhook(webhook).cloned()?;
+        let lane = Lane::new(self.plan(version), self.clock.now_ms());
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let cell = lanes
+            .entry(webhook)
+            .or_insert_with(|| Arc::new(LaneCell { lane: Mutex::new(lane), pool: Pool::default() }));
+        let cell = cell.clone();
+        self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
+        Some(cell)
+    }
+
+    /// Forgets the lanes of one worker that have had nothing to do for a while.
+    pub(super) fn tidy(&self, worker: usize, for_ms: Millis) {
+        let now = self.clock.now_ms();
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|no, cell| !self.is_of(*no, worker) || !cell.lane().is_idle(now, for_ms));
+        self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
+        drop(lanes);
+        self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
+    }
+
+    /// The lanes of one worker.
+    pub(super) fn lanes_of(&self, worker: usize) -> Vec<(WebhookNo, Arc<LaneCell>)> {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        lanes.iter().filter(|(no, _)| self.is_of(**no, worker)).map(|(no, cell)| (*no, cell.clone())).collect()
+    }
+
+    pub(super) fn plan(&self, webhook: Arc<Webhook>) -> Arc<Plan> {
+        let settings = self.settings.load_full();
+        let tenant_plan = {
+            let registry = self.store.shared().registry();
+            registry.tenant(webhook.tenant).and_then(|tenant| tenant.plan.clone())
+        };
+        let host = |name: &str, cap: u32| {
+            let mut hosts = self.lock_hosts();
+            hosts.entry(name.to_owned()).or_insert_with(|| Arc::new(Gate::new(cap))).clone()
+        };
+        let rules = self.egress.rules();
+        Arc::new(Plan::new(webhook, tenant_plan.as_deref(), &settings, &rules, host, self.clock.now_ms()))
+    }
+
+    /// Wakes the lane that a freed place goes to.
+    pub(super) fn poke(&self, webhook: Option<WebhookNo>) {
+        if let Some(webhook) = webhook {
+            let mail = Mail { pokes: vec![webhook], ..Mail::default() };
+            self.mailbox(self.worker_of(webhook)).put(mail);
+        }
+    }
+
+    pub(super) fn attempt_started(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.metrics.in_flight.inc();
+    }
+
+    pub(super) fn attempt_settled(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.in_flight.dec();
+    }
+
+    pub(super) fn count(&self, result: &'static str, seconds: f64) {
+        self.metrics.attempts.get_or_create(&AttemptLabels { result }).inc();
+        self.metrics.attempt_seconds.observe(seconds);
+        if result == "delivered" {
+            self.metrics.deliveries.get_or_create(&DeliveryLabels { outcome: Outcome::delivered }).inc();
+        }
+    }
+
+    fn worker_of(&self, webhook: WebhookNo) -> usize {
+        webhook as usize % self.mailboxes.len()
+    }
+
+    fn lock_hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replan(&self, webhook: &Arc<Webhook>) {
+        if let Some(cell) = self.cell(webhook.no) {
+            let plan = self.plan(webhook.clone());
+            let url_changed = cell.lane().plan.webhook.url != webhook.url;
+            cell.lane().replan(plan);
+            if url_changed || !webhook.is_active() {
+                cell.pool.close();
+            }
+        }
+    }
+
+    fn replan_all(&self) {
+        for worker in 0..self.mailboxes.len() {
+            let lanes = self.lanes_of(worker);
+            let mut pokes = Vec::with_capacity(lanes.len());
+            for (no, cell) in lanes {
+                let version = self.store.shared().registry().webhook(no).cloned();
+                let version = version.unwrap_or_else(|| {
+                    let mut gone = Webhook::clone(&cell.lane().plan.webhook);
+                    gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
+                    Arc::new(gone)
+                });
+                self.replan(&version);
+                cell.lane().look_again();
+                pokes.push(no);
+            }
+            self.mailbox(worker).put(Mail { pokes, ..Mail::default() });
+        }
+    }
+}
+
+impl Downstream for Dispatcher {
+    fn committed(&self, effects: Effects, answers: Vec<(Waiter, Answer)>) {
+        for webhook in &effects.changed {
+            self.replan(webhook);
+        }
+        for (webhook, event, reason) in &effects.died {
+            tracing::warn!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
+            self.metrics.deliveries.get_or_create(&DeliveryLabels { outcome: Outcome::dead }).inc();
+        }
+        let mut mails: Vec<Mail> = self.mailboxes.iter().map(|_| Mail::default()).collect();
+        for (waiter, answer) in answers {
+            match waiter.worker {
+                Some(worker) => mails[worker % self.mailboxes.len()].answers.push((waiter, answer)),
+                // Whoever waits may have given up; then nobody is left to tell.
+                None => drop(waiter.sender.send(answer)),
+            }
+        }
+        for fresh in effects.fresh {
+            mails[self.worker_of(fresh.0)].fresh.push(fresh);
+        }
+        for settled in effects.settled {
+            mails[self.worker_of(settled.0)].settled.push(settled);
+        }
+        for queued in effects.queued {
+            mails[self.worker_of(queued.0)].queued.push(queued);
+        }
+        for webhook in &effects.changed {
+            mails[self.worker_of(webhook.no)].pokes.push(webhook.no);
+        }
+        for (mailbox, mail) in self.mailboxes.iter().zip(mails) {
+            if !mail.is_empty() {
+                mailbox.put(mail);
+            }
+        }
+    }
+
+    fn reopened(&self) {
+        self.replan_all();
+    }
+}

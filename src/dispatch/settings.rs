@@ -1,0 +1,152 @@
+//! What can be configured about dispatching, and what it comes to for one webhook.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+
+use super::gate::Gate;
+use crate::circuit::CircuitRules;
+use crate::clock::Millis;
+use crate::egress::guard::Rules;
+use crate::egress::target::{Target, TargetError};
+use crate::model::webhook::{Dialect, Webhook};
+use crate::retry::Policy;
+use crate::sign::SigningKeys;
+
+/// Receivers of lemon's shape get this long (contract §4.1).
+const LEMON_TIMEOUT: Duration = Duration::from_secs(10);
+/// Receivers of the other shapes get this long (contract §4.2 to §4.4).
+const OTHER_TIMEOUT: Duration = Duration::from_secs(30);
+const AGENT: &str = concat!("webhookd/", env!("CARGO_PKG_VERSION"));
+
+#[derive(Clone)]
+pub struct Settings {
+    pub plans: HashMap<String, Arc<Policy>>,
+    /// Used where neither webhook, dialect nor tenant names one.
+    pub default_policy: Arc<Policy>,
+    pub circuit: CircuitRules,
+    /// `None`: by dialect.
+    pub timeout: Option<Duration>,
+    pub max_in_flight_per_webhook: u32,
+    pub max_in_flight_per_host: u32,
+    pub max_in_flight: u32,
+    /// Event type → the Omnia channel that it is announced on.
+    pub omnia_channels: HashMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let standard = Arc::new(Policy::standard());
+        let vibe = Arc::new(Policy::vibe());
+        Self {
+            plans: HashMap::from([("standard".to_owned(), standard.clone()), ("vibe".to_owned(), vibe)]),
+            default_policy: standard,
+            circuit: CircuitRules::default(),
+            timeout: None,
+            max_in_flight_per_webhook: 8,
+            max_in_flight_per_host: 64,
+            max_in_flight: 1_024,
+            omnia_channels: HashMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// A webhook's policy: its own; `vibe` for Vibe; its tenant's; the default.
+    #[must_use]
+    pub fn policy(&self, webhook: &Webhook, tenant_plan: Option<&str>) -> Arc<Policy> {
+        let vibe = (webhook.dialect == Dialect::Vibe).then_some("vibe");
+        let named = [webhook.plan.as_deref(), vibe, tenant_plan];
+        let found = named.into_iter().flatten().find_map(|name| self.plans.get(name));
+        found.unwrap_or(&self.default_policy).clone()
+    }
+}
+
+/// One webhook's settings, worked out: what every attempt of it has in common.
+pub struct Plan {
+    pub webhook: Arc<Webhook>,
+    /// An address that no rule lets through any more is an attempt that fails, not a webhook that is gone.
+    pub target: Result<Target, TargetError>,
+    pub policy: Arc<Policy>,
+    pub timeout: Duration,
+    pub max_in_flight: u32,
+    pub circuit: CircuitRules,
+    pub host: Option<Arc<Gate>>,
+    /// Everything but the signatures.
+    headers: HeaderMap,
+    keys: SigningKeys,
+    /// When the set of valid secrets changes.
+    keys_until: Option<Millis>,
+    channels: Arc<Settings>,
+}
+
+impl Plan {
+    #[must_use]
+    pub fn new(
+        webhook: Arc<Webhook>,
+        tenant_plan: Option<&str>,
+        settings: &Arc<Settings>,
+        rules: &Rules,
+        host: impl FnOnce(&str, u32) -> Arc<Gate>,
+        now: Millis,
+    ) -> Self {
+        let target = Target::parse(&webhook.url, rules);
+        let by_dialect = if webhook.dialect == Dialect::Lemon { LEMON_TIMEOUT } else { OTHER_TIMEOUT };
+        let own = webhook.timeout_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+        let max_in_flight = webhook.max_in_flight.unwrap_or(settings.max_in_flight_per_webhook).max(1);
+        let host_cap = settings.max_in_flight_per_host.max(max_in_flight);
+        let gate =
+            target.as_ref().ok().and_then(|target| target.authority().to_str().ok().map(|name| host(name, host_cap)));
+        Self {
+            policy: settings.policy(&webhook, tenant_plan),
+            timeout: own.or(settings.timeout).unwrap_or(by_dialect),
+            max_in_flight,
+            circuit: settings.circuit,
+            host: gate,
+            headers: headers(&webhook),
+            keys: SigningKeys::new(webhook.dialect, webhook.secrets_at(now)),
+            keys_until: webhook.secrets.iter().filter_map(|secret| secret.until).filter(|until| *until > now).min(),
+            channels: settings.clone(),
+            target,
+            webhook,
+        }
+    }
+
+    /// Whether a secret has run out since this was worked out.
+    #[must_use]
+    pub fn is_stale(&self, now: Millis) -> bool {
+        self.keys_until.is_some_and(|until| now >= until)
+    }
+
+    /// The headers of one attempt, signed. `None` when a secret can't stand in a header.
+    #[must_use]
+    pub fn signed(&self, event_id: &str, timestamp_s: u64, body: &[u8], attempt: u32) -> Option<HeaderMap> {
+        let mut headers = self.headers.clone();
+        self.keys.write_headers(&mut headers, event_id, timestamp_s, body, attempt).ok()?;
+        Some(headers)
+    }
+
+    /// The Omnia channel of an event type.
+    #[must_use]
+    pub fn channel(&self, kind: &str) -> Option<&str> {
+        self.channels.omnia_channels.get(kind).map(String::as_str)
+    }
+}
+
+fn headers(webhook: &Webhook) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(12 + webhook.headers.len());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    for (name, value) in &webhook.headers {
+        let name = HeaderName::try_from(name.as_str());
+        let value = HeaderValue::try_from(value.expose());
+        // Both were checked at registration; what would break HTTP is left out rather than sent.
+        if let (Ok(name), Ok(mut value)) = (name, value) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+    headers
+}

@@ -1,0 +1,107 @@
+//! Signals, and reloading: SIGHUP reads configuration and certificates again and applies them, or keeps the old ones whole.
+
+use std::path::PathBuf;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+
+use crate::clock::Clock;
+use crate::config::{self, Problems};
+use crate::daemon::Running;
+use crate::http::tls;
+use crate::logs::LogHandle;
+use crate::{dev, settings};
+
+/// What the process is asked to do.
+pub enum Signal {
+    Reload,
+    Stop,
+}
+
+/// The signals that the daemon takes.
+pub struct Incoming(Signals);
+
+/// Begins to take signals.
+///
+/// # Errors
+/// When the system refuses.
+pub fn signals() -> std::io::Result<Incoming> {
+    Signals::new([SIGHUP, SIGTERM, SIGINT]).map(Incoming)
+}
+
+impl Incoming {
+    pub async fn next(&mut self) -> Signal {
+        let next = std::future::poll_fn(|context| {
+            futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.0), context)
+        });
+        match next.await {
+            Some(SIGHUP) => Signal::Reload,
+            _ => Signal::Stop,
+        }
+    }
+}
+
+/// What reloading needs to know of how the daemon was started.
+pub struct Reloader {
+    file: Option<PathBuf>,
+    dev: bool,
+    log: LogHandle,
+}
+
+impl Reloader {
+    #[must_use]
+    pub fn new(file: Option<PathBuf>, dev: bool, log: LogHandle) -> Self {
+        Self { file, dev, log }
+    }
+
+    /// Reads everything again and applies it; on any problem all stays as it was.
+    pub fn reload(&self, running: &Running) {
+        match self.try_reload(running) {
+            Ok(()) => {
+                running.metrics.reload_success.set(1);
+                tracing::info!("reloaded");
+            }
+            Err(why) => {
+                running.metrics.reload_success.set(0);
+                tracing::error!("not reloaded, the old configuration stays: {why}");
+            }
+        }
+    }
+
+    fn try_reload(&self, running: &Running) -> Result<(), String> {
+        let mut loaded =
+            config::load(self.file.as_deref(), config::environment()).map_err(|problems| problems.to_string())?;
+        let old = running.config.load_full();
+        if self.dev {
+            dev::keep(&old, &mut loaded.config);
+        }
+        let problems = loaded.check_serve(Clock::system().wall_ms());
+        if !problems.is_empty() {
+            return Err(Problems(problems).to_string());
+        }
+        let new = loaded.config;
+        let later = config::reload_scope(&old, &new);
+        // Everything that can fail comes before the first change.
+        let certificates = match (&running.tls, new.server.tls.pair()) {
+            (Some(shared), Some((cert, key))) => {
+                Some((shared, tls::load(cert, key).map_err(|error| error.to_string())?))
+            }
+            _ => None,
+        };
+        running.egress.replace(settings::egress(&new)).map_err(|error| error.to_string())?;
+        if let Some((shared, certificates)) = certificates {
+            shared.store(std::sync::Arc::new(certificates));
+        }
+        if let Err(error) = running.resolver.reload() {
+            tracing::warn!(error, "the resolver's configuration can't be read; the old one stays");
+        }
+        running.dispatcher.replace_settings(settings::dispatch(&new));
+        running.service.reload(settings::service(&new, running.egress.rules()));
+        self.log.set(&new.log.level);
+        for key in later {
+            tracing::warn!(key, "changed in the configuration, but takes a restart");
+        }
+        running.config.store(std::sync::Arc::new(new));
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! From the configuration to the settings of each room: the one place where both are named.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::circuit::CircuitRules;
+use crate::clock::Millis;
+use crate::config::{Config, PlanChoice};
+use crate::egress::guard::Rules;
+use crate::http::server::Limits;
+use crate::retry::Policy;
+use crate::{dispatch, egress as way_out, service as desk};
+
+/// Connections to the administration socket at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// A duration in whole milliseconds.
+#[must_use]
+pub fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
+
+#[must_use]
+pub fn egress(config: &Config) -> way_out::Settings {
+    let built_in = Rules::default();
+    way_out::Settings {
+        rules: Rules {
+            require_https: config.egress.require_https,
+            allow: config.egress.allow.clone(),
+            denied_ports: config.egress.denied_ports.clone().unwrap_or(built_in.denied_ports),
+        },
+        ca_file: config.egress.ca_file.clone(),
+        source_addresses: config.egress.source_addresses.clone(),
+    }
+}
+
+#[must_use]
+pub fn dispatch(config: &Config) -> dispatch::settings::Settings {
+    let plans: HashMap<String, Arc<Policy>> =
+        config.plans.iter().map(|(name, plan)| (name.clone(), Arc::new(policy(plan)))).collect();
+    let default_policy = match &config.retry.default {
+        PlanChoice::Named(name) => plans.get(name).cloned().unwrap_or_else(|| Arc::new(Policy::standard())),
+        PlanChoice::Inline(plan) => Arc::new(policy(plan)),
+    };
+    let channel = |kind: &crate::config::EventType| Some((kind.name.clone(), kind.omnia_channel.clone()?));
+    dispatch::settings::Settings {
+        plans,
+        default_policy,
+        circuit: CircuitRules {
+            failures: config.circuit.failures,
+            probe_first_ms: millis(config.circuit.probe_first),
+            probe_max_ms: millis(config.circuit.probe_max),
+        },
+        timeout: config.egress.timeout,
+        max_in_flight_per_webhook: narrow(config.egress.max_in_flight_per_webhook),
+        max_in_flight_per_host: narrow(config.egress.max_in_flight_per_host),
+        max_in_flight: narrow(config.egress.max_in_flight),
+        omnia_channels: config.event_types.iter().filter_map(channel).collect(),
+    }
+}
+
+#[must_use]
+pub fn service(config: &Config, rules: Arc<Rules>) -> desk::Settings {
+    let plans = config.plans.iter().map(|(name, plan)| (name.clone(), policy(plan))).collect();
+    let default_plan = match &config.retry.default {
+        PlanChoice::Named(name) => {
+            (name.clone(), config.plan(name).map_or_else(Policy::standard, policy))
+        }
+        PlanChoice::Inline(plan) => ("default".to_owned(), policy(plan)),
+    };
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    desk::Settings {
+        webhooks_per_tenant: config.limits.webhooks_per_tenant as usize,
+        omnia_max: config.dialects.omnia.max_webhooks as usize,
+        event_bytes: bytes(config.limits.event_bytes),
+        batch_bytes: bytes(config.limits.batch_bytes),
+        publish_rate: config.limits.publish_rate.and_then(NonZeroU32::new),
+        strict: config.catalogue.strict,
+        known_types: config.event_types.iter().map(|kind| kind.name.clone()).collect(),
+        plans,
+        default_plan,
+        rotation_overlap_ms: millis(config.secrets.rotation_overlap),
+        require_data_privacy: config.dialects.lemon.require_data_privacy_headers,
+        rules,
+    }
+}
+
+#[must_use]
+pub fn server_limits(config: &Config) -> Limits {
+    let built_in = Limits::default();
+    Limits {
+        header_timeout: config.server.header_timeout,
+        handshake_timeout: config.server.handshake_timeout,
+        body_timeout: config.server.body_timeout,
+        // Never above what the process may open: the default knows that bound.
+        max_connections: config.server.max_connections.min(built_in.max_connections),
+        keep_alive_idle: built_in.keep_alive_idle,
+    }
+}
+
+fn policy(plan: &crate::config::Plan) -> Policy {
+    Policy { delays_ms: plan.delays.iter().map(|delay| millis(*delay)).collect(), jitter: plan.jitter }
+}
+
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
