@@ -8,7 +8,7 @@ use super::json::{self, Member};
 use super::problem::Problem;
 use super::reply;
 use super::server::Reply;
-use crate::model::id::KeyId;
+use crate::model::id::{KeyId, TenantId};
 use crate::model::key::{Key, Role, Tenant};
 use crate::model::time::millis_z;
 use crate::service::Service;
@@ -53,7 +53,9 @@ pub async fn put_tenant(call: &Call<'_>) -> Result<Reply, Problem> {
     let body: TenantBody<'_> = json::parse_optional(call.body)?;
     let name = body.name.settable("name", "a string")?;
     let plan = body.plan.settable("plan", "a string")?;
-    let tenant = call.service.put_tenant(call.id, name, plan, call.worker).await?;
+    let rule = "a tenant's id is 1 to 64 of a-z, 0-9, '_' and '-', and starts with a letter or digit";
+    let id = TenantId::parse(call.id).ok_or_else(|| Problem::invalid(rule))?;
+    let tenant = call.service.put_tenant(&id, name, plan).await?;
     Ok(reply::json(StatusCode::OK, &TenantJson::new(&tenant)))
 }
 
@@ -89,14 +91,18 @@ struct KeyBody<'a> {
 
 impl KeyBody<'_> {
     fn read(&self) -> Result<NewKey, Problem> {
-        let role = self.role.read("role", "a string")?;
+        let role: Option<String> = self.role.read("role", "a string")?;
+        let known = [Role::Admin, Role::Publisher, Role::Tenant];
+        let role = known.into_iter().find(|known| role.as_deref() == Some(known.as_str()));
+        let tenant = self.tenant.text("tenant")?;
+        let unknown = || Problem::from(crate::service::unknown_tenant());
         Ok(NewKey {
-            role: role.ok_or_else(|| Problem::invalid("role is required: admin, publisher or tenant"))?,
-            tenant: self.tenant.read("tenant", "a string")?,
+            role: role.ok_or_else(|| Problem::invalid("role must be admin, publisher or tenant"))?,
+            tenant: tenant.map(|id| TenantId::parse(&id).ok_or_else(unknown)).transpose()?,
             name: self.name.read("name", "a string")?,
             publish: self.publish.read("publish", "true or false")?.unwrap_or(false),
             expires_us: self.expires_at.moment("expires_at")?,
-            cidrs: self.cidrs.read("cidrs", "an array of strings")?.unwrap_or_default(),
+            cidrs: self.cidrs.read("cidrs", "an array of networks such as 10.0.0.0/8")?.unwrap_or_default(),
         })
     }
 }
@@ -140,7 +146,7 @@ impl<'a> KeyJson<'a> {
 /// `POST /admin/keys`: the one answer that holds a token.
 pub async fn create_key(call: &Call<'_>) -> Result<Reply, Problem> {
     let new = json::parse::<KeyBody<'_>>(call.body)?.read()?;
-    let made = call.service.create_key(new, call.worker).await?;
+    let made = call.service.create_key(new).await?;
     let shown = KeyJson {
         token: Some(made.token.expose()),
         secret_key: Some(made.key.secret_key.expose()),
@@ -159,6 +165,6 @@ pub fn list_keys(call: &Call<'_>) -> Reply {
 /// `DELETE /admin/keys/{id}`
 pub async fn revoke_key(call: &Call<'_>) -> Result<Reply, Problem> {
     let id = KeyId::parse(call.id).ok_or_else(Problem::not_found)?;
-    call.service.revoke_key(id, call.worker).await?;
+    call.service.revoke_key(id).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }

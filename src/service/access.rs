@@ -21,15 +21,24 @@ const NAME_CHARS_MAX: usize = 256;
 const CIDRS_MAX: usize = 64;
 
 /// A key that is asked for.
-#[derive(Default)]
 pub struct NewKey {
-    pub role: String,
-    pub tenant: Option<String>,
+    pub role: Role,
+    /// For the role `Tenant`, and only for it.
+    pub tenant: Option<TenantId>,
     pub name: Option<String>,
     pub publish: bool,
     /// Microseconds, wall time.
     pub expires_us: Option<u64>,
-    pub cidrs: Vec<String>,
+    pub cidrs: Vec<IpNet>,
+}
+
+impl NewKey {
+    /// A tenant's key that may do nothing special; the rest is the caller's to fill in.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let name = Some(name.to_owned());
+        Self { role: Role::Tenant, tenant: None, name, publish: false, expires_us: None, cidrs: Vec::new() }
+    }
 }
 
 /// A key and the token that opens it, for this once.
@@ -49,11 +58,10 @@ impl Service {
     ///
     /// # Errors
     /// The rule that a member breaks.
-    pub async fn create_key(&self, new: NewKey, worker: Option<usize>) -> Result<Made, Error> {
-        let role = [Role::Admin, Role::Publisher, Role::Tenant].into_iter().find(|role| role.as_str() == new.role);
-        let role = role.ok_or_else(|| invalid_field("role must be admin, publisher or tenant"))?;
+    pub async fn create_key(&self, new: NewKey) -> Result<Made, Error> {
+        let role = new.role;
         let tenant = match (role, &new.tenant) {
-            (Role::Tenant, Some(name)) => Some(self.tenant(name)?.no),
+            (Role::Tenant, Some(id)) => Some(self.tenant(id.as_str())?.no),
             (Role::Tenant, None) => return Err(invalid_field("tenant is required for this role")),
             (_, Some(_)) => return Err(invalid_field("tenant goes with the role tenant only")),
             (_, None) => None,
@@ -77,10 +85,12 @@ impl Service {
             secret_key: Secret::new(hex::encode(self.entropy.bytes::<32>())),
             created_ms,
             expires_ms,
-            cidrs: networks(&new.cidrs)?,
+            cidrs: Some(new.cidrs)
+                .filter(|nets| nets.len() <= CIDRS_MAX)
+                .ok_or_else(|| invalid_field("cidrs may have 64 members"))?,
             revoked_ms: None,
         };
-        match self.store.submit(Op::CreateKey(Box::new(key)), worker).await? {
+        match self.store.submit(Op::CreateKey(Box::new(key)), None).await? {
             Done::Key(key) => Ok(Made { key, token: Secret::new(token) }),
             _ => Err(Error::Internal),
         }
@@ -90,8 +100,8 @@ impl Service {
     ///
     /// # Errors
     /// Not found, already revoked ones too.
-    pub async fn revoke_key(&self, id: KeyId, worker: Option<usize>) -> Result<(), Error> {
-        self.store.submit(Op::RevokeKey(id), worker).await?;
+    pub async fn revoke_key(&self, id: KeyId) -> Result<(), Error> {
+        self.store.submit(Op::RevokeKey(id), None).await?;
         Ok(())
     }
 
@@ -107,14 +117,10 @@ impl Service {
     /// The rule that a member breaks.
     pub async fn put_tenant(
         &self,
-        id: &str,
+        id: &TenantId,
         name: Option<Option<String>>,
         plan: Option<Option<String>>,
-        worker: Option<usize>,
     ) -> Result<Arc<Tenant>, Error> {
-        let id = TenantId::parse(id).ok_or_else(|| {
-            invalid_field("a tenant's id is 1 to 64 of a-z, 0-9, '_' and '-', and starts with a-z or 0-9")
-        })?;
         if id.as_str() == OPERATOR {
             return Err(Error::Invalid { code: "reserved", message: "tenant operator is reserved".to_owned() });
         }
@@ -127,7 +133,7 @@ impl Service {
             Some(Some(name)) => Some(Some(named("name", name)?)),
             other => other,
         };
-        match self.store.submit(Op::PutTenant { id, name, plan }, worker).await? {
+        match self.store.submit(Op::PutTenant { id: id.clone(), name, plan }, None).await? {
             Done::Tenant(tenant) => Ok(tenant),
             _ => Err(Error::Internal),
         }
@@ -172,12 +178,4 @@ fn named(member: &str, text: String) -> Result<String, Error> {
         return Err(invalid_field(format!("{member} may have 256 characters, no control characters")));
     }
     Ok(text)
-}
-
-fn networks(texts: &[String]) -> Result<Vec<IpNet>, Error> {
-    if texts.len() > CIDRS_MAX {
-        return Err(invalid_field("cidrs may have 64 members"));
-    }
-    let rule = |text: &str| invalid_field(format!("cidrs: {:?} is no network such as 10.0.0.0/8", shown(text)));
-    texts.iter().map(|text| text.parse::<IpNet>().map_err(|_| rule(text))).collect()
 }

@@ -83,6 +83,8 @@ impl From<SubmitError> for Error {
     }
 }
 
+/// A tenant that is not there, or whose name none could have.
+#[must_use]
 pub fn unknown_tenant() -> Error {
     Error::Invalid { code: "unknown_tenant", message: "tenant is unknown".to_owned() }
 }

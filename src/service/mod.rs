@@ -30,7 +30,7 @@ use crate::model::id::{Seq, WebhookNo};
 use crate::model::webhook::Webhook;
 use crate::store::writer::Store;
 
-pub use error::{Error, shown};
+pub use error::{Error, shown, unknown_tenant};
 pub use settings::Settings;
 
 /// A future that was put on the heap, so that a trait object can return it.

@@ -138,6 +138,7 @@ fn urls_refused() -> Refused {
     let broken = [
         "https://u:p@a.example/",
         "ftp://a.example/",
+        "https://a.example:0/",
         "https://a.example:65536/",
         "https://a.example/\tx",
         "https://a.example/\r\nx",
@@ -147,11 +148,7 @@ fn urls_refused() -> Refused {
         "x",
         &long,
     ];
-    let others = [
-        ("https://a.example:0/", "port_forbidden"),
-        ("https://a.example:25/", "port_forbidden"),
-        ("http://a.example/", "https_required"),
-    ];
+    let others = [("https://a.example:25/", "port_forbidden"), ("http://a.example/", "https_required")];
     inner
         .chain(broken.map(|url| (url.to_owned(), "invalid_url")))
         .chain(others.map(|(url, code)| (url.to_owned(), code)))
