@@ -78,6 +78,7 @@ pub fn recover(
         next_webhook,
         next_tenant,
         flush: None,
+        flush_at: listing::FLUSH_AT,
         succeeded: BTreeSet::new(),
         sweeps,
         retention_idempotency_ms,
