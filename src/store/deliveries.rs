@@ -120,7 +120,7 @@ impl Engine {
         let pending = match outcome.row {
             Some(key) => queue::remove(group.queue()?, &mut standing, webhook, event, key)?,
             None => {
-                self.fresh.resolve(event);
+                self.fresh.resolve(event, webhook);
                 true
             }
         };
@@ -231,7 +231,7 @@ impl Engine {
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let key = RowKey { started: false, due_ms: group.now };
         for event in events {
-            self.fresh.resolve(*event);
+            self.fresh.resolve(*event, webhook);
             if !live {
                 continue;
             }

@@ -190,9 +190,9 @@ impl Engine {
             Op::Accept(accept) => self.accept(group, accept),
             Op::Outcome(outcome) => self.outcome(group, outcome),
             Op::Spill { webhook, events } => self.spill(group, *webhook, events),
-            Op::Forget { webhook: _, events } => {
+            Op::Forget { webhook, events } => {
                 for event in events {
-                    self.fresh.resolve(*event);
+                    self.fresh.resolve(*event, *webhook);
                 }
                 Ok(Ok(Done::Nothing))
             }
