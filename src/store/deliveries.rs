@@ -305,8 +305,12 @@ impl Engine {
         webhook: WebhookNo,
         event: Seq,
     ) -> Result<Option<JournalSeq>, StoreError> {
-        let death = group.txn().open_table(DEAD_OF)?.remove((webhook, event))?.map(|number| number.value());
+        let mut dead_of = group.txn().open_table(DEAD_OF)?;
+        let death = dead_of.get((webhook, event))?.map(|number| number.value());
+        // Who asks can't have seen a death of this very group, and its record can't be read before the group is written.
+        let death = death.filter(|death| *death < self.next_journal);
         if let Some(death) = death {
+            dead_of.remove((webhook, event))?;
             group.txn().open_table(DEAD)?.remove((tenant, death))?;
             let standing = self.standings.entry(webhook).or_default();
             standing.dead = standing.dead.saturating_sub(1);

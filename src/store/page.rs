@@ -64,7 +64,7 @@ impl Shared {
             None => Seq::MAX,
         };
         match query.after {
-            Some(after) if query.ascending => low = low.max(after + 1),
+            Some(after) if query.ascending => low = low.max(after.saturating_add(1)),
             Some(after) => high = high.min(after),
             None => {}
         }

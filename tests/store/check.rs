@@ -177,7 +177,8 @@ fn fates(view: &View<'_>, model: &Model) -> Checked {
             let chain = view.chain(found[&webhook]).map_err(text)?;
             let numbers: Vec<JournalSeq> = chain.iter().map(|(number, _)| *number).collect();
             if !model.forked.contains(&(seq, webhook)) {
-                same(|| format!("chain of {seq} for {webhook}"), &numbers, &wanted)?;
+                let entries: Vec<&Entry> = wanted.iter().map(|number| &model.journal[*number as usize - 1]).collect();
+                same(|| format!("chain of {seq} for {webhook}, {entries:?}"), &numbers, &wanted)?;
             }
         }
     }
