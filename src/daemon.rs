@@ -25,10 +25,11 @@ use crate::dispatch::worker::Worker;
 use crate::egress::resolve::SystemResolver;
 use crate::egress::{Egress, EgressError};
 use crate::entropy::Entropy;
+use crate::http::call::{Api, Surface};
 use crate::http::gate::ConnectionGate;
 use crate::http::listen::{self, ListenError, Socket};
-use crate::http::server::{self, Handler, Limits, Peer, Reply};
-use crate::http::{Api, Surface, tls};
+use crate::http::server::{self, Limits};
+use crate::http::tls;
 use crate::metrics::Metrics;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
@@ -112,7 +113,19 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
         dispatch: Arc::new(Bridge(dispatcher.clone())),
         metrics: metrics.clone(),
     }));
-    Ok(Built { config, clock, service, dispatcher, egress, resolver, tls, metrics, store, parts, ready: Arc::default() })
+    Ok(Built {
+        config,
+        clock,
+        service,
+        dispatcher,
+        egress,
+        resolver,
+        tls,
+        metrics,
+        store,
+        parts,
+        ready: Arc::default(),
+    })
 }
 
 /// How many workers a configuration means.
@@ -197,15 +210,23 @@ impl Bound {
     /// When a thread or runtime can't be started.
     pub fn run(self) -> Result<Running, StartError> {
         let Self { built, public, admin, .. } = self;
-        let Built { config, clock, service, dispatcher, egress, resolver, tls, metrics, store, mut parts, ready } = built;
+        let Built { config, clock, service, dispatcher, egress, resolver, tls, metrics, store, mut parts, ready } =
+            built;
         let fresh = std::mem::take(&mut parts.recovered.fresh);
         let queued = std::mem::take(&mut parts.recovered.queued);
         let writer = store.start(parts, dispatcher.clone())?;
         let (closing, ending, requests) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let api = Api::new(service.clone(), ready.clone());
         let limits = settings::server_limits(&config);
+        let api = Api::new(service.clone(), ready.clone(), limits.body_timeout);
         let gate = ConnectionGate::new(limits.max_connections);
-        let served = Served { api, tls: tls.clone(), limits: limits.clone(), gate, closing: closing.clone(), requests: requests.clone() };
+        let served = Served {
+            api,
+            tls: tls.clone(),
+            limits: limits.clone(),
+            gate,
+            closing: closing.clone(),
+            requests: requests.clone(),
+        };
         let mut threads = Vec::new();
         let count = workers(&config);
         let mut doors: Vec<Vec<(Socket, bool, Surface)>> = (0..count).map(|_| Vec::new()).collect();
@@ -240,8 +261,22 @@ impl Bound {
         let config = ArcSwap::from_pointee(config);
         let admin = admin_runtime;
         Ok(Running {
-            config, service, dispatcher, egress, resolver, tls, metrics, clock, store, ready, closing, ending, requests,
-            threads, writer, admin,
+            config,
+            service,
+            dispatcher,
+            egress,
+            resolver,
+            tls,
+            metrics,
+            clock,
+            store,
+            ready,
+            closing,
+            ending,
+            requests,
+            threads,
+            writer,
+            admin,
         })
     }
 }
@@ -312,26 +347,11 @@ impl Served {
                 }
             };
             let tls = if secure { self.tls.clone() } else { None };
-            let desk = Desk { api: self.api.clone(), surface, worker };
+            let door = self.api.door(surface, worker);
             let (gate, closing) = (self.gate.clone(), self.closing.clone());
             let (limits, requests) = (self.limits.clone(), self.requests.clone());
-            tokio::spawn(server::serve(listener, tls, desk, limits, gate, closing, requests));
+            tokio::spawn(server::serve(listener, tls, door, limits, gate, closing, requests));
         }
-    }
-}
-
-/// Answers what comes in through one listener.
-#[derive(Clone)]
-struct Desk {
-    api: Api,
-    surface: Surface,
-    worker: Option<usize>,
-}
-
-impl Handler for Desk {
-    async fn call(&self, request: http::Request<hyper::body::Incoming>, peer: Peer) -> Reply {
-        let reply = self.api.handle(self.worker, self.surface, peer, request).await;
-        reply.map(server::ReplyBody::Whole)
     }
 }
 

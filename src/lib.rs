@@ -26,3 +26,13 @@ pub mod service;
 pub mod http;
 
 pub mod config;
+
+pub mod settings;
+
+pub mod daemon;
+pub mod dev;
+pub mod logs;
+
+pub mod reload;
+
+pub mod cli;

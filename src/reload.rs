@@ -31,9 +31,8 @@ pub fn signals() -> std::io::Result<Incoming> {
 
 impl Incoming {
     pub async fn next(&mut self) -> Signal {
-        let next = std::future::poll_fn(|context| {
-            futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.0), context)
-        });
+        let next =
+            std::future::poll_fn(|context| futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.0), context));
         match next.await {
             Some(SIGHUP) => Signal::Reload,
             _ => Signal::Stop,

@@ -65,9 +65,7 @@ pub fn dispatch(config: &Config) -> dispatch::settings::Settings {
 pub fn service(config: &Config, rules: Arc<Rules>) -> desk::Settings {
     let plans = config.plans.iter().map(|(name, plan)| (name.clone(), policy(plan))).collect();
     let default_plan = match &config.retry.default {
-        PlanChoice::Named(name) => {
-            (name.clone(), config.plan(name).map_or_else(Policy::standard, policy))
-        }
+        PlanChoice::Named(name) => (name.clone(), config.plan(name).map_or_else(Policy::standard, policy)),
         PlanChoice::Inline(plan) => ("default".to_owned(), policy(plan)),
     };
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

@@ -10,7 +10,7 @@ use super::listing;
 use super::log::{self, Log};
 use super::op::{Accept, Done, Draft, Idempotency, Outcome, Receipt, Refusal, RowKey};
 use super::queue;
-use super::record::{self, Entry, QueueRow, Remembered};
+use super::record::{self, Entry, QueueRow, Remembered, Standing};
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, IDEMPOTENCY};
 use crate::clock::Millis;
 use crate::limits::{FAILING_ATTEMPTS_MIN, FAILING_FOR_MS};
@@ -118,21 +118,21 @@ impl Engine {
         }
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let before = standing;
-        match outcome.row {
-            Some(key) => {
-                queue::remove(group.queue()?, &mut standing, webhook, event, key)?;
+        let pending = match outcome.row {
+            Some(key) => queue::remove(group.queue()?, &mut standing, webhook, event, key)?,
+            None => {
+                self.fresh.resolve(event, webhook);
+                true
             }
-            None => self.fresh.resolve(event),
+        };
+        if !pending {
+            self.late_outcome(group, outcome, &mut standing)?;
+            return Ok(Ok(Done::Nothing));
         }
         let number = group.note(&Entry::Attempt(attempt.clone()));
         let live = self.registry.webhook(webhook).is_some();
         match attempt.verdict {
-            Verdict::Delivered => {
-                standing.failures = 0;
-                standing.failing_since_ms = None;
-                standing.last_success_ms = Some(attempt.at_ms);
-                self.succeeded.insert(webhook);
-            }
+            Verdict::Delivered => {}
             Verdict::RetryAt(due_ms) if live => {
                 let row = QueueRow {
                     attempts: attempt.number.get(),
@@ -151,17 +151,60 @@ impl Engine {
                 }
             }
         }
+        self.conclude(group, outcome, before, standing);
+        Ok(Ok(Done::Nothing))
+    }
+
+    /// Records an attempt whose delivery lost its row while it was in flight: it expired, or its webhook was deleted. What
+    /// was decided then holds, but a success takes the dead letter away.
+    fn late_outcome(
+        &mut self,
+        group: &mut Group<'_>,
+        outcome: &Outcome,
+        standing: &mut Standing,
+    ) -> Result<(), StoreError> {
+        let before = *standing;
+        let mut attempt = outcome.attempt.clone();
+        let (webhook, event) = (attempt.webhook, attempt.event);
+        let mut dead_of = group.txn().open_table(DEAD_OF)?;
+        let death = dead_of.get((webhook, event))?.map(|number| number.value());
+        if let Some(death) = death {
+            attempt.previous = death;
+            if attempt.verdict == Verdict::Delivered
+                && let Some(live) = self.registry.webhook(webhook)
+            {
+                dead_of.remove((webhook, event))?;
+                group.txn().open_table(DEAD)?.remove((live.tenant, death))?;
+                standing.dead = standing.dead.saturating_sub(1);
+            }
+        }
+        drop(dead_of);
+        group.note(&Entry::Attempt(attempt));
+        self.conclude(group, outcome, before, *standing);
+        Ok(())
+    }
+
+    /// What every attempt means to its webhook.
+    fn conclude(&mut self, group: &mut Group<'_>, outcome: &Outcome, before: Standing, mut standing: Standing) {
+        let attempt = &outcome.attempt;
+        let webhook = attempt.webhook;
+        if attempt.verdict == Verdict::Delivered {
+            standing.failures = 0;
+            standing.failing_since_ms = None;
+            standing.last_success_ms = Some(attempt.at_ms);
+            self.succeeded.insert(webhook);
+        }
         if attempt.class.is_some() {
             standing.failures = standing.failures.saturating_add(1);
             standing.failing_since_ms = standing.failing_since_ms.or(Some(attempt.at_ms));
         }
         // A success alone is not worth a row: it is written beside the next change, or with the next flush.
-        let quiet = record::Standing { last_success_ms: before.last_success_ms, ..standing } == before;
+        let quiet = Standing { last_success_ms: before.last_success_ms, ..standing } == before;
         self.standings.insert(webhook, standing);
         if !quiet {
             group.dirty.insert(webhook);
         }
-        group.effects.settled.push((webhook, event));
+        group.effects.settled.push((webhook, attempt.event));
         let failing = standing.failures >= FAILING_ATTEMPTS_MIN
             && standing.failing_since_ms.is_some_and(|since| attempt.at_ms.saturating_sub(since) >= FAILING_FOR_MS);
         let reason = outcome.deactivate.or(failing.then_some(InactiveReason::Failing));
@@ -170,7 +213,6 @@ impl Engine {
         {
             self.set_state(group, webhook, WebhookState::Inactive { reason, since: group.wall_ms });
         }
-        Ok(Ok(Done::Nothing))
     }
 
     /// Puts a delivery among the dead letters of its webhook's tenant; false when the webhook is gone.
@@ -200,7 +242,7 @@ impl Engine {
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let key = RowKey { started: false, due_ms };
         for event in events {
-            self.fresh.resolve(*event);
+            self.fresh.resolve(*event, webhook);
             if !live {
                 continue;
             }
@@ -223,6 +265,10 @@ impl Engine {
         before_ms: Millis,
         max: usize,
     ) -> Decided {
+        if self.registry.webhook(webhook).is_none() {
+            // Its rows are being removed: they are cancelled, not dead.
+            return Ok(Ok(Done::Count(0)));
+        }
         let old = queue::due(group.queue()?, webhook, false, before_ms, max, |_| false)?;
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         for queued in &old {
@@ -270,8 +316,12 @@ impl Engine {
         webhook: WebhookNo,
         event: Seq,
     ) -> Result<Option<JournalSeq>, StoreError> {
-        let death = group.txn().open_table(DEAD_OF)?.remove((webhook, event))?.map(|number| number.value());
+        let mut dead_of = group.txn().open_table(DEAD_OF)?;
+        let death = dead_of.get((webhook, event))?.map(|number| number.value());
+        // Who asks can't have seen a death of this very group, and its record can't be read before the group is written.
+        let death = death.filter(|death| *death < self.next_journal);
         if let Some(death) = death {
+            dead_of.remove((webhook, event))?;
             group.txn().open_table(DEAD)?.remove((tenant, death))?;
             let standing = self.standings.entry(webhook).or_default();
             standing.dead = standing.dead.saturating_sub(1);

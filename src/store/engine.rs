@@ -14,7 +14,7 @@ use super::StoreError;
 use super::block::Packer;
 use super::fresh::Fresh;
 use super::ids::Minter;
-use super::listing::{FLUSH_AT, Flush, TailEntry};
+use super::listing::{Flush, TailEntry};
 use super::log::{self, Log};
 use super::op::{Done, Effects, Op, Refusal};
 use super::queue;
@@ -43,6 +43,8 @@ pub struct Engine {
     pub(super) next_webhook: WebhookNo,
     pub(super) next_tenant: TenantNo,
     pub(super) flush: Option<Flush>,
+    /// Entries in the tails at which a flush begins.
+    pub(super) flush_at: usize,
     /// Webhooks whose last success is newer in memory than on disk.
     pub(super) succeeded: BTreeSet<WebhookNo>,
     /// Deleted webhooks whose queue still has rows.
@@ -126,6 +128,11 @@ impl Engine {
         self.db
     }
 
+    /// Flushes the listings whenever this many entries have gathered, instead of `listing::FLUSH_AT`.
+    pub fn set_flush_at(&mut self, entries: usize) {
+        self.flush_at = entries;
+    }
+
     /// Whether there is work that no op asked for: a flush or a sweep under way.
     #[must_use]
     pub fn has_chores(&self) -> bool {
@@ -183,9 +190,9 @@ impl Engine {
             Op::Accept(accept) => self.accept(group, accept),
             Op::Outcome(outcome) => self.outcome(group, outcome),
             Op::Spill { webhook, events, due_ms } => self.spill(group, *webhook, events, *due_ms),
-            Op::Forget { webhook: _, events } => {
+            Op::Forget { webhook, events } => {
                 for event in events {
-                    self.fresh.resolve(*event);
+                    self.fresh.resolve(*event, *webhook);
                 }
                 Ok(Ok(Done::Nothing))
             }
@@ -257,7 +264,7 @@ impl Engine {
     fn step_flush(&mut self, txn: &WriteTransaction) -> Result<bool, StoreError> {
         if self.flush.is_none() {
             let tails = self.shared.tails();
-            if tails.len() < FLUSH_AT {
+            if tails.len() < self.flush_at {
                 return Ok(false);
             }
             self.flush = Some(Flush::plan(&tails));

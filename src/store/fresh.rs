@@ -3,11 +3,11 @@
 //! A fresh delivery has no row of its own on disk; it is found again after a crash because its event stands at or above
 //! the watermark and the journal says nothing about it. It stops being fresh with its first journal record.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::block::Mark;
 use crate::clock::Millis;
-use crate::model::id::{JournalSeq, Seq};
+use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
 pub struct Fresh {
     /// Event of the first count: the watermark.
@@ -16,12 +16,15 @@ pub struct Fresh {
     /// (event, journal number): what the journal says about events from `event` on stands at or above that number.
     points: VecDeque<(Seq, JournalSeq)>,
     journal: JournalSeq,
+    /// Deliveries that were left out of the counts when they were read back, because their webhook is gone. After a reopen
+    /// the dispatcher still holds them and will say that they are finished.
+    left_out: HashSet<(Seq, WebhookNo)>,
 }
 
 impl Fresh {
     #[must_use]
     pub fn new(base: Seq, journal: JournalSeq) -> Self {
-        Self { base, open: VecDeque::new(), points: VecDeque::new(), journal }
+        Self { base, open: VecDeque::new(), points: VecDeque::new(), journal, left_out: HashSet::new() }
     }
 
     /// Notes, before a batch is written, where both logs stand.
@@ -37,8 +40,16 @@ impl Fresh {
         self.advance();
     }
 
-    /// One fresh delivery of `event` got its first journal record (or its webhook is gone).
-    pub fn resolve(&mut self, event: Seq) {
+    /// A delivery of an event about to be pushed is not counted: its webhook is gone.
+    pub fn leave_out(&mut self, event: Seq, webhook: WebhookNo) {
+        self.left_out.insert((event, webhook));
+    }
+
+    /// The fresh delivery of `event` to `webhook` got its first journal record (or its webhook is gone).
+    pub fn resolve(&mut self, event: Seq, webhook: WebhookNo) {
+        if !self.left_out.is_empty() && self.left_out.remove(&(event, webhook)) {
+            return;
+        }
         let Some(index) = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok()) else { return };
         if let Some(open) = self.open.get_mut(index) {
             debug_assert!(*open > 0, "event {event} has no fresh delivery left");
@@ -87,13 +98,24 @@ mod tests {
         fresh.push(1);
         assert_eq!(fresh.mark(0).event, 1);
         fresh.point(5, 7);
-        fresh.resolve(2);
-        fresh.resolve(4);
+        fresh.resolve(2, 1);
+        fresh.resolve(4, 1);
         assert_eq!(fresh.mark(0), Mark { event: 1, journal: 1, at_ms: 0 });
-        fresh.resolve(1);
+        fresh.resolve(1, 1);
         assert_eq!(fresh.mark(0).event, 2);
-        fresh.resolve(2);
+        fresh.resolve(2, 1);
         assert_eq!(fresh.mark(0), Mark { event: 5, journal: 7, at_ms: 0 });
         assert!(!fresh.is_open(2));
+    }
+
+    #[test]
+    fn a_delivery_that_was_left_out_takes_nobody_elses_place() {
+        let mut fresh = Fresh::new(1, 1);
+        fresh.leave_out(1, 7);
+        fresh.push(1);
+        fresh.resolve(1, 7);
+        assert!(fresh.is_open(1), "the delivery to the other webhook is still open");
+        fresh.resolve(1, 8);
+        assert_eq!(fresh.mark(0).event, 2);
     }
 }

@@ -70,13 +70,20 @@ pub fn scan(
         Some(found) => found?.0.value(),
         None => from,
     };
+    let mut expected = None;
     for found in table.range(start..)? {
         let (first, block) = found?;
+        let mut next = first.value();
+        if expected.is_some_and(|expected| expected != next) {
+            return Err(StoreError::Damaged("a block of the log is missing"));
+        }
         for (number, record) in (first.value()..).zip(block::records(block.value())?) {
             if number >= from && !each(number, record?)? {
                 return Ok(());
             }
+            next = number + 1;
         }
+        expected = Some(next);
     }
     Ok(())
 }

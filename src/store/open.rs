@@ -72,9 +72,11 @@ pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shar
     let path = place.store_file();
     if path.try_exists().map_err(folder)? {
         let key = seal::read_key_file(&place.key_file())?;
-        let db = Arc::new(open_file(&path, place.cache_bytes)?);
-        let shared = admit(&db, &path, Sealer::new(key, entropy.clone()))?;
-        return Ok((db, shared));
+        return careful(&path, || {
+            let db = Arc::new(open_file(&path, place.cache_bytes)?);
+            let shared = admit(&db, &path, Sealer::new(key, entropy.clone()))?;
+            Ok((db, shared))
+        });
     }
     let key_file = place.key_file();
     let key = if key_file.try_exists().map_err(folder)? {
@@ -88,6 +90,18 @@ pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shar
     let db = Arc::new(open_file(&path, place.cache_bytes)?);
     let shared = admit(&db, &path, sealer)?;
     Ok((db, shared))
+}
+
+/// Runs `read`, which reads a store that may be damaged: redb trusts a cleanly closed file and panics on pages that make no
+/// sense, and that is a refusal here, not the end of the program.
+///
+/// # Errors
+/// What `read` fails with, or `OpenError::Refused`.
+pub fn careful<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        let why = "it is damaged: a page in it makes no sense; restore it from a backup".to_owned();
+        Err(OpenError::Refused { path: path.to_owned(), why })
+    })
 }
 
 /// Opens an existing store file.

@@ -78,6 +78,7 @@ pub fn recover(
         next_webhook,
         next_tenant,
         flush: None,
+        flush_at: listing::FLUSH_AT,
         succeeded: BTreeSet::new(),
         sweeps,
         retention_idempotency_ms,
@@ -166,9 +167,14 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         }
         if seq >= mark.event {
             let event = Arc::new(event);
-            let waits = |no: &&WebhookNo| !settled.contains(&(seq, **no)) && registry.webhook(**no).is_some();
             let before = fresh.len();
-            fresh.extend(event.matched.iter().filter(waits).map(|no| (*no, event.clone())));
+            for no in event.matched.iter().filter(|no| !settled.contains(&(seq, **no))) {
+                if registry.webhook(*no).is_some() {
+                    fresh.push((*no, event.clone()));
+                } else {
+                    open.leave_out(seq, *no);
+                }
+            }
             open.push(fresh.len() - before);
         }
         Ok(true)

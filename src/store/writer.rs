@@ -68,8 +68,10 @@ impl Parts {
         retention_idempotency_ms: Millis,
     ) -> Result<Self, OpenError> {
         let (db, shared) = open::open(place, entropy)?;
-        let recovered = recover::recover(db, shared.clone(), clock, retention_idempotency_ms)
-            .map_err(|error| OpenError::Refused { path: place.store_file(), why: error.to_string() })?;
+        let recovered = open::careful(&place.store_file(), || {
+            recover::recover(db, shared.clone(), clock, retention_idempotency_ms)
+                .map_err(|error| OpenError::Refused { path: place.store_file(), why: error.to_string() })
+        })?;
         let (path, cache): (PathBuf, usize) = (place.store_file(), place.cache_bytes);
         Ok(Self {
             recovered,

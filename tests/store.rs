@@ -1,0 +1,27 @@
+//! Proofs about the store: the whole engine above a simulated disk that loses power, fails and lies.
+//!
+//! `disk` is the disk, `model` what should be true, `world` drives the engine and a publisher and a dispatcher above it,
+//! `check` compares store and model. Everything follows from a seed: `SEED=7` replays one, `SEEDS=1000` runs that many.
+
+#[path = "store/chance.rs"]
+mod chance;
+#[path = "store/check.rs"]
+mod check;
+#[path = "store/damage.rs"]
+mod damage;
+#[path = "store/disk.rs"]
+mod disk;
+#[path = "store/drafts.rs"]
+mod drafts;
+#[path = "store/faults.rs"]
+mod faults;
+#[path = "store/model.rs"]
+mod model;
+#[path = "store/power.rs"]
+mod power;
+#[path = "store/states.rs"]
+mod states;
+#[path = "store/thread.rs"]
+mod thread;
+#[path = "store/world.rs"]
+mod world;

@@ -1,0 +1,278 @@
+//! The checker: does the store hold exactly what the model says? Nothing lost, nothing unexpected, no count off by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use webhookd::clock::Millis;
+use webhookd::model::attempt::{Attempt, Verdict};
+use webhookd::model::event::Event;
+use webhookd::model::id::{EventId, JournalSeq, Seq, WebhookNo};
+use webhookd::model::webhook::WebhookState;
+use webhookd::store::page::EventQuery;
+use webhookd::store::queue::Queued;
+use webhookd::store::record::Entry;
+use webhookd::store::view::{Shared, View};
+
+use crate::chance::Chance;
+use crate::model::{Fact, Life, Model};
+
+pub type Checked = Result<(), String>;
+
+/// An error that names both sides when they differ.
+fn same<T: PartialEq + std::fmt::Debug>(what: impl Fn() -> String, found: &T, wanted: &T) -> Checked {
+    if found == wanted { Ok(()) } else { Err(format!("{}: found {found:?}, wanted {wanted:?}", what())) }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Everything.
+pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
+    let view = shared.view().map_err(text)?;
+    events(shared, &view, model)?;
+    journal(&view, model)?;
+    webhooks(shared, &view, model)?;
+    dead_letters(&view, model)?;
+    fates(&view, model)?;
+    conservation(&view, model)?;
+    for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
+        event_pages(shared, model, tenant, chance)?;
+    }
+    for webhook in model.hooks.keys() {
+        attempt_pages(shared, model, *webhook, chance)?;
+    }
+    Ok(())
+}
+
+fn equals(event: &Event, fact: &Fact) -> bool {
+    let draft = &fact.draft;
+    event.tenant == draft.tenant
+        && event.kind == draft.kind
+        && event.created_us == draft.created_us
+        && event.ordering_key == draft.ordering_key
+        && (&event.data, &event.context, &event.user) == (&draft.data, &draft.context, &draft.user)
+        && event.matched == fact.matched
+        && event.accepted_ms == fact.accepted_ms
+        && fact.id.is_none_or(|id| id == event.id)
+}
+
+fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
+    let mut found = Vec::new();
+    view.scan_events(1, |event| {
+        found.push(event);
+        true
+    })
+    .map_err(text)?;
+    same(|| "events".to_owned(), &found.len(), &model.events.len())?;
+    same(|| "next event".to_owned(), &shared.next_event(), &model.heads().0)?;
+    let mut before = (EventId([0; 16]), 0);
+    for (event, fact) in found.iter().zip(&model.events) {
+        if !equals(event, fact) {
+            return Err(format!("event {} is {event:?}, wanted {fact:?}", event.seq));
+        }
+        if event.id <= before.0 || event.accepted_ms < before.1 {
+            return Err(format!("event {} does not rise: {} at {}", event.seq, event.id, event.accepted_ms));
+        }
+        before = (event.id, event.accepted_ms);
+        let by_id = view.event_by_id(event.id).map_err(text)?;
+        same(|| format!("event by id {}", event.id), &by_id.as_ref(), &Some(event))?;
+        let mut other = event.id;
+        other.0[15] ^= 1;
+        same(|| "an id that is nobody's".to_owned(), &view.event_by_id(other).map_err(text)?, &None)?;
+    }
+    Ok(())
+}
+
+fn journal(view: &View<'_>, model: &Model) -> Checked {
+    for (number, wanted) in (1..).zip(&model.journal) {
+        let found = view.entry(number).map_err(text)?;
+        same(|| format!("journal record {number}"), &found.as_ref(), &Some(wanted))?;
+    }
+    same(|| "behind the journal".to_owned(), &view.entry(model.heads().1).map_err(text)?, &None)
+}
+
+fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued>, String> {
+    view.due(webhook, started, Millis::MAX, usize::MAX, |_| false).map_err(text)
+}
+
+fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
+    let registry = shared.registry();
+    same(|| "tenants".to_owned(), &registry.tenants().len(), &model.tenants.len())?;
+    let live = model.hooks.values().filter(|hook| hook.life != Life::Deleted).count();
+    same(|| "live webhooks".to_owned(), &registry.webhooks().count(), &live)?;
+    for (no, hook) in &model.hooks {
+        let standing = view.standing(*no).map_err(text)?;
+        for (started, counted) in [(false, standing.waiting), (true, standing.started)] {
+            let found = rows(view, *no, started)?;
+            same(|| format!("count of rows of {no}"), &counted, &(found.len() as u64))?;
+            if hook.life == Life::Deleted {
+                continue;
+            }
+            let from = (*no, started, 0, 0)..=(*no, started, Millis::MAX, Seq::MAX);
+            let wanted: Vec<_> =
+                model.queue.range(from).map(|((_, _, due, event), row)| (*event, *due, *row)).collect();
+            let shown: Vec<_> = found.iter().map(|queued| (queued.event, queued.key.due_ms, queued.row)).collect();
+            same(|| format!("queue of {no}, started {started}"), &shown, &wanted)?;
+            let next = view.next_due(*no, started, |_| false).map_err(text)?;
+            same(|| format!("next due of {no}"), &next, &wanted.first().map(|(_, due, _)| *due))?;
+        }
+        let dead = model.dead.keys().filter(|(webhook, _)| webhook == no).count() as u64;
+        same(|| format!("count of dead letters of {no}"), &standing.dead, &dead)?;
+        let failing = (standing.failures, standing.failing_since_ms);
+        same(|| format!("failures of {no}"), &failing, &(hook.failures, hook.failing_since_ms))?;
+        let here = registry.webhook(*no).map(|webhook| (life(&webhook.state), webhook.url.clone()));
+        let wanted = (hook.life != Life::Deleted).then(|| (hook.life, hook.url.clone()));
+        same(|| format!("webhook {no}"), &here, &wanted)?;
+        let bounds: BTreeSet<Seq> = hook.versions.keys().flat_map(|from| [from.saturating_sub(1), *from]).collect();
+        for seq in bounds {
+            let version = view.webhook_at(*no, seq).map_err(text)?.map(|w| (life(&w.state), w.url));
+            let wanted = hook.versions.range(..=seq).next_back().map(|(_, version)| version.clone());
+            same(|| format!("webhook {no} at {seq}"), &version, &wanted)?;
+        }
+    }
+    Ok(())
+}
+
+fn life(state: &WebhookState) -> Life {
+    match state {
+        WebhookState::Active => Life::Active,
+        WebhookState::Inactive { .. } => Life::Inactive,
+        WebhookState::Deleted { .. } => Life::Deleted,
+    }
+}
+
+fn dead_letters(view: &View<'_>, model: &Model) -> Checked {
+    let mut found = BTreeMap::new();
+    for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
+        let mut before = JournalSeq::MAX;
+        let mut rising = false;
+        view.scan_dead(tenant, JournalSeq::MAX, |letter| {
+            rising |= letter.death >= before || model.hooks[&letter.webhook].tenant != tenant;
+            before = letter.death;
+            found.insert((letter.webhook, letter.event), letter.death);
+            Ok(true)
+        })
+        .map_err(text)?;
+        same(|| format!("order of dead letters of tenant {tenant}"), &rising, &false)?;
+    }
+    same(|| "dead letters".to_owned(), &found, &model.dead)?;
+    for ((webhook, event), death) in &model.dead {
+        let found = view.death_of(*webhook, *event).map_err(text)?;
+        same(|| format!("death of {event} for {webhook}"), &found, &Some(*death))?;
+    }
+    Ok(())
+}
+
+fn fates(view: &View<'_>, model: &Model) -> Checked {
+    let mut chains: BTreeMap<Seq, BTreeMap<WebhookNo, Vec<JournalSeq>>> = BTreeMap::new();
+    for (number, entry) in (1..).zip(&model.journal) {
+        chains.entry(entry.event()).or_default().entry(entry.webhook()).or_default().push(number);
+    }
+    for seq in 1..model.heads().0 {
+        let found = view.fates(seq).map_err(text)?;
+        let of_event = chains.remove(&seq).unwrap_or_default();
+        let wanted: BTreeMap<_, _> = of_event.iter().map(|(no, list)| (*no, *list.last().unwrap())).collect();
+        same(|| format!("fates of {seq}"), &found, &wanted)?;
+        for (webhook, wanted) in of_event {
+            let chain = view.chain(found[&webhook]).map_err(text)?;
+            let numbers: Vec<JournalSeq> = chain.iter().map(|(number, _)| *number).collect();
+            if !model.forked.contains(&(seq, webhook)) {
+                let entries: Vec<&Entry> = wanted.iter().map(|number| &model.journal[*number as usize - 1]).collect();
+                same(|| format!("chain of {seq} for {webhook}, {entries:?}"), &numbers, &wanted)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each delivery is in exactly one of pending, delivered, dead, cancelled.
+fn conservation(view: &View<'_>, model: &Model) -> Checked {
+    let mut deliveries: BTreeSet<(Seq, WebhookNo)> = BTreeSet::new();
+    for (seq, fact) in (1..).zip(&model.events) {
+        deliveries.extend(fact.matched.iter().map(|webhook| (seq, *webhook)));
+    }
+    deliveries.extend(model.journal.iter().map(|entry| (entry.event(), entry.webhook())));
+    let mut queued: BTreeMap<(Seq, WebhookNo), usize> = BTreeMap::new();
+    for webhook in model.hooks.keys() {
+        for row in [rows(view, *webhook, false)?, rows(view, *webhook, true)?].concat() {
+            *queued.entry((row.event, *webhook)).or_default() += 1;
+        }
+    }
+    for (event, webhook) in deliveries {
+        let fresh = model.fresh.contains(&(event, webhook));
+        let rows = queued.get(&(event, webhook)).copied().unwrap_or(0);
+        let dead = view.death_of(webhook, event).map_err(text)?.is_some();
+        let newest = view.fates(event).map_err(text)?.get(&webhook).copied();
+        let newest = newest.map(|number| view.entry(number)).transpose().map_err(text)?.flatten();
+        let ended = match &newest {
+            Some(Entry::Attempt(Attempt { verdict: Verdict::Delivered | Verdict::Single, .. })) => true,
+            Some(Entry::Dropped { .. }) => true,
+            _ => !model.live(webhook) && !dead && rows == 0,
+        };
+        let raced = model.forked.contains(&(event, webhook));
+        let pending = usize::from(fresh && model.live(webhook)) + rows;
+        let states = pending + usize::from(dead) + usize::from(ended && !dead && (pending == 0 || !raced));
+        if states != 1 && !(raced && pending + usize::from(dead) <= 1) {
+            return Err(format!(
+                "delivery of {event} to {webhook} is in {states} states: fresh {fresh}, rows {rows}, dead {dead}, newest {newest:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn event_pages(shared: &Shared, model: &Model, tenant: u32, chance: &mut Chance) -> Checked {
+    let facts: Vec<(Seq, &Fact)> = (1..).zip(&model.events).collect();
+    let mine: Vec<&(Seq, &Fact)> = facts.iter().filter(|(_, f)| [tenant, 0].contains(&f.draft.tenant)).collect();
+    for ascending in [true, false] {
+        let bound = |chance: &mut Chance| {
+            let shift = chance.below(3);
+            let (_, fact) = *chance.pick(&facts)?;
+            chance.percent(50).then(|| (fact.accepted_ms + shift).saturating_sub(1))
+        };
+        let (since_ms, until_ms) = (bound(chance), bound(chance));
+        let kind = chance.percent(30).then(|| "order.paid".to_owned());
+        let mut wanted: Vec<Seq> = mine
+            .iter()
+            .filter(|(_, fact)| since_ms.is_none_or(|since| fact.accepted_ms >= since))
+            .filter(|(_, fact)| until_ms.is_none_or(|until| fact.accepted_ms <= until))
+            .filter(|(_, fact)| kind.as_ref().is_none_or(|kind| *kind == fact.draft.kind))
+            .map(|(seq, _)| *seq)
+            .collect();
+        if !ascending {
+            wanted.reverse();
+        }
+        let limit = 1 + chance.index(30);
+        let mut query = EventQuery { tenant, ascending, limit, since_ms, until_ms, kind, ..EventQuery::default() };
+        let mut found = Vec::new();
+        loop {
+            let page = shared.events_page(&query).map_err(text)?;
+            if page.items.len() > limit {
+                return Err(format!("a page of {} where {limit} were asked for", page.items.len()));
+            }
+            found.extend(page.items.iter().map(|event| event.seq));
+            let Some(next) = page.next else { break };
+            query.after = Some(next);
+        }
+        same(|| format!("events of tenant {tenant}: {query:?}"), &found, &wanted)?;
+    }
+    Ok(())
+}
+
+fn attempt_pages(shared: &Shared, model: &Model, webhook: WebhookNo, chance: &mut Chance) -> Checked {
+    let mine = |entry: &&Entry| matches!(entry, Entry::Attempt(attempt) if attempt.webhook == webhook);
+    let mut wanted: Vec<JournalSeq> =
+        (1..).zip(&model.journal).filter(|(_, entry)| mine(entry)).map(|(number, _)| number).collect();
+    wanted.reverse();
+    let limit = 1 + chance.index(30);
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = shared.attempts_page(webhook, before, limit).map_err(text)?;
+        found.extend(page.items.iter().map(|(number, _)| *number));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    same(|| format!("attempts of webhook {webhook}"), &found, &wanted)
+}

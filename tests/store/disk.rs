@@ -1,0 +1,308 @@
+//! A simulated disk under redb. Owns what is synced, what is not, and the faults.
+//!
+//! A write is visible at once and durable after the next sync, as with a file in the page cache. When the power goes, each
+//! write since then is kept, dropped or torn, in any order, and a changed length may be forgotten; when only the process
+//! dies, everything written stays visible. Handles from before the end of a process fail from then on.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use redb::StorageBackend;
+
+use crate::chance::Chance;
+
+/// What redb asks of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Length,
+    Read,
+    Write,
+    SetLength,
+    Sync,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// EIO.
+    Broken,
+    /// ENOSPC.
+    Full,
+    /// EIO, and what was to be synced never will be, although it still reads back: what Linux does after a failed fsync.
+    Forgotten,
+}
+
+/// Calls of some kinds fail from the `nth` on (from 0), once or until lifted.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub calls: &'static [Call],
+    pub nth: u64,
+    pub trouble: Trouble,
+    pub lasting: bool,
+}
+
+#[derive(Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Length(usize),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What survives a power cut for certain.
+    synced: Vec<u8>,
+    /// What reads see.
+    seen: Vec<u8>,
+    since: Vec<Change>,
+    fault: Option<(Fault, u64)>,
+    faults_met: u64,
+    /// The checker looks: nothing goes wrong meanwhile.
+    quiet: bool,
+    /// After so many more changing calls the power is gone.
+    fuse: Option<u64>,
+    dark: bool,
+    /// Changing calls so far.
+    changes: u64,
+    life: u64,
+}
+
+/// The disk; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<State>>);
+
+/// One process's handle on it.
+#[derive(Debug)]
+pub struct Handle {
+    disk: Disk,
+    life: u64,
+}
+
+impl Disk {
+    pub fn with_image(image: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(State { synced: image.clone(), seen: image, ..State::default() })))
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle { disk: self.clone(), life: self.lock().life }
+    }
+
+    pub fn image(&self) -> Vec<u8> {
+        self.lock().seen.clone()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().seen.is_empty()
+    }
+
+    /// Changing calls so far.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// The power goes at the changing call after `calls` more; `None`: it stays.
+    pub fn set_fuse(&self, calls: Option<u64>) {
+        self.lock().fuse = calls;
+    }
+
+    pub fn is_dark(&self) -> bool {
+        self.lock().dark
+    }
+
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.lock().fault = fault.map(|fault| (fault, 0));
+    }
+
+    /// Holds faults back while `quiet`.
+    pub fn set_quiet(&self, quiet: bool) {
+        self.lock().quiet = quiet;
+    }
+
+    /// How many calls a fault has failed.
+    pub fn faults_met(&self) -> u64 {
+        self.lock().faults_met
+    }
+
+    /// The process dies, the machine does not: what was written is there.
+    pub fn kill(&self) {
+        let mut state = self.lock();
+        state.life += 1;
+        state.dark = false;
+        state.fuse = None;
+        state.fault = None;
+    }
+
+    /// The power goes and comes back.
+    pub fn power_cut(&self, chance: &mut Chance) {
+        let mut state = self.lock();
+        let since = std::mem::take(&mut state.since);
+        let mut image = std::mem::take(&mut state.synced);
+        let lengths = since.iter().filter_map(|change| match change {
+            Change::Length(length) => Some(*length),
+            Change::Write(..) => None,
+        });
+        let lengths: Vec<usize> = std::iter::once(image.len()).chain(lengths).collect();
+        // The last one is the likeliest, as the others were short-lived.
+        let last = *lengths.last().unwrap();
+        let length = if chance.percent(60) { last } else { *chance.pick(&lengths).unwrap() };
+        image.resize(length, 0);
+        let mut writes: Vec<(usize, Vec<u8>)> = since
+            .into_iter()
+            .filter_map(|change| match change {
+                Change::Write(offset, bytes) => Some((offset, bytes)),
+                Change::Length(_) => None,
+            })
+            .collect();
+        if chance.percent(70) {
+            chance.shuffle(&mut writes);
+        }
+        let kept_percent = [10, 50, 90][chance.index(3)];
+        for (offset, bytes) in writes {
+            for part in survivors(chance, offset, bytes.len(), kept_percent) {
+                put(&mut image, offset + part.start, &bytes[part]);
+            }
+        }
+        state.seen.clone_from(&image);
+        state.synced = image;
+        drop(state);
+        self.kill();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+/// Which parts of a write reached the disk.
+fn survivors(chance: &mut Chance, offset: usize, len: usize, kept_percent: u64) -> Vec<Range<usize>> {
+    if !chance.percent(30) {
+        let whole: Range<usize> = 0..len;
+        return if chance.percent(kept_percent) { vec![whole] } else { Vec::new() };
+    }
+    let unit = [1, 512, 4096][chance.index(3)];
+    // Cuts lie on the disk's own boundaries.
+    let mut cuts = vec![0];
+    cuts.extend((1..=len / unit + 1).map(|i| (offset / unit + i) * unit - offset).filter(|cut| *cut < len));
+    cuts.push(len);
+    if unit == 1 || chance.percent(50) {
+        let cut = *chance.pick(&cuts).unwrap();
+        return if chance.percent(50) { vec![0..cut] } else { vec![cut..len] };
+    }
+    cuts.windows(2).map(|pair| pair[0]..pair[1]).filter(|_| chance.percent(50)).collect()
+}
+
+/// Writes as far as the image reaches: what lay behind a forgotten length is gone.
+fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    if let Some(room) = image.len().checked_sub(offset) {
+        let len = room.min(bytes.len());
+        image[offset..offset + len].copy_from_slice(&bytes[..len]);
+    }
+}
+
+impl State {
+    /// Whether this call goes wrong.
+    fn meet(&mut self, life: u64, call: Call) -> Result<(), (Trouble, io::Error)> {
+        if life != self.life || self.dark {
+            return Err((Trouble::Broken, io::Error::other("the power is gone")));
+        }
+        if matches!(call, Call::Write | Call::SetLength | Call::Sync) {
+            self.changes += 1;
+            match &mut self.fuse {
+                Some(0) => {
+                    self.dark = true;
+                    return Err((Trouble::Broken, io::Error::other("the power goes")));
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+        }
+        let Some((fault, met)) = &mut self.fault else { return Ok(()) };
+        if self.quiet || !fault.calls.contains(&call) {
+            return Ok(());
+        }
+        let number = *met;
+        *met += 1;
+        let fails = if fault.lasting { number >= fault.nth } else { number == fault.nth };
+        if !fails {
+            return Ok(());
+        }
+        self.faults_met += 1;
+        let errno = if fault.trouble == Trouble::Full { 28 } else { 5 };
+        Err((fault.trouble, io::Error::from_raw_os_error(errno)))
+    }
+
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.since) {
+            match change {
+                Change::Write(offset, bytes) => put(&mut self.synced, offset, &bytes),
+                Change::Length(length) => self.synced.resize(length, 0),
+            }
+        }
+    }
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> Result<u64, io::Error> {
+        let mut state = self.disk.lock();
+        state.meet(self.life, Call::Length).map_err(|(_, error)| error)?;
+        Ok(state.seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let mut state = self.disk.lock();
+        state.meet(self.life, Call::Read).map_err(|(_, error)| error)?;
+        let offset = usize::try_from(offset).unwrap();
+        match state.seen.get(offset..offset + out.len()) {
+            Some(bytes) => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        let mut state = self.disk.lock();
+        state.meet(self.life, Call::SetLength).map_err(|(_, error)| error)?;
+        let len = usize::try_from(len).unwrap();
+        state.seen.resize(len, 0);
+        state.since.push(Change::Length(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        let mut state = self.disk.lock();
+        match state.meet(self.life, Call::Sync) {
+            Ok(()) => {
+                state.sync();
+                Ok(())
+            }
+            Err((trouble, error)) => {
+                if trouble == Trouble::Forgotten {
+                    // Lengths are the file system's own matter and survive.
+                    state.since.retain(|change| matches!(change, Change::Length(_)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        let mut state = self.disk.lock();
+        let offset = usize::try_from(offset).unwrap();
+        let alive = self.life == state.life && !state.dark;
+        let met = state.meet(self.life, Call::Write);
+        let bytes = match &met {
+            Ok(()) => data,
+            // A write that fails, and one during which the power goes, may have come half way.
+            Err(_) if alive => &data[..data.len() / 2],
+            Err(_) => &[],
+        };
+        if !bytes.is_empty() {
+            assert!(offset + bytes.len() <= state.seen.len(), "redb writes behind the end of its file");
+            put(&mut state.seen, offset, bytes);
+            state.since.push(Change::Write(offset, bytes.to_vec()));
+        }
+        met.map_err(|(_, error)| error)
+    }
+}

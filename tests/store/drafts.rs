@@ -1,0 +1,128 @@
+//! Things to ask the store for: tenants, webhooks, events, attempts.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use webhookd::clock::Millis;
+use webhookd::entropy::Entropy;
+use webhookd::model::attempt::{Attempt, Class, Verdict};
+use webhookd::model::id::{AttemptNumber, JournalSeq, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
+use webhookd::model::secret::Secret;
+use webhookd::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use webhookd::store::op::{Accept, Draft, Idempotency, Op, Outcome, Quota, RowKey};
+use webhookd::store::seal::Sealer;
+
+use crate::chance::Chance;
+
+pub const KINDS: [&str; 4] = ["order.created", "order.paid", "user.created", "ping"];
+pub const FILTERS: [&str; 4] = ["*", "order.*", "order.paid", "user.created"];
+
+pub fn place() -> &'static Path {
+    Path::new("/simulated/webhookd.redb")
+}
+
+pub fn sealer(entropy: &Entropy) -> Sealer {
+    Sealer::new([7; 32], entropy.clone())
+}
+
+pub fn put_tenant(name: &str) -> Op {
+    Op::PutTenant { id: TenantId::parse(name).unwrap(), name: None, plan: None }
+}
+
+pub fn create_webhook(tenant: TenantNo, id: [u8; 16], filters: &[&str]) -> Op {
+    let draft = Webhook {
+        no: 0,
+        id: WebhookId(id),
+        tenant,
+        since_seq: 0,
+        dialect: Dialect::Lemon,
+        url: format!("https://receiver.example/{}", id[0]),
+        filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
+        state: WebhookState::Active,
+        headers: vec![("X-One".to_owned(), Secret::new("two".to_owned()))],
+        secrets: vec![SigningSecret { secret: Secret::new("whsec_x".to_owned()), until: None }],
+        plan: None,
+        timeout_ms: None,
+        max_in_flight: None,
+        rate_limit: None,
+        description: None,
+        created_ms: 0,
+        updated_ms: 0,
+    };
+    Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 1_000, of_dialect: None } }
+}
+
+pub fn draft(tenant: TenantNo, kind: &str, data: Bytes) -> Draft {
+    Draft {
+        tenant,
+        kind: kind.to_owned(),
+        created_us: 1,
+        ordering_key: None,
+        data: Some(data),
+        context: None,
+        user: None,
+        test: false,
+    }
+}
+
+pub fn random_draft(chance: &mut Chance, tenants: u64) -> Draft {
+    let tenant = if chance.percent(10) { 0 } else { u32::try_from(chance.below(tenants)).unwrap() + 1 };
+    let size = match chance.below(100) {
+        0..=89 => chance.below(400),
+        90..=97 => chance.below(5_000),
+        _ => 20_000 + chance.below(60_000),
+    };
+    let tag = chance.next();
+    let filler = "x".repeat(usize::try_from(size).unwrap());
+    let mut draft =
+        draft(tenant, chance.pick(&KINDS).unwrap(), Bytes::from(format!("{{\"tag\":{tag},\"x\":\"{filler}\"}}")));
+    draft.created_us = chance.next() >> 12;
+    draft.context = chance.percent(20).then(|| Bytes::from_static(b"{\"region\":\"eu\"}"));
+    draft.ordering_key = chance.percent(10).then(|| "key".to_owned());
+    draft.test = chance.percent(5);
+    draft
+}
+
+/// The same drafts always have the same hash of their body.
+pub fn accept(drafts: Vec<Draft>, key: Option<[u8; 16]>) -> Accept {
+    let mut body_hash = [0; 32];
+    let tags = drafts.iter().flat_map(|draft| draft.data.iter().flatten());
+    tags.enumerate().for_each(|(i, byte)| body_hash[i % 32] ^= byte.rotate_left(u32::try_from(i / 32 % 8).unwrap()));
+    Accept { drafts, idempotency: key.map(|hash| Idempotency { hash, body_hash }) }
+}
+
+/// An attempt on a delivery and what follows from it.
+pub struct Try {
+    pub event: Seq,
+    pub webhook: WebhookNo,
+    pub number: u32,
+    pub previous: JournalSeq,
+    pub at_ms: Millis,
+    pub row: Option<RowKey>,
+    pub verdict: Verdict,
+}
+
+pub fn outcome(of: &Try) -> Outcome {
+    let delivered = of.verdict == Verdict::Delivered;
+    Outcome {
+        attempt: Attempt {
+            event: of.event,
+            webhook: of.webhook,
+            number: AttemptNumber::new(of.number).unwrap(),
+            previous: of.previous,
+            at_ms: of.at_ms,
+            duration_ms: 12,
+            class: (!delivered).then_some(Class::Status),
+            status: Some(if delivered { 200 } else { 500 }),
+            error: String::new(),
+            remote: "192.0.2.1:443".parse().ok(),
+            excerpt: "ok".to_owned(),
+            verdict: of.verdict,
+        },
+        row: of.row,
+        budget_from: 0,
+        since_ms: of.at_ms,
+        deactivate: None,
+        test: false,
+    }
+}

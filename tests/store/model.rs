@@ -1,0 +1,377 @@
+//! What should be true of the store: the same ops on plain collections. Owns the meaning of every op, nothing of how.
+//!
+//! Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use webhookd::clock::Millis;
+use webhookd::model::attempt::{DeadReason, Verdict};
+use webhookd::model::id::{BROADCAST, EventId, JournalSeq, Seq, TenantNo, WebhookNo};
+use webhookd::model::webhook::Filter;
+use webhookd::store::op::{Accept, Draft, Op, Outcome, Refusal, WebhookPatch};
+use webhookd::store::record::{Entry, QueueRow, Remembered};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Active,
+    Inactive,
+    Deleted,
+}
+
+#[derive(Clone, Debug)]
+pub struct Hook {
+    pub tenant: TenantNo,
+    pub filters: Vec<Filter>,
+    pub life: Life,
+    pub url: String,
+    /// (from this event on, how it lived, url)
+    pub versions: BTreeMap<Seq, (Life, String)>,
+    pub failures: u32,
+    pub failing_since_ms: Option<Millis>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Fact {
+    pub draft: Draft,
+    pub accepted_ms: Millis,
+    pub matched: Vec<WebhookNo>,
+    /// Known once the store has told it.
+    pub id: Option<EventId>,
+}
+
+/// What the store should answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Accepted { events: Vec<Seq>, replayed: bool },
+    Webhook(WebhookNo),
+    Tenant(TenantNo),
+    Count(usize),
+    Nothing,
+}
+
+pub type QueuePlace = (WebhookNo, bool, Millis, Seq);
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub tenants: Vec<String>,
+    pub hooks: BTreeMap<WebhookNo, Hook>,
+    /// Event 1 is at index 0; so with the journal.
+    pub events: Vec<Fact>,
+    pub journal: Vec<Entry>,
+    pub fresh: BTreeSet<(Seq, WebhookNo)>,
+    pub queue: BTreeMap<QueuePlace, QueueRow>,
+    pub dead: BTreeMap<(WebhookNo, Seq), JournalSeq>,
+    pub remembered: HashMap<[u8; 16], Remembered>,
+    /// Deliveries whose chain of records has two ends, because something was decided while they were in flight.
+    pub forked: BTreeSet<(Seq, WebhookNo)>,
+    retention_ms: Millis,
+    group_journal: usize,
+    now: Millis,
+    wall_ms: Millis,
+}
+
+impl Model {
+    pub fn new(retention_ms: Millis) -> Self {
+        Self { retention_ms, ..Self::default() }
+    }
+
+    pub fn heads(&self) -> (Seq, JournalSeq) {
+        (self.events.len() as Seq + 1, self.journal.len() as JournalSeq + 1)
+    }
+
+    pub fn live(&self, webhook: WebhookNo) -> bool {
+        self.hooks.get(&webhook).is_some_and(|hook| hook.life != Life::Deleted)
+    }
+
+    /// A group of ops at one time; says what the store should answer.
+    pub fn apply(&mut self, ops: &[Op], now: Millis, wall_ms: Millis) -> Vec<Result<Expected, Refusal>> {
+        self.group_journal = self.journal.len();
+        (self.now, self.wall_ms) = (now, wall_ms);
+        ops.iter().map(|op| self.op(op)).collect()
+    }
+
+    fn op(&mut self, op: &Op) -> Result<Expected, Refusal> {
+        match op {
+            Op::Accept(accept) => self.accept(accept),
+            Op::Outcome(outcome) => {
+                self.outcome(outcome);
+                Ok(Expected::Nothing)
+            }
+            Op::Spill { webhook, events, due_ms } => Ok(self.spill(*webhook, events, *due_ms)),
+            Op::Forget { webhook, events } => {
+                for event in events {
+                    self.fresh.remove(&(*event, *webhook));
+                }
+                Ok(Expected::Nothing)
+            }
+            Op::Expire { webhook, before_ms, max } => Ok(self.expire(*webhook, *before_ms, *max)),
+            Op::CreateWebhook { draft, .. } => {
+                if draft.tenant as usize > self.tenants.len() {
+                    return Err(Refusal::UnknownTenant);
+                }
+                let no = u32::try_from(self.hooks.len()).unwrap() + 1;
+                let hook = Hook {
+                    tenant: draft.tenant,
+                    filters: draft.filters.clone(),
+                    life: Life::Active,
+                    url: draft.url.clone(),
+                    versions: BTreeMap::new(),
+                    failures: 0,
+                    failing_since_ms: None,
+                };
+                self.hooks.insert(no, hook);
+                self.version(no);
+                Ok(Expected::Webhook(no))
+            }
+            Op::UpdateWebhook { no, patch } => self.update(*no, patch),
+            Op::DeleteWebhook { no } => {
+                if !self.live(*no) {
+                    return Err(Refusal::NotFound);
+                }
+                self.set_life(*no, Life::Deleted);
+                self.queue.retain(|place, _| place.0 != *no);
+                Ok(Expected::Nothing)
+            }
+            Op::PutTenant { id, .. } => {
+                if !self.tenants.iter().any(|known| known == id.as_str()) {
+                    self.tenants.push(id.as_str().to_owned());
+                }
+                let place = self.tenants.iter().position(|known| known == id.as_str()).unwrap();
+                Ok(Expected::Tenant(u32::try_from(place).unwrap() + 1))
+            }
+            Op::Redrive { webhook, event } => {
+                let death = self.exhume(*webhook, *event)?;
+                self.revive(*webhook, *event, death);
+                Ok(Expected::Count(1))
+            }
+            Op::DropDead { webhook, event } => {
+                let previous = self.exhume(*webhook, *event)?;
+                let at_ms = self.wall_ms;
+                self.note(Entry::Dropped { event: *event, webhook: *webhook, previous, at_ms });
+                Ok(Expected::Count(1))
+            }
+            Op::Resend { event, webhooks } => self.resend(*event, webhooks),
+            Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
+        }
+    }
+
+    fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {
+        let key = accept.idempotency;
+        if let Some(key) = key
+            && let Some(before) = self.remembered.get(&key.hash)
+            && self.now.saturating_sub(before.at_ms) < self.retention_ms
+        {
+            if before.body_hash != key.body_hash {
+                return Err(Refusal::IdempotencyConflict);
+            }
+            let events = (before.first..before.first + u64::from(before.count)).collect();
+            return Ok(Expected::Accepted { events, replayed: true });
+        }
+        if accept.drafts.iter().any(|draft| draft.tenant as usize > self.tenants.len()) {
+            return Err(Refusal::UnknownTenant);
+        }
+        let first = self.heads().0;
+        for draft in &accept.drafts {
+            let seq = self.heads().0;
+            let takes = |hook: &Hook| {
+                !draft.test
+                    && hook.life == Life::Active
+                    && (draft.tenant == BROADCAST || hook.tenant == draft.tenant)
+                    && hook.filters.iter().any(|filter| filter.matches(&draft.kind))
+            };
+            let matched: Vec<WebhookNo> = self.hooks.iter().filter(|(_, h)| takes(h)).map(|(no, _)| *no).collect();
+            self.fresh.extend(matched.iter().map(|no| (seq, *no)));
+            self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched, id: None });
+        }
+        let events: Vec<Seq> = (first..self.heads().0).collect();
+        if let Some(key) = key
+            && !events.is_empty()
+        {
+            let count = u32::try_from(events.len()).unwrap();
+            let at_ms = self.now;
+            self.remembered.insert(key.hash, Remembered { body_hash: key.body_hash, first, count, at_ms });
+        }
+        Ok(Expected::Accepted { events, replayed: false })
+    }
+
+    fn outcome(&mut self, outcome: &Outcome) {
+        let mut attempt = outcome.attempt.clone();
+        let (webhook, event, verdict) = (attempt.webhook, attempt.event, attempt.verdict);
+        if outcome.test {
+            self.note(Entry::Attempt(attempt));
+            return;
+        }
+        let pending = match outcome.row {
+            Some(key) => self.queue.remove(&(webhook, key.started, key.due_ms, event)).is_some(),
+            None => {
+                self.fresh.remove(&(event, webhook));
+                true
+            }
+        };
+        // Something else became of the delivery while it was in flight: the attempt is on record, and a success counts.
+        let mut dead_before = None;
+        if !pending {
+            self.forked.insert((event, webhook));
+            dead_before = self.dead.get(&(webhook, event)).copied();
+            if let Some(death) = dead_before {
+                attempt.previous = death;
+            }
+        }
+        let failed = attempt.class.is_some();
+        let (at_ms, tries) = (attempt.at_ms, attempt.number.get());
+        let number = self.note(Entry::Attempt(attempt));
+        let live = self.live(webhook);
+        match verdict {
+            Verdict::Delivered if dead_before.is_some() && live => {
+                self.dead.remove(&(webhook, event));
+            }
+            Verdict::RetryAt(due) if live && pending => {
+                let row = QueueRow {
+                    attempts: tries,
+                    budget_from: outcome.budget_from,
+                    since_ms: outcome.since_ms,
+                    previous: number,
+                };
+                self.queue.insert((webhook, true, due, event), row);
+            }
+            Verdict::Dead(_) if live && pending => {
+                self.dead.insert((webhook, event), number);
+            }
+            _ => {}
+        }
+        if let Some(hook) = self.hooks.get_mut(&webhook) {
+            if verdict == Verdict::Delivered {
+                (hook.failures, hook.failing_since_ms) = (0, None);
+            }
+            if failed {
+                hook.failures += 1;
+                hook.failing_since_ms = hook.failing_since_ms.or(Some(at_ms));
+            }
+        }
+        if outcome.deactivate.is_some() && live {
+            self.set_life(webhook, Life::Inactive);
+        }
+    }
+
+    fn spill(&mut self, webhook: WebhookNo, events: &[Seq], due_ms: Millis) -> Expected {
+        for event in events {
+            self.fresh.remove(&(*event, webhook));
+            if self.live(webhook) {
+                let number = self.note(Entry::Queued { event: *event, webhook, previous: 0, due_ms });
+                let row = QueueRow { attempts: 0, budget_from: 0, since_ms: self.now, previous: number };
+                self.queue.insert((webhook, false, due_ms, *event), row);
+            }
+        }
+        Expected::Count(events.len())
+    }
+
+    fn expire(&mut self, webhook: WebhookNo, before_ms: Millis, max: usize) -> Expected {
+        let from = (webhook, false, 0, 0)..=(webhook, false, before_ms, Seq::MAX);
+        let old: Vec<(QueuePlace, QueueRow)> =
+            self.queue.range(from).take(max).map(|(place, row)| (*place, *row)).collect();
+        for (place, row) in &old {
+            self.queue.remove(place);
+            let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
+            let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
+            if self.live(webhook) {
+                self.dead.insert((webhook, event), number);
+            }
+        }
+        Expected::Count(old.len())
+    }
+
+    fn update(&mut self, no: WebhookNo, patch: &WebhookPatch) -> Result<Expected, Refusal> {
+        if !self.live(no) {
+            return Err(Refusal::NotFound);
+        }
+        let hook = self.hooks.get_mut(&no).unwrap();
+        hook.url = patch.url.clone().unwrap_or(hook.url.clone());
+        hook.filters = patch.filters.clone().unwrap_or(hook.filters.clone());
+        match patch.active {
+            Some(true) => hook.life = Life::Active,
+            Some(false) => hook.life = Life::Inactive,
+            None => {}
+        }
+        self.version(no);
+        Ok(Expected::Webhook(no))
+    }
+
+    fn set_life(&mut self, no: WebhookNo, life: Life) {
+        self.hooks.get_mut(&no).unwrap().life = life;
+        self.version(no);
+    }
+
+    fn version(&mut self, no: WebhookNo) {
+        let from = self.heads().0;
+        let hook = self.hooks.get_mut(&no).unwrap();
+        hook.versions.insert(from, (hook.life, hook.url.clone()));
+    }
+
+    /// Takes a dead letter away; one that died in this very group is not there yet.
+    fn exhume(&mut self, webhook: WebhookNo, event: Seq) -> Result<JournalSeq, Refusal> {
+        let death = self.dead.get(&(webhook, event)).copied().filter(|_| self.live(webhook));
+        let death = death.filter(|death| *death <= self.group_journal as JournalSeq).ok_or(Refusal::NotFound)?;
+        self.dead.remove(&(webhook, event));
+        Ok(death)
+    }
+
+    fn revive(&mut self, webhook: WebhookNo, event: Seq, previous: JournalSeq) {
+        let attempts = self.attempts_made(previous);
+        let now = self.now;
+        let number = self.note(Entry::Revived { event, webhook, previous, at_ms: now, attempts });
+        let row = QueueRow { attempts, budget_from: attempts, since_ms: now, previous: number };
+        self.queue.insert((webhook, false, now, event), row);
+    }
+
+    fn attempts_made(&self, newest: JournalSeq) -> u32 {
+        let mut number = newest;
+        while let Some(entry) = number.checked_sub(1).and_then(|i| self.journal.get(i as usize)) {
+            match entry {
+                Entry::Attempt(attempt) => return attempt.number.get(),
+                Entry::Revived { attempts, .. } => return *attempts,
+                other => number = other.previous(),
+            }
+        }
+        0
+    }
+
+    fn resend(&mut self, event: Seq, webhooks: &[WebhookNo]) -> Result<Expected, Refusal> {
+        let mut plan = Vec::new();
+        for webhook in webhooks {
+            if !self.live(*webhook) {
+                return Err(Refusal::NotFound);
+            }
+            let of_it = |entry: &Entry| entry.event() == event && entry.webhook() == *webhook;
+            if self.journal[self.group_journal..].iter().any(of_it) || self.fresh.contains(&(event, *webhook)) {
+                return Err(Refusal::Pending);
+            }
+            let newest = self.newest(event, *webhook);
+            if newest.is_some_and(|number| self.journal[number as usize - 1].queued().is_some()) {
+                return Err(Refusal::Pending);
+            }
+            plan.push((*webhook, newest.unwrap_or(0)));
+        }
+        for (webhook, previous) in &plan {
+            self.dead.remove(&(*webhook, event));
+            self.revive(*webhook, event, *previous);
+        }
+        Ok(Expected::Count(plan.len()))
+    }
+
+    /// The newest journal record of a delivery.
+    pub fn newest(&self, event: Seq, webhook: WebhookNo) -> Option<JournalSeq> {
+        let of_it = |entry: &Entry| entry.event() == event && entry.webhook() == webhook;
+        self.journal.iter().rposition(of_it).map(|place| place as JournalSeq + 1)
+    }
+
+    fn note(&mut self, entry: Entry) -> JournalSeq {
+        self.journal.push(entry);
+        self.journal.len() as JournalSeq
+    }
+
+    /// What a new process does not know any more: deliveries to webhooks that are gone.
+    pub fn restart(&mut self) {
+        let hooks = &self.hooks;
+        self.fresh.retain(|(_, webhook)| hooks.get(webhook).is_some_and(|hook| hook.life != Life::Deleted));
+    }
+}

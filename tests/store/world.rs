@@ -1,0 +1,505 @@
+//! A world around one engine: a publisher that retries, a dispatcher with a bounded number in flight, owners who change
+//! their webhooks, time, and a disk that loses power. Owns the model's copy of the truth and holds the store to it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::{Builder, Database};
+use webhookd::clock::{Clock, Millis};
+use webhookd::entropy::Entropy;
+use webhookd::model::attempt::{DeadReason, Verdict};
+use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::model::webhook::{Filter, InactiveReason};
+use webhookd::store::engine::{Applied, Engine};
+use webhookd::store::op::{Accept, Done, Op, Refusal, RowKey, WebhookPatch};
+use webhookd::store::record::QueueRow;
+use webhookd::store::recover::{Recovered, recover};
+use webhookd::store::view::Shared;
+use webhookd::store::{StoreError, open};
+
+use crate::chance::Chance;
+use crate::check::check;
+use crate::disk::Disk;
+use crate::drafts::{self, FILTERS, Try};
+use crate::model::{Expected, Life, Model};
+
+pub const RETENTION_MS: Millis = 86_400_000;
+const TENANTS: u64 = 3;
+const IN_FLIGHT_MAX: usize = 12;
+const CACHE_BYTES: usize = 1 << 20;
+/// So little that most pages are read from the disk.
+pub const CACHE_BYTES_FEW: usize = 16 << 10;
+
+/// What the dispatcher holds in memory: lost with the process.
+#[derive(Default)]
+pub struct Desk {
+    pub fresh: BTreeSet<(Seq, WebhookNo)>,
+    pub flights: Vec<Flight>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Flight {
+    event: Seq,
+    webhook: WebhookNo,
+    row: Option<(RowKey, QueueRow)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub crashes: u64,
+    pub crashes_while_opening: u64,
+    pub groups: u64,
+    /// Groups whose answer was lost and that were there after all.
+    pub recovered: u64,
+    pub events: u64,
+    pub attempts: u64,
+}
+
+pub struct World {
+    pub disk: Disk,
+    pub chance: Chance,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub engine: Option<Engine>,
+    pub shared: Option<Arc<Shared>>,
+    pub model: Model,
+    pub desk: Desk,
+    /// A group without an answer, and the truth if it happened.
+    limbo: Option<(Vec<Op>, Model)>,
+    /// Accepts without an answer, to be asked again.
+    unknown: Vec<Accept>,
+    keyed: Vec<Accept>,
+    opening_calls: u64,
+    pub flush_at: usize,
+    pub cache_bytes: usize,
+    pub tally: Tally,
+}
+
+impl World {
+    /// A world with a new store; `crashes`: the power may go while it is made.
+    pub fn new(seed: u64, crashes: bool) -> Self {
+        let mut chance = Chance::new(seed);
+        let flush_at = [20, 60, 100_000][chance.index(3)];
+        let mut world = Self {
+            disk: Disk::default(),
+            clock: Clock::manual(1_700_000_000_000),
+            entropy: Entropy::seeded(seed),
+            chance,
+            engine: None,
+            shared: None,
+            model: Model::new(RETENTION_MS),
+            desk: Desk::default(),
+            limbo: None,
+            unknown: Vec::new(),
+            keyed: Vec::new(),
+            opening_calls: 12,
+            flush_at,
+            cache_bytes: CACHE_BYTES,
+            tally: Tally::default(),
+        };
+        world.create(crashes);
+        world
+    }
+
+    /// As `open::open` does it: made under another name, which counts only once all of it is synced.
+    fn create(&mut self, crashes: bool) {
+        loop {
+            self.disk = Disk::default();
+            let fuse = (crashes && self.chance.percent(40)).then(|| self.chance.below(40));
+            self.disk.set_fuse(fuse);
+            let made = Builder::new()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(self.disk.handle())
+                .map_err(|error| error.to_string())
+                .and_then(|db| {
+                    open::initialise(&db, &drafts::sealer(&self.entropy), &self.entropy).map_err(|e| e.to_string())
+                });
+            let synced = made
+                .and_then(|()| redb::StorageBackend::sync_data(&self.disk.handle()).map_err(|error| error.to_string()));
+            match synced {
+                Ok(()) => break,
+                Err(error) => {
+                    assert!(self.disk.is_dark(), "a store can't be made: {error}");
+                    self.tally.crashes += 1;
+                    self.tally.crashes_while_opening += 1;
+                }
+            }
+        }
+        if self.disk.is_dark() || (crashes && self.chance.percent(20)) {
+            self.disk.power_cut(&mut self.chance);
+            self.tally.crashes += 1;
+            self.tally.crashes_while_opening += 1;
+        }
+        self.disk.set_fuse(None);
+        self.open(false);
+    }
+
+    fn try_open(&mut self) -> Result<Recovered, String> {
+        assert!(!self.disk.is_empty(), "the store is empty");
+        let before = self.disk.changes();
+        let db = open_on(&self.disk, self.cache_bytes)?;
+        let shared = match &self.shared {
+            Some(shared) => shared.clone(),
+            None => {
+                open::admit(&db, drafts::place(), drafts::sealer(&self.entropy)).map_err(|error| error.to_string())?
+            }
+        };
+        let recovered = recover(db, shared.clone(), &self.clock, RETENTION_MS).map_err(|error| error.to_string())?;
+        self.shared = Some(shared);
+        self.opening_calls = self.disk.changes() - before;
+        Ok(recovered)
+    }
+
+    /// A new process on this disk; the power may go again while it opens the store.
+    pub fn open(&mut self, crashes: bool) {
+        self.engine = None;
+        self.shared = None;
+        let recovered = loop {
+            if crashes && self.chance.percent(45) {
+                let calls = self.chance.below(self.opening_calls + 1);
+                self.disk.set_fuse(Some(calls));
+            }
+            // The wall clock may have fallen back meanwhile.
+            let fell_back = if self.chance.percent(20) { self.chance.below(3_600_000) } else { 0 };
+            self.clock = Clock::manual(self.clock.now_ms() - fell_back);
+            match self.try_open() {
+                Ok(recovered) if !self.disk.is_dark() => break recovered,
+                Ok(_) => {}
+                Err(error) => assert!(self.disk.is_dark(), "the store does not open: {error}"),
+            }
+            self.shared = None;
+            self.disk.power_cut(&mut self.chance);
+            self.tally.crashes += 1;
+            self.tally.crashes_while_opening += 1;
+        };
+        self.disk.set_fuse(None);
+        self.decide_limbo(recovered.engine.heads());
+        self.model.restart();
+        self.desk = Desk::default();
+        self.adopt(recovered, 0);
+    }
+
+    /// The same process opens its store again after an error, as the writer does it; the dispatcher keeps what it has.
+    pub fn reopen(&mut self) -> Result<(), String> {
+        let before = self.model.heads();
+        // Lets go of the old database first: two on one disk would be two writers.
+        (self.engine, self.shared) = (None, None);
+        let recovered = self.try_open()?;
+        let heads = recovered.engine.heads();
+        let landed = heads != before;
+        let ops = self.limbo.as_ref().map(|(ops, _)| ops.clone()).unwrap_or_default();
+        self.disk.set_quiet(true);
+        self.decide_limbo(heads);
+        self.adopt(recovered, before.0);
+        self.disk.set_quiet(false);
+        let own = |op: &&Op| matches!(op, Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. });
+        let kept: Vec<Op> = ops.iter().filter(own).cloned().collect();
+        if landed {
+            self.settle(&kept);
+            return self.write(vec![Op::Ping]);
+        }
+        self.write([kept, vec![Op::Ping]].concat())
+    }
+
+    /// Finds out whether the group without an answer happened: the store must be exactly as before it or as after it.
+    fn decide_limbo(&mut self, heads: (u64, u64)) {
+        let Some((_, after)) = self.limbo.take() else { return };
+        let shared = self.shared.clone().unwrap();
+        let as_before = heads == self.model.heads() && check(&shared, &self.model, &mut self.chance.clone()).is_ok();
+        if !as_before {
+            self.model = after;
+            self.tally.recovered += 1;
+        }
+    }
+
+    /// Takes over a recovered engine, checks all of it, and hands the dispatcher its fresh deliveries from `from` on.
+    fn adopt(&mut self, recovered: Recovered, from: Seq) {
+        let fresh: BTreeSet<(Seq, WebhookNo)> = recovered.fresh.iter().map(|(no, event)| (event.seq, *no)).collect();
+        assert_eq!(fresh.len(), recovered.fresh.len(), "a delivery is fresh twice");
+        let live = self.model.fresh.iter().filter(|(_, webhook)| self.model.live(*webhook));
+        assert_eq!(fresh, live.copied().collect(), "fresh deliveries");
+        let queued: BTreeSet<WebhookNo> = self.model.queue.keys().map(|place| place.0).collect();
+        assert_eq!(recovered.queued, queued.into_iter().collect::<Vec<_>>(), "webhooks with rows");
+        let own: BTreeSet<_> = fresh.into_iter().filter(|(seq, _)| *seq >= from).collect();
+        let gone = |(seq, webhook): &(Seq, WebhookNo)| *seq >= from && !self.model.live(*webhook);
+        let unseen: Vec<_> = self.model.fresh.iter().filter(|delivery| gone(delivery)).copied().collect();
+        self.model.fresh.retain(|delivery| !unseen.contains(delivery));
+        self.desk.fresh.extend(own);
+        let mut engine = recovered.engine;
+        engine.set_flush_at(self.flush_at);
+        self.engine = Some(engine);
+        self.check();
+        let model = &mut self.model;
+        let view = self.shared.as_ref().unwrap().view().unwrap();
+        view.scan_events(1, |event| {
+            model.events[event.seq as usize - 1].id = Some(event.id);
+            true
+        })
+        .unwrap();
+    }
+
+    pub fn check(&mut self) {
+        let shared = self.shared.clone().unwrap();
+        check(&shared, &self.model, &mut self.chance).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Writes a group and holds the answers against the model's. An error leaves the group in limbo and no engine.
+    pub fn write(&mut self, ops: Vec<Op>) -> Result<(), String> {
+        let mut after = self.model.clone();
+        let expected = after.apply(&ops, self.clock.now_ms(), self.clock.wall_ms());
+        self.tally.groups += 1;
+        let applied = self.engine.as_mut().unwrap().apply(&ops);
+        match applied {
+            Ok(applied) => {
+                self.model = after;
+                self.learn(&applied, &expected);
+                self.settle(&ops);
+                Ok(())
+            }
+            Err(error) => {
+                assert!(matches!(error, StoreError::Unavailable(_)), "the store says {error}");
+                self.engine = None;
+                let accepts = ops.iter().filter_map(|op| match op {
+                    Op::Accept(accept) if accept.idempotency.is_some() => Some(accept.clone()),
+                    _ => None,
+                });
+                self.unknown.extend(accepts);
+                self.limbo = Some((ops, after));
+                Err(error.to_string())
+            }
+        }
+    }
+
+    fn learn(&mut self, applied: &Applied, expected: &[Result<Expected, Refusal>]) {
+        assert_eq!(applied.answers.len(), expected.len());
+        for (answer, expected) in applied.answers.iter().zip(expected) {
+            let shown = answer.as_ref().map_err(|refusal| *refusal).map(|done| match done {
+                Done::Accepted(receipt) => {
+                    for event in receipt.events() {
+                        let known = &mut self.model.events[event.seq as usize - 1].id;
+                        assert!(known.is_none_or(|known| known == event.id), "another id for event {}", event.seq);
+                        *known = Some(event.id);
+                    }
+                    let events = receipt.events().iter().map(|event| event.seq).collect();
+                    Expected::Accepted { events, replayed: receipt.replayed() }
+                }
+                Done::Webhook(webhook) => Expected::Webhook(webhook.no),
+                Done::Tenant(tenant) => Expected::Tenant(tenant.no),
+                Done::Count(count) => Expected::Count(*count),
+                Done::Key(_) | Done::Nothing => Expected::Nothing,
+            });
+            assert_eq!(&shown, expected, "an answer");
+        }
+        self.desk.fresh.extend(applied.effects.fresh.iter().map(|(no, event)| (event.seq, *no)));
+    }
+
+    /// What a durable group means to the dispatcher.
+    fn settle(&mut self, ops: &[Op]) {
+        for op in ops {
+            match op {
+                Op::Outcome(outcome) => {
+                    self.tally.attempts += 1;
+                    let done = (outcome.attempt.event, outcome.attempt.webhook);
+                    self.desk.flights.retain(|flight| (flight.event, flight.webhook) != done);
+                }
+                Op::Accept(accept) => self.tally.events += accept.drafts.len() as u64,
+                _ => {}
+            }
+        }
+    }
+
+    /// One group of whatever happens at this moment.
+    pub fn step(&mut self) -> Result<(), String> {
+        let pause = match self.chance.below(100) {
+            0..=89 => self.chance.below(3_000),
+            90..=97 => self.chance.below(3_600_000),
+            _ => self.chance.below(50_000_000),
+        };
+        self.clock.advance(Duration::from_millis(pause));
+        let mut ops = Vec::new();
+        self.owners(&mut ops);
+        self.publish(&mut ops);
+        self.dispatch(&mut ops);
+        if self.chance.percent(30) {
+            self.chance.shuffle(&mut ops);
+        }
+        self.write(ops)
+    }
+
+    fn publish(&mut self, ops: &mut Vec<Op>) {
+        for accept in std::mem::take(&mut self.unknown) {
+            ops.push(Op::Accept(accept));
+        }
+        for _ in 0..self.chance.below(4) {
+            let count = if self.chance.percent(10) { 1 + self.chance.below(8) } else { 1 };
+            let drafts = (0..count).map(|_| drafts::random_draft(&mut self.chance, TENANTS)).collect();
+            let key = self.chance.percent(40).then(|| self.chance.bytes());
+            let accept = drafts::accept(drafts, key);
+            if key.is_some() {
+                self.keyed.push(accept.clone());
+            }
+            ops.push(Op::Accept(accept));
+        }
+        if self.chance.percent(15)
+            && let Some(mut again) = self.chance.pick(&self.keyed).cloned()
+        {
+            if self.chance.percent(20) {
+                again.idempotency.as_mut().unwrap().body_hash[0] ^= 1;
+            }
+            ops.push(Op::Accept(again));
+        }
+    }
+
+    fn dispatch(&mut self, ops: &mut Vec<Op>) {
+        self.take_off(ops);
+        for flight in self.desk.flights.clone() {
+            if self.chance.percent(60) {
+                ops.push(self.land(flight));
+            }
+        }
+    }
+
+    /// Takes deliveries in hand: fresh ones, and due ones from the durable queue.
+    fn take_off(&mut self, ops: &mut Vec<Op>) {
+        for (event, webhook) in self.desk.fresh.clone() {
+            let room = self.desk.flights.len() < IN_FLIGHT_MAX;
+            if !self.model.live(webhook) && self.chance.percent(50) {
+                ops.push(Op::Forget { webhook, events: vec![event] });
+            } else if room && self.chance.percent(40) {
+                self.desk.flights.push(Flight { event, webhook, row: None });
+            } else if self.chance.percent(8) {
+                ops.push(Op::Spill { webhook, events: vec![event], due_ms: self.clock.now_ms() });
+            } else {
+                continue;
+            }
+            self.desk.fresh.remove(&(event, webhook));
+        }
+        let hooks: Vec<WebhookNo> = self.model.hooks.keys().copied().collect();
+        let Some(webhook) = self.chance.pick(&hooks).copied() else { return };
+        let started = self.chance.percent(60);
+        let room = IN_FLIGHT_MAX - self.desk.flights.len().min(IN_FLIGHT_MAX);
+        let flights = &self.desk.flights;
+        let flying = |event| flights.iter().any(|flight| flight.webhook == webhook && flight.event == event);
+        self.disk.set_quiet(true);
+        let view = self.shared.as_ref().unwrap().view().unwrap();
+        let due = view.due(webhook, started, self.clock.now_ms(), room, flying).unwrap();
+        if self.model.live(webhook) {
+            let from = (webhook, started, 0, 0)..=(webhook, started, self.clock.now_ms(), Seq::MAX);
+            let wanted = self.model.queue.range(from).filter(|(place, _)| !flying(place.3)).take(room);
+            let wanted: Vec<_> = wanted.map(|(place, row)| (place.3, *row)).collect();
+            assert_eq!(due.iter().map(|queued| (queued.event, queued.row)).collect::<Vec<_>>(), wanted);
+        }
+        drop(view);
+        self.disk.set_quiet(false);
+        let taken =
+            due.iter().map(|queued| Flight { event: queued.event, webhook, row: Some((queued.key, queued.row)) });
+        self.desk.flights.extend(taken);
+    }
+
+    fn land(&mut self, flight: Flight) -> Op {
+        let Flight { event, webhook, row } = flight;
+        let now = self.clock.now_ms();
+        let verdict = match self.chance.below(100) {
+            0..=54 => Verdict::Delivered,
+            55..=84 => Verdict::RetryAt(now + self.chance.below(3_600_000)),
+            85..=95 => Verdict::Dead(DeadReason::Exhausted),
+            _ => Verdict::Dead(DeadReason::Gone),
+        };
+        let mut outcome = drafts::outcome(&Try {
+            event,
+            webhook,
+            number: row.map_or(1, |(_, row)| row.attempts + 1),
+            previous: row.map_or(0, |(_, row)| row.previous),
+            at_ms: self.clock.wall_ms(),
+            row: row.map(|(key, _)| key),
+            verdict,
+        });
+        outcome.budget_from = row.map_or(0, |(_, row)| row.budget_from);
+        outcome.deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
+        Op::Outcome(Box::new(outcome))
+    }
+
+    /// Owners and operators.
+    fn owners(&mut self, ops: &mut Vec<Op>) {
+        if (self.model.tenants.len() as u64) < TENANTS {
+            ops.push(drafts::put_tenant(&format!("tenant-{}", self.model.tenants.len())));
+        }
+        let live: Vec<WebhookNo> = self.model.hooks.keys().copied().filter(|no| self.model.live(*no)).collect();
+        if !self.model.tenants.is_empty() && live.len() < 8 && self.chance.percent(35) {
+            let tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
+            let filter = *self.chance.pick(&FILTERS).unwrap();
+            ops.push(drafts::create_webhook(tenant, self.chance.bytes(), &[filter]));
+        }
+        if self.chance.percent(10)
+            && let Some(no) = self.chance.pick(&live).copied()
+        {
+            let mut patch = WebhookPatch {
+                url: Some(format!("https://{}.example/", self.chance.next())),
+                ..WebhookPatch::default()
+            };
+            patch.active = self.chance.percent(40).then(|| self.chance.percent(60));
+            patch.filters = self.chance.percent(20).then(|| vec![Filter::All]);
+            ops.push(Op::UpdateWebhook { no, patch: Box::new(patch) });
+        }
+        if self.chance.percent(5)
+            && let Some(no) = self.chance.pick(&live).copied()
+        {
+            ops.push(Op::DeleteWebhook { no });
+        }
+        if self.chance.percent(8)
+            && let Some(webhook) = self.chance.pick(&live).copied()
+        {
+            let before_ms = self.clock.now_ms().saturating_sub(self.chance.below(10_000));
+            ops.push(Op::Expire { webhook, before_ms, max: 1 + self.chance.index(3) });
+        }
+        let dead: Vec<(WebhookNo, Seq)> = self.model.dead.keys().copied().collect();
+        if self.chance.percent(25)
+            && let Some((webhook, event)) = self.chance.pick(&dead).copied()
+        {
+            ops.push(if self.chance.percent(60) {
+                Op::Redrive { webhook, event }
+            } else {
+                Op::DropDead { webhook, event }
+            });
+        }
+        let events = self.model.events.len() as u64;
+        if self.chance.percent(10) && events > 0 {
+            let event = 1 + self.chance.below(events);
+            let mut webhooks = live;
+            if self.model.events[event as usize - 1].draft.test {
+                webhooks.clear();
+            }
+            webhooks
+                .retain(|no| !self.model.forked.contains(&(event, *no)) && self.model.hooks[no].life == Life::Active);
+            webhooks.truncate(1 + self.chance.index(2));
+            ops.push(Op::Resend { event, webhooks });
+        }
+        if self.chance.percent(5)
+            && let Some((webhook, event)) = self.some_tested()
+        {
+            let at_ms = self.clock.wall_ms();
+            let verdict = Verdict::Single;
+            let of = Try { event, webhook, number: 1, previous: 0, at_ms, row: None, verdict };
+            let mut outcome = drafts::outcome(&of);
+            outcome.test = true;
+            ops.push(Op::Outcome(Box::new(outcome)));
+        }
+    }
+
+    /// A test's event that no webhook has got yet.
+    fn some_tested(&mut self) -> Option<(WebhookNo, Seq)> {
+        let tests = (1..).zip(&self.model.events).filter(|(_, fact)| fact.draft.test).map(|(seq, _)| seq);
+        let untold = |seq: &Seq| !self.model.journal.iter().any(|entry| entry.event() == *seq);
+        let tests: Vec<Seq> = tests.filter(untold).collect();
+        let live: Vec<WebhookNo> = self.model.hooks.keys().copied().filter(|no| self.model.live(*no)).collect();
+        Some((*self.chance.pick(&live)?, *self.chance.pick(&tests)?))
+    }
+}
+
+/// Opens what is on the disk; never makes a new store.
+pub fn open_on(disk: &Disk, cache_bytes: usize) -> Result<Arc<Database>, String> {
+    assert!(!disk.is_empty(), "the store is empty");
+    let db = Builder::new().set_cache_size(cache_bytes).create_with_backend(disk.handle());
+    db.map(Arc::new).map_err(|error| error.to_string())
+}
