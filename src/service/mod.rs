@@ -40,8 +40,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Dispatching: Send + Sync + 'static {
     /// What can be seen of a webhook's lane, and of one delivery in it.
     fn glance(&self, webhook: WebhookNo, event: Seq) -> Glance;
-    /// One signed attempt at once, with the verdict `Delivered` or `Single`; the webhook may be inactive. It is on record
-    /// (durable, as an outcome with `test` set) when the future ends.
+    /// One signed attempt at once, with the verdict `Delivered` or `Single`; the webhook may be inactive. Putting it on
+    /// record is the service's.
     fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt>;
 }
 

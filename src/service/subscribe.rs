@@ -11,7 +11,7 @@ use crate::model::event::Event;
 use crate::model::id::{TenantNo, WebhookId, WebhookNo};
 use crate::model::webhook::{Dialect, InactiveReason, SigningSecret, Webhook, WebhookState};
 use crate::sign::generate_secret;
-use crate::store::op::{Accept, Done, Draft, Op, Quota, SecretChange, WebhookPatch};
+use crate::store::op::{Accept, Done, Draft, Op, Outcome, Quota, SecretChange, WebhookPatch};
 use crate::store::record::Standing;
 
 /// What is asked of a webhook; `None` leaves a member as it is, `Some(None)` takes it back to its default.
@@ -170,6 +170,10 @@ impl Service {
             _ => return Err(Error::Internal),
         };
         let attempt = self.dispatch.test(webhook.clone(), event.clone()).await;
+        let since_ms = self.clock.now_ms();
+        let outcome =
+            Outcome { attempt: attempt.clone(), row: None, budget_from: 0, since_ms, deactivate: None, test: true };
+        self.store.submit(Op::Outcome(Box::new(outcome)), worker).await?;
         Ok(Tried { event, webhook, attempt })
     }
 
