@@ -98,14 +98,14 @@ impl Shared {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner).clone();
         let db = db.ok_or_else(|| StoreError::Unavailable("it is being opened again".to_owned()))?;
         let txn = db.begin_read()?;
-        Ok(View { txn, _db: db, shared: self })
+        Ok(View { txn, db, shared: self })
     }
 }
 
 /// A snapshot.
 pub struct View<'a> {
     pub(super) txn: ReadTransaction,
-    _db: Arc<Database>,
+    db: Arc<Database>,
     pub(super) shared: &'a Shared,
 }
 
@@ -184,12 +184,14 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn fates(&self, event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
-        // Read before the snapshot's row: what leaves the tail in between stands in the row.
-        let mut fates = match self.txn.open_table(FATES)?.get(event / FATES_PER_ROW)? {
+        // The tail is read before the row, and the row from a snapshot taken after that: what left the tail stands there.
+        let tail = self.shared.tails().fates_of(event);
+        let txn = self.db.begin_read()?;
+        let mut fates = match txn.open_table(FATES)?.get(event / FATES_PER_ROW)? {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => BTreeMap::new(),
         };
-        for (webhook, number) in self.shared.tails().fates_of(event) {
+        for (webhook, number) in tail {
             let newest = fates.entry(webhook).or_insert(number);
             *newest = number.max(*newest);
         }

@@ -9,9 +9,10 @@ use redb::backends::InMemoryBackend;
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::model::id::{Seq, TenantId, TenantNo};
+use crate::model::attempt::{Attempt, Verdict};
+use crate::model::id::{AttemptNumber, Seq, TenantId, TenantNo};
 use crate::store::engine::Engine;
-use crate::store::op::{Accept, Draft, Op};
+use crate::store::op::{Accept, Draft, Op, Outcome};
 use crate::store::open;
 use crate::store::page::EventQuery;
 use crate::store::recover::recover;
@@ -155,4 +156,35 @@ fn filters_apply_and_an_unknown_tenant_sees_only_what_is_for_everybody() {
         assert_eq!(!fixture.all(&filtered).is_empty(), found, "{key} {value}");
     }
     assert_eq!(fixture.all(&query(9, true, 4)), (1..=40).filter(|seq| (seq - 1) % 3 == 2).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_fate_that_leaves_the_tail_beside_a_view_is_still_seen() {
+    let mut fixture = fixture();
+    let attempt = Attempt {
+        event: 3,
+        webhook: 9,
+        number: AttemptNumber::MIN,
+        previous: 0,
+        at_ms: START_MS,
+        duration_ms: 1,
+        class: None,
+        status: Some(200),
+        error: String::new(),
+        remote: None,
+        excerpt: String::new(),
+        verdict: Verdict::Single,
+    };
+    let outcome = Outcome { attempt, row: None, budget_from: 0, since_ms: 0, deactivate: None, test: true };
+    fixture.engine.apply(&[Op::Outcome(Box::new(outcome))]).unwrap();
+    let view = fixture.shared.view().unwrap();
+    let before = view.fates(3).unwrap();
+    assert_eq!(before.len(), 1);
+    fixture.engine.set_flush_at(1);
+    fixture.engine.apply(&[Op::Ping]).unwrap();
+    while fixture.engine.has_chores() {
+        fixture.engine.apply(&[Op::Ping]).unwrap();
+    }
+    assert!(fixture.shared.tails().fates_of(3).is_empty(), "it has left the tail");
+    assert_eq!(view.fates(3).unwrap(), before);
 }
