@@ -3,6 +3,10 @@
 //! `disk` is the disk, `model` what should be true, `world` drives the engine and a publisher and a dispatcher above it,
 //! `check` compares store and model. Everything follows from a seed: `SEED=7` replays one, `SEEDS=1000` runs that many.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+#[path = "store/acts.rs"]
+mod acts;
 #[path = "store/chance.rs"]
 mod chance;
 #[path = "store/check.rs"]

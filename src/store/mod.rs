@@ -22,6 +22,8 @@ pub mod recover;
 pub mod registry;
 pub mod schema;
 pub mod seal;
+#[cfg(test)]
+mod tests;
 pub mod view;
 pub mod writer;
 

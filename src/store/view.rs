@@ -98,7 +98,7 @@ impl Shared {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner).clone();
         let db = db.ok_or_else(|| StoreError::Unavailable("it is being opened again".to_owned()))?;
         let txn = db.begin_read()?;
-        Ok(View { txn, _db: db, shared: self })
+        Ok(View { txn, db, shared: self })
     }
 
     /// The sequence number that an id claims; whether the event is there, a view tells.
@@ -123,7 +123,7 @@ impl Shared {
 /// A snapshot.
 pub struct View<'a> {
     pub(super) txn: ReadTransaction,
-    _db: Arc<Database>,
+    db: Arc<Database>,
     pub(super) shared: &'a Shared,
 }
 
@@ -201,7 +201,10 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn fates(&self, event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
-        self.fates_beside(event, self.shared.tails().fates_of(event))
+        // The tail is read before the row, and the row from a snapshot taken after that: what left the tail stands there.
+        let tail = self.shared.tails().fates_of(event);
+        let db = self.db.clone();
+        View { txn: db.begin_read()?, db, shared: self.shared }.fates_beside(event, tail)
     }
 
     fn fates_beside(

@@ -79,16 +79,8 @@ pub struct Handle {
 }
 
 impl Disk {
-    pub fn with_image(image: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(State { synced: image.clone(), seen: image, ..State::default() })))
-    }
-
     pub fn handle(&self) -> Handle {
         Handle { disk: self.clone(), life: self.lock().life }
-    }
-
-    pub fn image(&self) -> Vec<u8> {
-        self.lock().seen.clone()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -186,7 +178,8 @@ fn survivors(chance: &mut Chance, offset: usize, len: usize, kept_percent: u64) 
     cuts.push(len);
     if unit == 1 || chance.percent(50) {
         let cut = *chance.pick(&cuts).unwrap();
-        return if chance.percent(50) { vec![0..cut] } else { vec![cut..len] };
+        let part = if chance.percent(50) { 0..cut } else { cut..len };
+        return Vec::from([part]);
     }
     cuts.windows(2).map(|pair| pair[0]..pair[1]).filter(|_| chance.percent(50)).collect()
 }

@@ -1,1 +1,30 @@
-//! To come.
+//! Promise 3: each (event, webhook) is in exactly one of pending, delivered, dead, cancelled, at every step of any history.
+//!
+//! The model foretells every answer and every record; the checker holds the store to it after every few groups, and counts
+//! the states of every delivery. Some of the histories are interrupted by a new process.
+
+use crate::chance::each_seed;
+use crate::world::World;
+
+const STEPS: u64 = 60;
+
+#[test]
+fn g03_every_delivery_is_in_exactly_one_state() {
+    let (mut events, mut attempts) = (0, 0);
+    each_seed("g03", 80, |seed| {
+        let mut world = World::new(seed.wrapping_add(1_000_000), false);
+        for step in 0..STEPS {
+            world.step().unwrap();
+            if world.chance.percent(3) {
+                world.disk.kill();
+                world.open(false);
+            }
+            if step % 10 == 9 {
+                world.check();
+            }
+        }
+        events += world.tally.events;
+        attempts += world.tally.attempts;
+    });
+    println!("{events} events, {attempts} attempts");
+}

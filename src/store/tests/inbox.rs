@@ -1,0 +1,109 @@
+//! When a group is closed: at once for a caller, a little later for outcomes alone, and with a distance under load.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::store::StoreError;
+use crate::store::inbox::{Inbox, Request};
+use crate::store::op::{Accept, Draft, Op};
+
+fn forget() -> Op {
+    Op::Forget { webhook: 1, events: vec![1] }
+}
+
+fn ping() -> Request {
+    Request { op: Op::Ping, waiter: None }
+}
+
+fn start() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn outcomes_wait_for_company_and_a_caller_ends_the_wait() {
+    let inbox = Inbox::default();
+    inbox.note(forget(), false);
+    let began = start();
+    assert_eq!(inbox.next(None, 0).unwrap().len(), 1);
+    assert!(began.elapsed() >= Duration::from_millis(4), "{:?}", began.elapsed());
+
+    inbox.note(forget(), false);
+    inbox.submit(ping()).unwrap();
+    let began = start();
+    assert_eq!(inbox.next(None, 0).unwrap().len(), 2);
+    assert!(began.elapsed() < Duration::from_millis(4), "{:?}", began.elapsed());
+
+    inbox.note(forget(), false);
+    inbox.note(forget(), true);
+    let began = start();
+    assert_eq!(inbox.next(None, 0).unwrap().len(), 2);
+    assert!(began.elapsed() < Duration::from_millis(4), "a lane waits: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_sleeping_writer_is_woken_by_the_first_request() {
+    let inbox = Arc::new(Inbox::default());
+    let writer = inbox.clone();
+    let thread = std::thread::spawn(move || writer.next(None, 0).unwrap().len());
+    std::thread::sleep(Duration::from_millis(20));
+    inbox.submit(ping()).unwrap();
+    assert_eq!(thread.join().unwrap(), 1);
+}
+
+#[test]
+fn groups_keep_their_distance_only_after_a_group_of_more_than_one() {
+    let inbox = Inbox::default();
+    inbox.submit(ping()).unwrap();
+    let last = start();
+    inbox.next(Some(last), 1).unwrap();
+    assert!(last.elapsed() < Duration::from_millis(1), "{:?}", last.elapsed());
+    inbox.submit(ping()).unwrap();
+    let last = start();
+    inbox.next(Some(last), 2).unwrap();
+    assert!(last.elapsed() >= Duration::from_millis(1), "{:?}", last.elapsed());
+}
+
+#[test]
+fn down_turns_callers_away_and_keeps_what_the_daemon_notes() {
+    let inbox = Inbox::default();
+    inbox.set_down(true);
+    assert!(matches!(inbox.submit(ping()), Err(StoreError::Unavailable(_))));
+    inbox.note(forget(), true);
+    inbox.set_down(false);
+    inbox.submit(ping()).unwrap();
+    assert_eq!(inbox.next(None, 0).unwrap().len(), 2);
+}
+
+#[test]
+fn closed_gives_what_is_left_and_then_nothing() {
+    let inbox = Inbox::default();
+    inbox.note(forget(), false);
+    inbox.close();
+    assert!(inbox.submit(ping()).is_err());
+    assert_eq!(inbox.next(None, 0).unwrap().len(), 1);
+    assert!(inbox.next(None, 0).is_none());
+}
+
+#[test]
+fn too_many_bytes_are_turned_away_until_a_group_is_taken() {
+    let inbox = Inbox::default();
+    let big = || {
+        let draft = Draft {
+            tenant: 1,
+            kind: "ping".to_owned(),
+            created_us: 0,
+            ordering_key: None,
+            data: Some(bytes::Bytes::from(vec![0; 30 << 20])),
+            context: None,
+            user: None,
+            test: false,
+        };
+        Request { op: Op::Accept(Accept { drafts: vec![draft], idempotency: None }), waiter: None }
+    };
+    inbox.submit(big()).unwrap();
+    inbox.submit(big()).unwrap();
+    assert!(matches!(inbox.submit(big()), Err(StoreError::Overloaded)));
+    inbox.note(forget(), false);
+    assert_eq!(inbox.next(None, 0).unwrap().len(), 3);
+    inbox.submit(big()).unwrap();
+}
