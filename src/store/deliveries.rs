@@ -122,7 +122,7 @@ impl Engine {
             Some(key) => {
                 queue::remove(group.queue()?, &mut standing, webhook, event, key)?;
             }
-            None => self.fresh.resolve(event),
+            None => self.resolve(webhook, event),
         }
         let number = group.note(&Entry::Attempt(attempt.clone()));
         let live = self.registry.webhook(webhook).is_some();
@@ -200,7 +200,7 @@ impl Engine {
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let key = RowKey { started: false, due_ms };
         for event in events {
-            self.fresh.resolve(*event);
+            self.resolve(webhook, *event);
             if !live {
                 continue;
             }
@@ -241,6 +241,7 @@ impl Engine {
         }
         self.standings.insert(webhook, standing);
         group.dirty.insert(webhook);
+        group.effects.expired.push(webhook);
         Ok(Ok(Done::Count(old.len())))
     }
 

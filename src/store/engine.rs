@@ -5,7 +5,7 @@
 //! then the readers' copies are brought up to date, and only then do answers and effects leave. After an error nothing in
 //! memory is trusted any more: the engine is made again from disk (`recover`).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use redb::{Database, Durability, WriteTransaction};
@@ -38,6 +38,9 @@ pub struct Engine {
     pub(super) standings: HashMap<WebhookNo, Standing>,
     pub(super) minter: Minter,
     pub(super) fresh: Fresh,
+    /// Webhooks that were gone already when the engine was made: `fresh` does not count their deliveries, although the
+    /// dispatcher of a store that was opened again may still hold some.
+    pub(super) uncounted: HashSet<WebhookNo>,
     pub(super) next_event: Seq,
     pub(super) next_journal: JournalSeq,
     pub(super) next_webhook: WebhookNo,
@@ -183,9 +186,9 @@ impl Engine {
             Op::Accept(accept) => self.accept(group, accept),
             Op::Outcome(outcome) => self.outcome(group, outcome),
             Op::Spill { webhook, events, due_ms } => self.spill(group, *webhook, events, *due_ms),
-            Op::Forget { webhook: _, events } => {
+            Op::Forget { webhook, events } => {
                 for event in events {
-                    self.fresh.resolve(*event);
+                    self.resolve(*webhook, *event);
                 }
                 Ok(Ok(Done::Nothing))
             }
@@ -200,6 +203,13 @@ impl Engine {
             Op::DropDead { webhook, event } => self.drop_dead(group, *webhook, *event),
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
             Op::Ping => Ok(Ok(Done::Nothing)),
+        }
+    }
+
+    /// A delivery is fresh no longer.
+    pub(super) fn resolve(&mut self, webhook: WebhookNo, event: Seq) {
+        if !self.uncounted.contains(&webhook) {
+            self.fresh.resolve(event);
         }
     }
 

@@ -73,6 +73,7 @@ pub fn recover(
         registry,
         standings,
         fresh: logs.open,
+        uncounted: logs.uncounted,
         next_event: logs.next_event,
         next_journal: logs.next_journal,
         next_webhook,
@@ -128,6 +129,7 @@ struct Logs {
     tails: Tails,
     open: Fresh,
     fresh: Vec<(WebhookNo, Arc<Event>)>,
+    uncounted: HashSet<WebhookNo>,
 }
 
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
@@ -157,6 +159,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     let mut open = Fresh::new(mark.event, mark.journal);
     open.point(mark.event, mark.journal);
     let mut fresh = Vec::new();
+    let mut uncounted = HashSet::new();
     let mut newest_id = None;
     log::scan(&events, mark.event.min(flushed.0), |seq, bytes| {
         let event = record::read_event(seq, bytes)?;
@@ -170,11 +173,12 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
             let before = fresh.len();
             fresh.extend(event.matched.iter().filter(waits).map(|no| (*no, event.clone())));
             open.push(fresh.len() - before);
+            uncounted.extend(event.matched.iter().filter(|no| registry.webhook(**no).is_none()));
         }
         Ok(true)
     })?;
     if newest_id.is_none() && next_event > 1 {
         newest_id = log::get(&events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
     }
-    Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh })
+    Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh, uncounted })
 }
