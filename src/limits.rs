@@ -56,8 +56,10 @@ pub const LOADS_MAX: usize = 4;
 pub const WATERMARK_LAG_MAX: u64 = 64 * 1024;
 /// Fresh deliveries that one lane holds as bare sequence numbers before they overflow into its durable queue.
 pub const LANE_FRESH_MAX: usize = 16 * 1024;
-/// Deliveries that one lane loads from its durable queue at a time.
+/// Deliveries that one lane loads from its durable queue at a time: four for each of its permits, within these bounds, so
+/// that 100,000 lanes that are behind hold megabytes and not gigabytes.
 pub const LANE_REFILL: usize = 256;
+pub const LANE_REFILL_MIN: usize = 16;
 /// A block of the log stays under the next power of two: redb stores large values in power-of-two page runs.
 pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
 

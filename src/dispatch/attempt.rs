@@ -1,71 +1,84 @@
 //! One attempt: body, signature, exchange, verdict, and the record of it.
 
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use super::dispatcher::{Dispatcher, LaneCell};
 use super::lane::Work;
+use super::places::Places;
 use super::settings::Plan;
 use super::worker::Worker;
 use crate::limits::ERROR_BYTES_MAX;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
 use crate::model::event::Event;
-use crate::model::id::AttemptNumber;
+use crate::model::id::{AttemptNumber, Seq};
 use crate::model::webhook::{InactiveReason, Webhook};
 use crate::render;
 use crate::retry;
 use crate::store::StoreError;
-use crate::store::op::{Op, Outcome};
+use crate::store::op::{Op, Outcome, RowKey};
 use crate::store::record::QueueRow;
 
+/// An event that can't be read because the store is away is asked for again after this.
+const UNREADABLE_WAIT: Duration = Duration::from_secs(1);
+
 /// Tries a delivery once and hands the outcome to the writer. The lane's permit comes back when that is durable.
-pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, mut work: Work) {
+pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, places: Places) {
     let dispatcher = &worker.dispatcher;
-    let plan = current_plan(dispatcher, &cell);
-    let no = plan.webhook.no;
-    let held = work.body.take();
-    let event = match &held {
-        Some(body) => body.event.clone(),
-        None => match read_event(dispatcher, work.event).await {
-            Ok(event) => event,
-            Err(error) => return give_back(&worker, &cell, &plan, &work, &error).await,
-        },
+    let event = match &work.body {
+        Some(body) => Ok(body.event().clone()),
+        None => read_event(dispatcher, work.event).await,
     };
-    let row = work.row.map_or_else(|| QueueRow { since_ms: event.accepted_ms, ..QueueRow::default() }, |(_, row)| row);
-    let number = AttemptNumber::MIN.saturating_add(row.attempts);
-    if let Some((key, _)) = work.row {
-        let late = dispatcher.clock.now_ms().saturating_sub(key.due_ms);
-        dispatcher.metrics.lateness_seconds.observe(std::time::Duration::from_millis(late).as_secs_f64());
+    // Asked for after the last wait: a change that was answered meanwhile is in force.
+    let plan = current_plan(dispatcher, &cell);
+    if !plan.webhook.is_active() {
+        drop(places);
+        return put_back(&worker, &cell, &work);
     }
+    if let Err(error @ StoreError::Unavailable(_)) = &event {
+        tracing::error!(%error, webhook = %plan.webhook.id, event = work.event, "the event can't be read; trying again");
+        drop(places);
+        tokio::time::sleep(UNREADABLE_WAIT).await;
+        return put_back(&worker, &cell, &work);
+    }
+    let (key, row) = work.row.unzip();
+    if let Some(RowKey { due_ms, .. }) = key {
+        let late = Duration::from_millis(dispatcher.clock.now_ms().saturating_sub(due_ms));
+        dispatcher.metrics.lateness_seconds.observe(late.as_secs_f64());
+    }
+    let accepted_ms = event.as_ref().map_or_else(|_| dispatcher.clock.now_ms(), |event| event.accepted_ms);
+    let row = row.unwrap_or(QueueRow { since_ms: accepted_ms, ..QueueRow::default() });
+    let number = AttemptNumber::MIN.saturating_add(row.attempts);
     let at_ms = dispatcher.clock.wall_ms();
     let started = Instant::now();
-    let exchange = exchange(dispatcher, &cell, &plan, &event, number).await;
+    let exchange = match &event {
+        Ok(event) => unpanicked(exchange(dispatcher, &cell, &plan, event, number)).await,
+        // It will not read any better next time: the policy decides when to give up.
+        Err(damaged) => failed(Class::Protocol, format!("the event can't be read: {damaged}")),
+    };
     let duration = started.elapsed();
-    drop(held);
-    if let Some(host) = &plan.host {
-        dispatcher.poke(host.leave());
-    }
-    dispatcher.poke(dispatcher.all.leave());
+    drop((work.body, places));
 
-    let tries = number.get() - row.budget_from;
+    let tries = number.get().saturating_sub(row.budget_from);
     let now = dispatcher.clock.now_ms();
     let verdict = retry::decide(&plan.policy, tries, &exchange, now, dispatcher.entropy.unit());
     let success = verdict == Verdict::Delivered;
     dispatcher.count(result(&exchange), duration.as_secs_f64());
-    let pressing = cell.lane().ended(success, at_ms, now);
-    let outcome = Outcome {
-        row: work.row.map(|(key, _)| key).or_else(|| cell.lane().row_of(work.event)),
-        budget_from: row.budget_from,
-        since_ms: row.since_ms,
-        deactivate: (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone),
-        test: false,
-        attempt: record(&plan, &event, number, row.previous, at_ms, duration, exchange, verdict),
-    };
-    log(&plan, &event, &outcome.attempt);
-    dispatcher.store.note(Op::Outcome(Box::new(outcome)), pressing);
-    if success {
-        // A circuit that has just closed has work that was waiting for it.
-        worker.pump(no);
+    let ended = cell.lane().ended(work.event, success, at_ms, now);
+    let deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
+    let attempt = record(&plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
+    log(&plan, event.as_deref().ok(), &attempt);
+    let (budget_from, since_ms) = (row.budget_from, row.since_ms);
+    let outcome = Outcome { row: ended.row, budget_from, since_ms, deactivate, test: false, attempt };
+    // What makes the webhook inactive stops other attempts once it is committed.
+    dispatcher.store.note(Op::Outcome(Box::new(outcome)), ended.pressing || deactivate.is_some());
+    if ended.closed {
+        // Work was waiting for it.
+        worker.drive(plan.webhook.no, &cell);
     }
 }
 
@@ -77,11 +90,11 @@ impl Dispatcher {
         let at_ms = self.clock.wall_ms();
         let started = Instant::now();
         let exchange = match self.cell_or_new(webhook.no) {
-            Some(cell) => exchange(self, &cell, &plan, &event, number).await,
+            Some(cell) => unpanicked(exchange(self, &cell, &plan, &event, number)).await,
             None => failed(Class::Connect, "the webhook was deleted".to_owned()),
         };
         let verdict = if exchange.failure.is_none() { Verdict::Delivered } else { Verdict::Single };
-        record(&plan, &event, number, 0, at_ms, started.elapsed(), exchange, verdict)
+        record(&plan, event.seq, number, 0, at_ms, started.elapsed(), exchange, verdict)
     }
 }
 
@@ -91,9 +104,18 @@ fn current_plan(dispatcher: &Dispatcher, cell: &LaneCell) -> Arc<Plan> {
     if !plan.is_stale(dispatcher.clock.now_ms()) {
         return plan;
     }
-    let plan = dispatcher.plan(plan.webhook.clone());
-    cell.lane().replan(plan.clone());
-    plan
+    dispatcher.refresh(plan.webhook.no, cell);
+    cell.lane().plan.clone()
+}
+
+/// A panic in an attempt is a failed attempt: nothing may take a permit, a place or a delivery away with it.
+async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
+    let mut exchange = pin!(exchange);
+    poll_fn(|context| {
+        let poll = catch_unwind(AssertUnwindSafe(|| exchange.as_mut().poll(context)));
+        poll.unwrap_or_else(|_| Poll::Ready(failed(Class::Protocol, "the attempt failed inside the sender".to_owned())))
+    })
+    .await
 }
 
 async fn exchange(
@@ -124,26 +146,15 @@ async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, Sto
     found.map(Arc::new).ok_or(StoreError::Damaged("a pending delivery's event is missing"))
 }
 
-/// The event could not be read, so nothing was tried: everything goes back to where it was, for a while later.
-async fn give_back(worker: &Arc<Worker>, cell: &LaneCell, plan: &Plan, work: &Work, error: &StoreError) {
-    let dispatcher = &worker.dispatcher;
-    tracing::error!(%error, webhook = %plan.webhook.id, event = work.event, "the event can't be read; trying again");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    if let Some(host) = &plan.host {
-        dispatcher.poke(host.leave());
-    }
-    dispatcher.poke(dispatcher.all.leave());
-    {
+/// Nothing was tried: everything goes back to where it was.
+fn put_back(worker: &Arc<Worker>, cell: &Arc<LaneCell>, work: &Work) {
+    let no = {
         let mut lane = cell.lane();
-        let row = work.row.map(|(key, _)| key).or_else(|| lane.row_of(work.event));
-        lane.settle(work.event);
-        match row {
-            Some(key) => lane.note_queued(key),
-            None => lane.push_fresh(work.event, None),
-        }
-    }
-    dispatcher.attempt_settled();
-    worker.pump(plan.webhook.no);
+        lane.put_back(work.event);
+        lane.no()
+    };
+    worker.dispatcher.attempt_settled();
+    worker.drive(no, cell);
 }
 
 fn failed(class: Class, detail: String) -> Exchange {
@@ -158,11 +169,11 @@ fn result(exchange: &Exchange) -> &'static str {
 #[expect(clippy::too_many_arguments, reason = "the parts of one record")]
 fn record(
     plan: &Plan,
-    event: &Event,
+    event: Seq,
     number: AttemptNumber,
     previous: u64,
     at_ms: u64,
-    duration: std::time::Duration,
+    duration: Duration,
     exchange: Exchange,
     verdict: Verdict,
 ) -> Attempt {
@@ -171,7 +182,7 @@ fn record(
         error.truncate(error.floor_char_boundary(ERROR_BYTES_MAX));
     }
     Attempt {
-        event: event.seq,
+        event,
         webhook: plan.webhook.no,
         number,
         previous,
@@ -186,11 +197,11 @@ fn record(
     }
 }
 
-fn log(plan: &Plan, event: &Event, attempt: &Attempt) {
+fn log(plan: &Plan, event: Option<&Event>, attempt: &Attempt) {
     if attempt.class.is_some() {
         tracing::info!(
             webhook = %plan.webhook.id,
-            event = %event.id,
+            event = event.map(|event| tracing::field::display(event.id)),
             attempt = attempt.number,
             class = attempt.class.map(Class::as_str),
             status = attempt.status,

@@ -6,19 +6,18 @@
 //! the change leaves.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-
-use arc_swap::ArcSwap;
-use tokio::sync::Notify;
 
 use super::gate::Gate;
 use super::glance::Glance;
 use super::lane::Lane;
+use super::mail::{Mail, Mailbox};
 use super::settings::{Plan, Settings};
 use crate::clock::{Clock, Millis};
 use crate::egress::{Egress, Pool};
 use crate::entropy::Entropy;
+use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, Outcome};
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
@@ -26,12 +25,13 @@ use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::inbox::{Answer, Waiter};
 use crate::store::op::{Effects, RowKey};
 use crate::store::writer::{Downstream, Store};
+use arc_swap::ArcSwap;
 
 pub struct Dispatcher {
     lanes: RwLock<HashMap<WebhookNo, Arc<LaneCell>>>,
     mailboxes: Vec<Mailbox>,
     hosts: Mutex<HashMap<String, Arc<Gate>>>,
-    pub(super) all: Gate,
+    pub(super) all: Arc<Gate>,
     settings: ArcSwap<Settings>,
     pub(super) egress: Egress,
     pub(super) store: Store,
@@ -41,7 +41,13 @@ pub struct Dispatcher {
     pub(super) bodies: Arc<AtomicUsize>,
     in_flight: AtomicUsize,
     draining: AtomicBool,
+    /// The head of the log when the workers were last told to look for laggards.
+    lag_told_at: AtomicU64,
 }
+
+/// Events between two looks for deliveries that hold the watermark back.
+const LAG_CHECK_EVERY: u64 = 8 * 1024;
+const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
 
 /// A lane with what its attempts share.
 pub struct LaneCell {
@@ -52,50 +58,6 @@ pub struct LaneCell {
 impl LaneCell {
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What waits for a worker. Bounded by what is asked of the store and by permits: every entry answers one of them.
-#[derive(Default)]
-pub(super) struct Mail {
-    pub answers: Vec<(Waiter, Answer)>,
-    pub fresh: Vec<(WebhookNo, Arc<Event>)>,
-    pub settled: Vec<(WebhookNo, Seq)>,
-    pub queued: Vec<(WebhookNo, RowKey)>,
-    /// Lanes to look at again.
-    pub pokes: Vec<WebhookNo>,
-}
-
-#[derive(Default)]
-pub(super) struct Mailbox {
-    mail: Mutex<Mail>,
-    pub arrived: Notify,
-}
-
-impl Mailbox {
-    pub fn take(&self) -> Mail {
-        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn put(&self, mut new: Mail) {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        mail.answers.append(&mut new.answers);
-        mail.fresh.append(&mut new.fresh);
-        mail.settled.append(&mut new.settled);
-        mail.queued.append(&mut new.queued);
-        mail.pokes.append(&mut new.pokes);
-        drop(mail);
-        self.arrived.notify_one();
-    }
-}
-
-impl Mail {
-    fn is_empty(&self) -> bool {
-        self.answers.is_empty()
-            && self.fresh.is_empty()
-            && self.settled.is_empty()
-            && self.queued.is_empty()
-            && self.pokes.is_empty()
     }
 }
 
@@ -117,7 +79,7 @@ impl Dispatcher {
             lanes: RwLock::default(),
             mailboxes: (0..components.workers.max(1)).map(|_| Mailbox::default()).collect(),
             hosts: Mutex::default(),
-            all: Gate::new(components.settings.max_in_flight),
+            all: Arc::new(Gate::new(components.settings.max_in_flight)),
             settings: ArcSwap::from_pointee(components.settings),
             egress: components.egress,
             store: components.store,
@@ -127,6 +89,7 @@ impl Dispatcher {
             bodies: Arc::default(),
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            lag_told_at: AtomicU64::new(0),
         })
     }
 
@@ -191,13 +154,19 @@ impl Dispatcher {
             return Some(cell);
         }
         let version = self.store.shared().registry().webhook(webhook).cloned()?;
-        let lane = Lane::new(self.plan(version), self.clock.now_ms());
+        let lane = Lane::new(self.plan(version.clone()), self.clock.now_ms());
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let cell = lanes
             .entry(webhook)
             .or_insert_with(|| Arc::new(LaneCell { lane: Mutex::new(lane), pool: Pool::default() }));
         let cell = cell.clone();
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
+        drop(lanes);
+        // A version that was committed before the lane could be found has passed it by.
+        let newest = self.store.shared().registry().webhook(webhook).cloned();
+        if !newest.is_some_and(|newest| Arc::ptr_eq(&newest, &version)) {
+            self.refresh(webhook, &cell);
+        }
         Some(cell)
     }
 
@@ -231,10 +200,15 @@ impl Dispatcher {
         Arc::new(Plan::new(webhook, tenant_plan.as_deref(), &settings, &rules, host, self.clock.now_ms()))
     }
 
-    /// Wakes the lane that a freed place goes to.
-    pub(super) fn poke(&self, webhook: Option<WebhookNo>) {
+    /// Gives a place back, and wakes the lane that it is promised to.
+    pub(super) fn leave(&self, gate: &Arc<Gate>) {
+        self.wake(gate.leave(), gate);
+    }
+
+    /// Wakes a lane that a place is promised to.
+    pub(super) fn wake(&self, webhook: Option<WebhookNo>, gate: &Arc<Gate>) {
         if let Some(webhook) = webhook {
-            let mail = Mail { pokes: vec![webhook], ..Mail::default() };
+            let mail = Mail { wakes: vec![(webhook, gate.clone())], ..Mail::default() };
             self.mailbox(self.worker_of(webhook)).put(mail);
         }
     }
@@ -265,33 +239,44 @@ impl Dispatcher {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replan(&self, webhook: &Arc<Webhook>) {
-        if let Some(cell) = self.cell(webhook.no) {
-            let plan = self.plan(webhook.clone());
-            let url_changed = cell.lane().plan.webhook.url != webhook.url;
-            cell.lane().replan(plan);
-            if url_changed || !webhook.is_active() {
-                cell.pool.close();
-            }
+    /// Works a lane's plan out anew, from what is committed and configured now. Under the lane's lock, so that of two who
+    /// do it at once the later one has seen the newest version.
+    pub(super) fn refresh(&self, webhook: WebhookNo, cell: &LaneCell) {
+        let mut lane = cell.lane();
+        let version = self.store.shared().registry().webhook(webhook).cloned();
+        let version = version.unwrap_or_else(|| {
+            let mut gone = Webhook::clone(&lane.plan.webhook);
+            gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
+            Arc::new(gone)
+        });
+        let closes = lane.plan.webhook.url != version.url || !version.is_active();
+        lane.replan(self.plan(version));
+        drop(lane);
+        if closes {
+            cell.pool.close();
         }
     }
 
     fn replan_all(&self) {
         for worker in 0..self.mailboxes.len() {
             let lanes = self.lanes_of(worker);
-            let mut pokes = Vec::with_capacity(lanes.len());
+            let pokes = lanes.iter().map(|(no, _)| *no).collect();
             for (no, cell) in lanes {
-                let version = self.store.shared().registry().webhook(no).cloned();
-                let version = version.unwrap_or_else(|| {
-                    let mut gone = Webhook::clone(&cell.lane().plan.webhook);
-                    gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
-                    Arc::new(gone)
-                });
-                self.replan(&version);
-                cell.lane().look_again();
-                pokes.push(no);
+                self.refresh(no, &cell);
             }
             self.mailbox(worker).put(Mail { pokes, ..Mail::default() });
+        }
+    }
+
+    /// Has the workers look for laggards now and then, those too that nothing else happens to.
+    fn tell_lag(&self) {
+        let head = self.store.shared().next_event();
+        if head.saturating_sub(self.lag_told_at.load(Ordering::Relaxed)) < LAG_CHECK_EVERY {
+            return;
+        }
+        self.lag_told_at.store(head, Ordering::Relaxed);
+        for mailbox in &self.mailboxes {
+            mailbox.put(Mail { check_lag: true, ..Mail::default() });
         }
     }
 }
@@ -299,7 +284,9 @@ impl Dispatcher {
 impl Downstream for Dispatcher {
     fn committed(&self, effects: Effects, answers: Vec<(Waiter, Answer)>) {
         for webhook in &effects.changed {
-            self.replan(webhook);
+            if let Some(cell) = self.cell(webhook.no) {
+                self.refresh(webhook.no, &cell);
+            }
         }
         for (webhook, event, reason) in &effects.died {
             tracing::warn!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
@@ -314,22 +301,26 @@ impl Downstream for Dispatcher {
             }
         }
         for fresh in effects.fresh {
-            mails[self.worker_of(fresh.0)].fresh.push(fresh);
+            mails[self.worker_of(fresh.0)].fresh.push_back(fresh);
         }
         for settled in effects.settled {
             mails[self.worker_of(settled.0)].settled.push(settled);
         }
         for queued in effects.queued {
-            mails[self.worker_of(queued.0)].queued.push(queued);
+            mails[self.worker_of(queued.0)].queued.push_back(queued);
+        }
+        for webhook in effects.expired {
+            mails[self.worker_of(webhook)].expired.push(webhook);
         }
         for webhook in &effects.changed {
-            mails[self.worker_of(webhook.no)].pokes.push(webhook.no);
+            mails[self.worker_of(webhook.no)].pokes.push_back(webhook.no);
         }
         for (mailbox, mail) in self.mailboxes.iter().zip(mails) {
             if !mail.is_empty() {
                 mailbox.put(mail);
             }
         }
+        self.tell_lag();
     }
 
     fn reopened(&self) {

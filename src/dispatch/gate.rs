@@ -1,6 +1,10 @@
 //! A cap that several lanes share: attempts to one host, attempts in all. Owns who waits for a free place.
+//!
+//! First come, first served: a place that frees while lanes wait is promised to the one that waits longest, and nobody else
+//! can take it. Whoever wakes that lane says `looked` afterwards: a promise that it did not need goes on to the next. So no
+//! place stays free while a lane waits for it, and no lane that comes late passes those that wait.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::id::WebhookNo;
@@ -12,38 +16,65 @@ struct State {
     used: u32,
     /// Lanes that were turned away, each once, in the order they came.
     waiting: VecDeque<WebhookNo>,
+    queued: HashSet<WebhookNo>,
+    /// Lanes that were called for a place each and have not looked yet.
+    promised: HashSet<WebhookNo>,
 }
 
 impl Gate {
     #[must_use]
     pub fn new(max: u32) -> Self {
-        Self(Mutex::new(State { max, used: 0, waiting: VecDeque::new() }))
+        Self(Mutex::new(State {
+            max,
+            used: 0,
+            waiting: VecDeque::new(),
+            queued: HashSet::new(),
+            promised: HashSet::new(),
+        }))
     }
 
+    /// Sets the cap. When it rises, lanes that wait are to be looked at by the caller.
     pub fn set_max(&self, max: u32) {
         self.lock().max = max;
     }
 
-    /// Takes a place, or notes that `lane` waits for one.
+    /// Takes a place at `host` and at `all`, or at neither; then `lane` waits at the one that is full.
     #[must_use]
-    pub fn enter(&self, lane: WebhookNo) -> bool {
-        let mut state = self.lock();
-        if state.used < state.max {
-            state.used += 1;
-            return true;
+    pub fn enter(host: Option<&Self>, all: &Self, lane: WebhookNo) -> bool {
+        // Both are held at once, always in this order: no place is ever taken just to be given back.
+        let mut host = host.map(Self::lock);
+        if let Some(host) = &mut host
+            && !host.has_place(lane)
+        {
+            host.queue(lane);
+            return false;
         }
-        if !state.waiting.contains(&lane) {
-            state.waiting.push_back(lane);
+        let mut all = all.lock();
+        if !all.has_place(lane) {
+            all.queue(lane);
+            return false;
         }
-        false
+        all.take(lane);
+        if let Some(host) = &mut host {
+            host.take(lane);
+        }
+        true
     }
 
-    /// Gives a place back; names the lane that should try next.
+    /// Gives a place back; names the lane that it is promised to, which has to be woken.
     #[must_use]
     pub fn leave(&self) -> Option<WebhookNo> {
         let mut state = self.lock();
         state.used = state.used.saturating_sub(1);
-        state.waiting.pop_front()
+        state.promise()
+    }
+
+    /// A lane that was woken has taken what it wanted; names the next one to wake.
+    #[must_use]
+    pub fn looked(&self, lane: WebhookNo) -> Option<WebhookNo> {
+        let mut state = self.lock();
+        state.promised.remove(&lane);
+        state.promise()
     }
 
     /// Whether every place is taken.
@@ -58,20 +89,115 @@ impl Gate {
     }
 }
 
+impl State {
+    fn has_place(&self, lane: WebhookNo) -> bool {
+        let spoken_for = self.promised.len() - usize::from(self.promised.contains(&lane));
+        self.used as usize + spoken_for < self.max as usize
+    }
+
+    fn take(&mut self, lane: WebhookNo) {
+        self.used += 1;
+        self.promised.remove(&lane);
+    }
+
+    fn queue(&mut self, lane: WebhookNo) {
+        if self.queued.insert(lane) {
+            self.waiting.push_back(lane);
+        }
+    }
+
+    fn promise(&mut self) -> Option<WebhookNo> {
+        if self.used as usize + self.promised.len() >= self.max as usize {
+            return None;
+        }
+        let lane = self.waiting.pop_front()?;
+        self.queued.remove(&lane);
+        self.promised.insert(lane);
+        Some(lane)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn enter(gate: &Gate, lane: WebhookNo) -> bool {
+        Gate::enter(None, gate, lane)
+    }
+
     #[test]
     fn who_is_turned_away_is_called_when_a_place_frees() {
         let gate = Gate::new(1);
-        assert!(gate.enter(1));
-        assert!(!gate.enter(2));
-        assert!(!gate.enter(2));
-        assert!(!gate.enter(3));
+        assert!(enter(&gate, 1));
+        assert!(!enter(&gate, 2));
+        assert!(!enter(&gate, 2));
+        assert!(!enter(&gate, 3));
         assert_eq!(gate.leave(), Some(2));
-        assert!(gate.enter(2));
+        assert!(enter(&gate, 2));
+        assert_eq!(gate.looked(2), None);
         assert_eq!(gate.leave(), Some(3));
+        assert!(enter(&gate, 3));
+        assert_eq!(gate.looked(3), None);
         assert_eq!(gate.leave(), None);
+    }
+
+    #[test]
+    fn a_promised_place_is_not_taken_by_who_comes_late() {
+        let gate = Gate::new(1);
+        assert!(enter(&gate, 1));
+        assert!(!enter(&gate, 2));
+        assert_eq!(gate.leave(), Some(2));
+        assert!(!enter(&gate, 1), "it passed a lane that waited");
+        assert!(enter(&gate, 2));
+        assert_eq!(gate.looked(2), None);
+        assert_eq!(gate.leave(), Some(1));
+    }
+
+    #[test]
+    fn a_promise_that_is_not_needed_goes_on() {
+        let gate = Gate::new(1);
+        assert!(enter(&gate, 1));
+        for lane in 2..6 {
+            assert!(!enter(&gate, lane));
+        }
+        let mut woken = gate.leave();
+        for lane in 2..5 {
+            assert_eq!(woken, Some(lane));
+            // Its deliveries went elsewhere meanwhile.
+            woken = gate.looked(lane);
+        }
+        assert_eq!(woken, Some(5));
+        assert!(enter(&gate, 5));
+    }
+
+    #[test]
+    fn both_places_or_none() {
+        let (host, all) = (Gate::new(1), Gate::new(1));
+        assert!(Gate::enter(None, &all, 1));
+        assert!(!Gate::enter(Some(&host), &all, 2));
+        assert!(!host.is_full(), "a place was kept");
+        assert_eq!(host.leave(), None);
+        assert_eq!(all.leave(), Some(2));
+        assert!(Gate::enter(Some(&host), &all, 2));
+        assert!(!Gate::enter(Some(&host), &all, 3));
+        // It waits for the host, not for the daemon.
+        assert_eq!(all.looked(2), None);
+        assert_eq!(all.leave(), None);
+        assert_eq!(host.leave(), Some(3));
+    }
+
+    #[test]
+    fn a_lower_cap_holds_for_who_comes_next() {
+        let gate = Gate::new(2);
+        assert!(enter(&gate, 1) && enter(&gate, 2) && !enter(&gate, 3));
+        gate.set_max(1);
+        assert_eq!(gate.leave(), None);
+        assert!(gate.is_full());
+        assert_eq!(gate.leave(), Some(3));
+        gate.set_max(0);
+        assert!(!enter(&gate, 3));
+        assert_eq!(gate.looked(3), None);
+        gate.set_max(1);
+        assert!(enter(&gate, 3));
     }
 }

@@ -4,51 +4,25 @@
 //! bounded: fresh deliveries as sequence numbers up to `LANE_FRESH_MAX` (then they get rows in the durable queue), rows
 //! read ahead up to `LANE_REFILL`. A permit is taken by `next` and given back by `settle`, after the outcome is durable:
 //! so a crash repeats at most as many attempts as there are permits.
+//!
+//! What it knows of rows that are on disk only is when the first of each kind is due. Invariant: a row that is not held in
+//! memory is covered by that time, by a read under way, or by a row that is about to be announced (`note_queued`).
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-
+use super::body::Body;
 use super::gate::Gate;
 use super::glance::Glance;
+use super::rate::Rate;
 use super::settings::Plan;
 use crate::circuit::Circuit;
 use crate::clock::Millis;
-use crate::limits::{BODIES_BYTES_MAX, LANE_FRESH_MAX, OPEN_CIRCUIT_FRESH_MAX};
-use crate::model::event::Event;
+use crate::limits::{LANE_FRESH_MAX, LANE_REFILL, LANE_REFILL_MIN, OPEN_CIRCUIT_FRESH_MAX};
 use crate::model::id::{Seq, WebhookNo};
 use crate::store::op::RowKey;
 use crate::store::queue::Queued;
 use crate::store::record::QueueRow;
-
-/// An event's body held in memory, counted against the daemon's budget for as long as it lives.
-pub struct Body {
-    pub event: Arc<Event>,
-    weight: usize,
-    budget: Arc<AtomicUsize>,
-}
-
-impl Body {
-    /// Holds `event` if the budget allows.
-    #[must_use]
-    pub fn hold(event: Arc<Event>, budget: &Arc<AtomicUsize>) -> Option<Self> {
-        let weight = event.weight();
-        if budget.fetch_add(weight, Ordering::Relaxed) + weight > BODIES_BYTES_MAX {
-            budget.fetch_sub(weight, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self { event, weight, budget: budget.clone() })
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        self.budget.fetch_sub(self.weight, Ordering::Relaxed);
-    }
-}
 
 /// A delivery to be tried now.
 pub struct Work {
@@ -57,6 +31,28 @@ pub struct Work {
     pub row: Option<(RowKey, QueueRow)>,
     /// `None`: to be read from the log.
     pub body: Option<Body>,
+    /// Where a place is taken, besides the daemon's gate: to be given back there, whatever the plan says by then.
+    pub host: Option<Arc<Gate>>,
+}
+
+/// A delivery under way, or one whose outcome is not durable yet.
+struct Flight {
+    event: Seq,
+    /// Its row; a fresh one may get one meanwhile.
+    row: Option<RowKey>,
+    /// The attempt is over: its outcome is on the way to the disk.
+    ended: bool,
+}
+
+/// What follows from the end of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The row that the delivery has by now.
+    pub row: Option<RowKey>,
+    /// Permits have run out while work waits: the outcome is pressing.
+    pub pressing: bool,
+    /// The circuit was open until now.
+    pub closed: bool,
 }
 
 /// What a lane wants done.
@@ -68,7 +64,7 @@ pub enum Next {
     Spill(Vec<Seq>),
     /// These fresh deliveries are not waited for any more: their webhook is gone.
     Forget(Vec<Seq>),
-    /// What waits without an attempt since before then dies.
+    /// What waits without an attempt since before then dies; `expired` says when it has.
     Expire {
         before_ms: Millis,
     },
@@ -99,15 +95,18 @@ pub struct Lane {
     pub plan: Arc<Plan>,
     fresh: VecDeque<(Seq, Option<Body>)>,
     loaded: VecDeque<(Queued, Option<Body>)>,
-    /// Deliveries under way or not yet settled: fresh ones with their row, if they got one meanwhile.
-    in_flight: Vec<(Seq, Option<RowKey>)>,
+    in_flight: Vec<Flight>,
     circuit: Circuit,
-    rate: Option<DefaultDirectRateLimiter>,
+    rate: Option<Rate>,
     rate_until: Option<Millis>,
     /// The earliest due time of rows that are on disk only, by kind, as far as is known.
     next_started: Option<Millis>,
     next_waiting: Option<Millis>,
     loading: bool,
+    /// Settled while rows are being read: what the read says of these may be old.
+    settled_meanwhile: Vec<Seq>,
+    /// Deaths by waiting are on their way to the disk; until then nobody can tell which waiting rows are left.
+    expiring: bool,
     /// Fresh and queued deliveries take turns, so that neither starves.
     fresh_turn: bool,
     last_success_ms: Option<Millis>,
@@ -118,7 +117,7 @@ pub struct Lane {
 impl Lane {
     #[must_use]
     pub fn new(plan: Arc<Plan>, now: Millis) -> Self {
-        let rate = limiter(plan.webhook.rate_limit);
+        let rate = Rate::new(plan.webhook.rate_limit);
         Self {
             plan,
             fresh: VecDeque::new(),
@@ -130,6 +129,8 @@ impl Lane {
             next_started: None,
             next_waiting: None,
             loading: false,
+            settled_meanwhile: Vec::new(),
+            expiring: false,
             fresh_turn: true,
             last_success_ms: None,
             touched_ms: now,
@@ -139,7 +140,7 @@ impl Lane {
     /// Takes a newer version of its webhook, or other settings.
     pub fn replan(&mut self, plan: Arc<Plan>) {
         if plan.webhook.rate_limit != self.plan.webhook.rate_limit {
-            self.rate = limiter(plan.webhook.rate_limit);
+            self.rate = Rate::new(plan.webhook.rate_limit);
             self.rate_until = None;
         }
         let woken = plan.webhook.is_active() && !self.plan.webhook.is_active();
@@ -156,71 +157,93 @@ impl Lane {
         self.next_waiting = Some(0);
     }
 
-    /// A new delivery. Over the bound the oldest come back, to be given rows.
+    /// A new delivery. Over the bound `next` hands the oldest back, to be given rows.
     pub fn push_fresh(&mut self, event: Seq, body: Option<Body>) {
         self.fresh.push_back((event, body));
     }
 
     /// A row appeared on disk.
     pub fn note_queued(&mut self, key: RowKey) {
-        let next = if key.started { &mut self.next_started } else { &mut self.next_waiting };
-        *next = Some(next.map_or(key.due_ms, |before| before.min(key.due_ms)));
+        note(if key.started { &mut self.next_started } else { &mut self.next_waiting }, Some(key.due_ms));
+    }
+
+    /// What waited too long is dead now, as far as one step goes.
+    pub fn expired(&mut self) {
+        self.expiring = false;
+        self.next_waiting = Some(0);
     }
 
     /// Rows that `Next::Load` asked for; `None` when they could not be read.
     pub fn loaded(&mut self, loaded: Option<Loaded>, load: &Load) {
         self.loading = false;
-        let Some(loaded) = loaded else { return };
-        if self.circuit.is_open() && load.max > 1 {
-            // Asked for before it opened; now one at a time is enough.
-            return;
-        }
+        let settled = std::mem::take(&mut self.settled_meanwhile);
+        // Asked for before the circuit opened: now one at a time is enough.
+        let loaded = loaded.filter(|_| load.max == 1 || !self.circuit.is_open());
+        // What was announced during the read may be missing in it, so the earlier of both counts.
+        let again = || Loaded { next_started: Some(0), next_waiting: Some(0), ..Loaded::default() };
+        let Loaded { mut rows, next_started, next_waiting } = loaded.unwrap_or_else(again);
         if load.started {
-            self.next_started = loaded.next_started;
+            note(&mut self.next_started, next_started);
         }
         if load.waiting {
-            self.next_waiting = loaded.next_waiting;
+            note(&mut self.next_waiting, next_waiting);
         }
-        let mut rows = loaded.rows;
+        // A delivery that was under way during the read had a row that is gone by now, or is announced anew.
+        rows.retain(|(row, _)| !settled.contains(&row.event) && !self.is_in_flight(row.event));
         rows.sort_by_key(|(queued, _)| (queued.key.due_ms, queued.event));
         self.loaded.extend(rows);
     }
 
-    /// An attempt ended. Says whether permits have run out while work waits: then its outcome is pressing.
-    pub fn ended(&mut self, success: bool, wall_ms: Millis, now: Millis) -> bool {
+    /// An attempt ended.
+    pub fn ended(&mut self, event: Seq, success: bool, wall_ms: Millis, now: Millis) -> Ended {
+        let mut closed = false;
         if success {
             self.last_success_ms = Some(wall_ms);
-            self.circuit.on_success();
+            closed = self.circuit.on_success();
         } else if self.circuit.on_failure(&self.plan.circuit, now) {
             tracing::warn!(webhook = %self.plan.webhook.id, "circuit opened: the receiver failed too often in a row");
-            // What was read ahead goes back to the disk, which has it all.
-            self.loaded.clear();
-            self.look_again();
+            self.forget_loaded();
         }
-        self.permits_out() && !(self.fresh.is_empty() && self.loaded.is_empty())
+        let pressing = self.permits_out() && !(self.fresh.is_empty() && self.loaded.is_empty());
+        let flight = self.in_flight.iter_mut().find(|flight| flight.event == event);
+        let row = flight.and_then(|flight| {
+            flight.ended = true;
+            flight.row
+        });
+        Ended { row, pressing, closed }
     }
 
     /// An outcome is durable: its permit is free again.
     pub fn settle(&mut self, event: Seq) {
-        if let Some(place) = self.in_flight.iter().position(|(seq, _)| *seq == event) {
-            self.in_flight.swap_remove(place);
+        self.land(event);
+    }
+
+    /// An attempt that was never made: its delivery waits again, where it waited before.
+    pub fn put_back(&mut self, event: Seq) {
+        match self.land(event) {
+            Some(Flight { row: Some(key), .. }) => self.note_queued(key),
+            Some(Flight { row: None, .. }) => self.fresh.push_front((event, None)),
+            None => {}
         }
     }
 
-    /// The row that a delivery in flight has by now.
-    #[must_use]
-    pub fn row_of(&self, event: Seq) -> Option<RowKey> {
-        self.in_flight.iter().find(|(seq, _)| *seq == event).and_then(|(_, row)| *row)
+    fn land(&mut self, event: Seq) -> Option<Flight> {
+        let place = self.in_flight.iter().position(|flight| flight.event == event)?;
+        if self.loading {
+            self.settled_meanwhile.push(event);
+        }
+        Some(self.in_flight.swap_remove(place))
     }
 
-    /// Fresh deliveries of events below `floor`: they hold the watermark back and get rows, those in flight too.
+    /// Fresh deliveries of events below `floor`: they hold the watermark back and get rows, those in flight too. One whose
+    /// outcome is on its way gets none: that is its record.
     pub fn laggards(&mut self, floor: Seq, due_ms: Millis) -> Vec<Seq> {
         let late = self.fresh.iter().take_while(|(seq, _)| *seq < floor).count();
-        let mut laggards: Vec<Seq> = self.fresh.drain(..late).map(|(seq, _)| seq).collect();
-        for (seq, row) in &mut self.in_flight {
-            if *seq < floor && row.is_none() {
-                *row = Some(RowKey { started: false, due_ms });
-                laggards.push(*seq);
+        let mut laggards = self.drain_fresh(late);
+        for flight in &mut self.in_flight {
+            if flight.event < floor && flight.row.is_none() && !flight.ended {
+                flight.row = Some(RowKey { started: false, due_ms });
+                laggards.push(flight.event);
             }
         }
         laggards
@@ -229,13 +252,16 @@ impl Lane {
     /// What to do next. Call again until it says `Wait`.
     pub fn next(&mut self, all: &Gate, now: Millis) -> Next {
         let webhook = &self.plan.webhook;
-        if webhook.is_deleted() {
-            self.loaded.clear();
-            return if self.fresh.is_empty() { Next::Wait(None) } else { Next::Forget(self.drain_fresh(usize::MAX)) };
-        }
         if !webhook.is_active() {
-            self.loaded.clear();
-            return if self.fresh.is_empty() { Next::Wait(None) } else { Next::Spill(self.drain_fresh(usize::MAX)) };
+            let deleted = webhook.is_deleted();
+            if !self.loaded.is_empty() {
+                self.forget_loaded();
+            }
+            return match (self.fresh.is_empty(), deleted) {
+                (true, _) => Next::Wait(None),
+                (false, true) => Next::Forget(self.drain_fresh(usize::MAX)),
+                (false, false) => Next::Spill(self.drain_fresh(usize::MAX)),
+            };
         }
         if self.fresh.len() > LANE_FRESH_MAX {
             return Next::Spill(self.drain_fresh(LANE_FRESH_MAX / 2));
@@ -248,28 +274,20 @@ impl Lane {
             return Next::Wait(None);
         }
         if self.loaded.is_empty()
-            && let Some(load) = self.load(now, true, true, crate::limits::LANE_REFILL)
+            && let Some(load) = self.load(now, true, true, self.refill())
         {
             return Next::Load(load);
         }
         if self.fresh.is_empty() && self.loaded.is_empty() {
-            return Next::Wait(self.next_due());
+            // A read under way wakes the lane when it is done.
+            return Next::Wait(self.next_due().filter(|_| !self.loading));
         }
-        if let Some(until) = self.rate_limited(now) {
-            return Next::Wait(Some(until));
-        }
-        if !self.enter(all) {
-            return Next::Wait(None);
-        }
-        self.touched_ms = now;
         let fresh_first = self.fresh_turn;
-        self.fresh_turn = !fresh_first;
-        let work = if fresh_first {
-            self.take_fresh().or_else(|| self.take_loaded())
-        } else {
-            self.take_loaded().or_else(|| self.take_fresh())
-        };
-        work.map_or(Next::Wait(None), Next::Start)
+        let next = self.start(all, now, fresh_first);
+        if matches!(next, Next::Start(_)) {
+            self.fresh_turn = !fresh_first;
+        }
+        next
     }
 
     /// Behind an open circuit one attempt runs at a time: a started delivery at its own time, or the oldest waiting one
@@ -281,41 +299,65 @@ impl Lane {
         if self.loading || !self.in_flight.is_empty() {
             return Next::Wait(None);
         }
-        if let Some(before_ms) = self.expired(now) {
+        if let Some(before_ms) = self.waited_out(now) {
             self.loaded.clear();
-            // Looked at again once they are gone.
-            self.next_waiting = Some(now + 1_000);
+            self.expiring = true;
             return Next::Expire { before_ms };
         }
-        if self.loaded.is_empty()
-            && let Some(load) = self.load(now, true, false, 1)
-        {
-            return Next::Load(load);
+        if self.loaded.is_empty() {
+            if let Some(load) = self.load(now, true, false, 1) {
+                return Next::Load(load);
+            }
+            let probe_at = self.circuit.next_probe_at().unwrap_or(now);
+            if now < probe_at {
+                return Next::Wait(Some(self.next_started.map_or(probe_at, |due| due.min(probe_at))));
+            }
+            // With rows the oldest can be told, and how long each has waited.
+            if self.fresh.len() > 1 || (self.next_waiting.is_some() && !self.fresh.is_empty()) {
+                return Next::Spill(self.drain_fresh(usize::MAX));
+            }
+            if let Some(load) = self.load(now, false, true, 1) {
+                return Next::Load(load);
+            }
+            if self.fresh.is_empty() {
+                return Next::Wait(self.next_due());
+            }
         }
-        let probe_at = self.circuit.next_probe_at().unwrap_or(now);
-        if self.loaded.is_empty() && now < probe_at {
-            return Next::Wait(Some(self.next_started.map_or(probe_at, |due| due.min(probe_at))));
+        let next = self.start(all, now, false);
+        if matches!(next, Next::Start(_)) {
+            self.circuit.on_probe(&self.plan.circuit, now);
         }
-        if self.loaded.is_empty()
-            && let Some(load) = self.load(now, false, true, 1)
-        {
-            return Next::Load(load);
+        next
+    }
+
+    /// Takes what is at hand, if rate limit and gates let it go.
+    fn start(&mut self, all: &Gate, now: Millis, fresh_first: bool) -> Next {
+        self.rate_until = self.rate.as_ref().and_then(|rate| rate.blocked_until(now));
+        if self.rate_until.is_some() {
+            return Next::Wait(self.rate_until);
         }
-        if self.loaded.is_empty() && self.fresh.is_empty() {
-            return Next::Wait(self.next_due());
-        }
-        if !self.enter(all) {
+        if !Gate::enter(self.plan.host.as_deref(), all, self.no()) {
             return Next::Wait(None);
         }
+        if let Some(rate) = &mut self.rate {
+            rate.take(now);
+        }
         self.touched_ms = now;
-        self.circuit.on_probe(&self.plan.circuit, now);
-        self.take_loaded().or_else(|| self.take_fresh()).map_or(Next::Wait(None), Next::Start)
+        let work = if fresh_first {
+            self.take_fresh().or_else(|| self.take_loaded())
+        } else {
+            self.take_loaded().or_else(|| self.take_fresh())
+        };
+        debug_assert!(work.is_some(), "a place was taken for nothing");
+        work.map_or(Next::Wait(None), Next::Start)
     }
 
     /// Whether the waiting delivery at hand has waited for the whole span of its policy: since when others have, too.
-    fn expired(&self, now: Millis) -> Option<Millis> {
+    /// However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
+    fn waited_out(&self, now: Millis) -> Option<Millis> {
         let (queued, _) = self.loaded.front()?;
-        let before_ms = now.checked_sub(self.plan.policy.span_ms())?;
+        let span_ms = self.plan.policy.span_ms().max(self.plan.circuit.probe_first_ms);
+        let before_ms = now.checked_sub(span_ms)?;
         (!queued.key.started && queued.key.due_ms <= before_ms).then_some(before_ms)
     }
 
@@ -323,7 +365,7 @@ impl Lane {
     #[must_use]
     pub fn glance(&self, event: Seq, all: &Gate, now: Millis) -> Glance {
         Glance {
-            in_flight: self.in_flight.iter().any(|(seq, _)| *seq == event),
+            in_flight: self.is_in_flight(event),
             circuit_probe_at: self.circuit.is_open().then(|| self.circuit.next_probe_at().unwrap_or(now)),
             permits_taken: self.permits_out()
                 || all.is_full()
@@ -336,13 +378,11 @@ impl Lane {
     /// Whether it could be forgotten: nothing is held, nothing is due that the disk would not say again.
     #[must_use]
     pub fn is_idle(&self, now: Millis, for_ms: Millis) -> bool {
-        self.fresh.is_empty()
-            && self.loaded.is_empty()
-            && self.in_flight.is_empty()
-            && !self.loading
-            && !self.circuit.is_open()
-            && self.next_due().is_none()
-            && now.saturating_sub(self.touched_ms) >= for_ms
+        let holds_nothing = self.fresh.is_empty() && self.loaded.is_empty() && self.in_flight.is_empty();
+        let rows = self.next_started.is_some() || self.next_waiting.is_some() || self.expiring || self.loading;
+        let remembers = self.circuit.is_open() || self.rate.as_ref().is_some_and(|r| r.blocked_until(now).is_some());
+        let expects_nothing = self.plan.webhook.is_deleted() || !(rows || remembers);
+        holds_nothing && expects_nothing && now.saturating_sub(self.touched_ms) >= for_ms
     }
 
     #[must_use]
@@ -354,69 +394,72 @@ impl Lane {
         self.in_flight.len() >= self.plan.max_in_flight as usize
     }
 
+    fn is_in_flight(&self, event: Seq) -> bool {
+        self.in_flight.iter().any(|flight| flight.event == event)
+    }
+
+    /// When a row may be looked for.
     fn next_due(&self) -> Option<Millis> {
-        [self.next_started, self.next_waiting].into_iter().flatten().min()
+        let waiting = self.next_waiting.filter(|_| !self.expiring);
+        [self.next_started, waiting].into_iter().flatten().min()
     }
 
-    /// Takes a place at the host's gate and the daemon's.
-    fn enter(&self, all: &Gate) -> bool {
-        let no = self.plan.webhook.no;
-        let host = self.plan.host.as_ref();
-        if host.is_some_and(|host| !host.enter(no)) {
-            return false;
-        }
-        if all.enter(no) {
-            return true;
-        }
-        // The place is given straight back; whoever it would wake waits for the daemon's gate as well.
-        if let Some(host) = host {
-            let _ = host.leave();
-        }
-        false
+    /// What was read ahead goes back to the disk, which has it all.
+    fn forget_loaded(&mut self) {
+        self.loaded = VecDeque::new();
+        self.look_again();
     }
 
-    fn rate_limited(&mut self, now: Millis) -> Option<Millis> {
-        let rate = self.rate.as_ref()?;
-        match rate.check() {
-            Ok(()) => {
-                self.rate_until = None;
-                None
-            }
-            Err(not_yet) => {
-                let wait = not_yet.wait_time_from(DefaultClock::default().now());
-                let until = now + Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX).max(1);
-                self.rate_until = Some(until);
-                Some(until)
-            }
-        }
+    /// How many rows to read: enough for a while, little enough for many lanes.
+    fn refill(&self) -> usize {
+        (self.plan.max_in_flight as usize).saturating_mul(4).clamp(LANE_REFILL_MIN, LANE_REFILL)
     }
 
     fn load(&mut self, now: Millis, started: bool, waiting: bool, max: usize) -> Option<Load> {
         let due = |next: Option<Millis>| next.is_some_and(|due| due <= now);
-        let (started, waiting) = (started && due(self.next_started), waiting && due(self.next_waiting));
+        let started = started && due(self.next_started);
+        let waiting = waiting && due(self.next_waiting) && !self.expiring;
         if self.loading || !(started || waiting) {
             return None;
         }
         self.loading = true;
-        let held = self.in_flight.iter().map(|(seq, _)| *seq).chain(self.loaded.iter().map(|(q, _)| q.event)).collect();
+        // The read will tell; what is announced from now on counts besides.
+        if started {
+            self.next_started = None;
+        }
+        if waiting {
+            self.next_waiting = None;
+        }
+        let flying = self.in_flight.iter().map(|flight| flight.event);
+        let held = flying.chain(self.loaded.iter().map(|(queued, _)| queued.event)).collect();
         Some(Load { started, waiting, max, held })
     }
 
     fn take_fresh(&mut self) -> Option<Work> {
         let (event, body) = self.fresh.pop_front()?;
-        self.in_flight.push((event, None));
-        Some(Work { event, row: None, body })
+        self.shrink();
+        self.in_flight.push(Flight { event, row: None, ended: false });
+        Some(Work { event, row: None, body, host: self.plan.host.clone() })
     }
 
     fn take_loaded(&mut self) -> Option<Work> {
         let (queued, body) = self.loaded.pop_front()?;
-        self.in_flight.push((queued.event, Some(queued.key)));
-        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body })
+        self.in_flight.push(Flight { event: queued.event, row: Some(queued.key), ended: false });
+        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, host: self.plan.host.clone() })
     }
 
     fn drain_fresh(&mut self, max: usize) -> Vec<Seq> {
         let count = max.min(self.fresh.len());
-        self.fresh.drain(..count).map(|(seq, _)| seq).collect()
+        let drained = self.fresh.drain(..count).map(|(seq, _)| seq).collect();
+        self.shrink();
+        drained
+    }
+
+    /// Room for a burst is given back when the burst is over.
+    fn shrink(&mut self) {
+        if self.fresh.is_empty() && self.fresh.capacity() > OPEN_CIRCUIT_FRESH_MAX {
+            self.fresh = VecDeque::new();
+        }
     }
 
     #[must_use]
@@ -425,12 +468,10 @@ impl Lane {
     }
 }
 
-/// Deliveries per second, spread evenly: a tenth of a second's worth may go at once.
-fn limiter(per_second: Option<f64>) -> Option<DefaultDirectRateLimiter> {
-    let rate = per_second.filter(|rate| rate.is_finite() && *rate > 0.0)?;
-    let period = std::time::Duration::try_from_secs_f64(1.0 / rate).ok()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped first")]
-    let burst = (rate / 10.0).clamp(1.0, 10_000.0) as u32;
-    let quota = Quota::with_period(period)?.allow_burst(std::num::NonZeroU32::new(burst)?);
-    Some(RateLimiter::direct(quota))
+/// The earlier of two times counts.
+fn note(next: &mut Option<Millis>, other: Option<Millis>) {
+    *next = next.iter().chain(&other).min().copied();
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,19 @@
 //!
 //! A lane (`lane`) is a synchronous state machine that takes `now`; it decides what starts next. `worker` drives the lanes
 //! of one runtime: it hands answers to waiting requests, fresh deliveries to lanes, and keeps the wheel of wake-ups.
-//! `attempt` is one try; `gate` the caps that lanes share; `settings` what can be configured. The durable queue is the truth
+//! `attempt` is one try; `gate` the caps that lanes share, `rate` a lane's own; `body` what events are held in memory;
+//! `settings` what can be configured. The durable queue is the truth
 //! and everything here a hint: after a crash it is made again from the store.
 
 pub mod attempt;
+pub mod body;
 pub mod dispatcher;
 pub mod gate;
 pub mod glance;
 pub mod lane;
+mod loads;
+mod mail;
+mod places;
+pub mod rate;
 pub mod settings;
 pub mod worker;

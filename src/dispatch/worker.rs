@@ -2,18 +2,21 @@
 //!
 //! Everything it does to a lane it does in one thread; attempts and reads of the durable queue run as tasks beside it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt;
-use super::dispatcher::{Dispatcher, LaneCell, Mail};
-use super::lane::{Body, Load, Loaded, Next};
+use super::body::Body;
+use super::dispatcher::{Dispatcher, LaneCell};
+use super::lane::{Load, Loaded, Next};
+use super::loads::{Loads, Wanted};
+use super::mail::Mail;
+use super::places::Places;
 use crate::clock::Millis;
-use crate::limits::{LOADS_MAX, READ_AHEAD_BYTES, WATERMARK_LAG_MAX};
+use crate::limits::{READ_AHEAD_BYTES, WATERMARK_LAG_MAX};
 use crate::model::id::{Seq, WebhookNo};
 use crate::schedule::Wheel;
 use crate::store::StoreError;
@@ -26,8 +29,8 @@ const WAKE_UPS_MAX: u32 = 4_000_000;
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// A lane without work is forgotten after this long; its kept connections go with it.
 const IDLE_FOR_MS: Millis = 60_000;
-/// Events between two looks for deliveries that hold the watermark back.
-const LAG_CHECK_EVERY: u64 = 8 * 1024;
+/// Lanes that are looked at in one go, before whatever else the runtime serves gets its turn.
+const PART: usize = 256;
 /// Deaths by waiting that are written at once.
 const EXPIRE_MAX: usize = 512;
 
@@ -37,8 +40,7 @@ pub struct Worker {
     wheel: Mutex<Wheel>,
     /// Wakes the worker's loop when a wake-up was armed that is earlier than what it sleeps for.
     rearmed: Notify,
-    loads: Arc<Semaphore>,
-    lag_checked_at: AtomicU64,
+    loads: Loads,
 }
 
 impl Worker {
@@ -49,8 +51,7 @@ impl Worker {
             index,
             wheel: Mutex::new(Wheel::new(now, WAKE_UPS_MAX)),
             rearmed: Notify::new(),
-            loads: Arc::new(Semaphore::new(LOADS_MAX)),
-            lag_checked_at: AtomicU64::new(0),
+            loads: Loads::default(),
             dispatcher,
         })
     }
@@ -68,8 +69,17 @@ impl Worker {
                 _ = tidy.tick() => self.dispatcher.tidy(self.index, IDLE_FOR_MS),
                 () = stop.cancelled() => return,
             }
-            self.take_in(mailbox.take());
-            for no in self.due() {
+            let mut mail = mailbox.take();
+            while !mail.is_empty() {
+                self.take_in(mail.part(PART));
+                if !mail.is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            for (count, no) in self.due().into_iter().enumerate() {
+                if count % PART == PART - 1 {
+                    tokio::task::yield_now().await;
+                }
                 self.pump(no);
             }
         }
@@ -97,52 +107,78 @@ impl Worker {
             // Whoever waited may have hung up.
             drop(waiter.sender.send(answer));
         }
-        let mut touched = mail.pokes;
+        let dispatcher = &self.dispatcher;
+        let mut touched = Vec::with_capacity(mail.fresh.len() + mail.settled.len() + mail.queued.len());
+        // Deliveries of one event share its body.
+        let mut held: Option<(Seq, Option<Body>)> = None;
         for (no, event) in mail.fresh {
-            match self.dispatcher.cell_or_new(no) {
-                Some(cell) => {
-                    let seq = event.seq;
-                    cell.lane().push_fresh(seq, Body::hold(event, &self.dispatcher.bodies));
-                    touched.push(no);
-                }
-                None => self.dispatcher.store.note(Op::Forget { webhook: no, events: vec![event.seq] }, false),
+            let Some(cell) = dispatcher.cell_or_new(no) else {
+                dispatcher.store.note(Op::Forget { webhook: no, events: vec![event.seq] }, false);
+                continue;
+            };
+            let seq = event.seq;
+            if held.as_ref().is_none_or(|(of, _)| *of != seq) {
+                held = Some((seq, Body::hold(event, &dispatcher.bodies)));
             }
+            cell.lane().push_fresh(seq, held.as_ref().and_then(|(_, body)| body.clone()));
+            touched.push((no, cell));
         }
         for (no, event) in mail.settled {
-            self.dispatcher.attempt_settled();
-            if let Some(cell) = self.dispatcher.cell(no) {
+            dispatcher.attempt_settled();
+            if let Some(cell) = dispatcher.cell(no) {
                 cell.lane().settle(event);
-                touched.push(no);
+                touched.push((no, cell));
             }
         }
         for (no, key) in mail.queued {
-            if let Some(cell) = self.dispatcher.cell_or_new(no) {
+            if let Some(cell) = dispatcher.cell_or_new(no) {
                 cell.lane().note_queued(key);
-                touched.push(no);
+                touched.push((no, cell));
             }
         }
-        touched.sort_unstable();
-        touched.dedup();
-        for no in touched {
-            self.pump(no);
+        for no in mail.expired {
+            if let Some(cell) = dispatcher.cell(no) {
+                cell.lane().expired();
+                touched.push((no, cell));
+            }
         }
-        self.check_lag();
+        let called = mail.pokes.into_iter().chain(mail.wakes.iter().map(|(no, _)| *no));
+        touched.extend(called.filter_map(|no| Some((no, dispatcher.cell(no)?))));
+        touched.sort_unstable_by_key(|(no, _)| *no);
+        touched.dedup_by_key(|(no, _)| *no);
+        for (no, cell) in touched {
+            self.drive(no, &cell);
+        }
+        for (no, gate) in mail.wakes {
+            dispatcher.wake(gate.looked(no), &gate);
+        }
+        if mail.check_lag {
+            self.check_lag();
+        }
     }
 
     /// Does what a lane wants done, until it waits.
     pub(super) fn pump(self: &Arc<Self>, no: WebhookNo) {
-        let Some(cell) = self.dispatcher.cell(no) else { return };
+        if let Some(cell) = self.dispatcher.cell(no) {
+            self.drive(no, &cell);
+        }
+    }
+
+    pub(super) fn drive(self: &Arc<Self>, no: WebhookNo, cell: &Arc<LaneCell>) {
         let store = &self.dispatcher.store;
         while !self.dispatcher.is_draining() {
             let now = self.dispatcher.clock.now_ms();
             let next = cell.lane().next(&self.dispatcher.all, now);
             match next {
-                Next::Start(work) => {
+                Next::Start(mut work) => {
                     self.dispatcher.attempt_started();
-                    tokio::spawn(attempt::run(self.clone(), cell.clone(), work));
+                    let places = Places::taken(self.dispatcher.clone(), work.host.take());
+                    tokio::spawn(attempt::run(self.clone(), cell.clone(), work, places));
                 }
                 Next::Load(load) => {
-                    tokio::spawn(self.clone().load(no, cell.clone(), load));
+                    if self.loads.ask(Wanted { no, cell: cell.clone(), load }) {
+                        tokio::spawn(self.clone().read());
+                    }
                 }
                 Next::Spill(events) => store.note(Op::Spill { webhook: no, events, due_ms: now }, false),
                 Next::Forget(events) => store.note(Op::Forget { webhook: no, events }, false),
@@ -170,8 +206,14 @@ impl Worker {
         }
     }
 
-    async fn load(self: Arc<Self>, no: WebhookNo, cell: Arc<LaneCell>, load: Load) {
-        let Ok(_permit) = self.loads.acquire().await else { return };
+    /// Reads what lanes wait for, one after the other.
+    async fn read(self: Arc<Self>) {
+        while let Some(Wanted { no, cell, load }) = self.loads.next() {
+            self.load(no, &cell, load).await;
+        }
+    }
+
+    async fn load(self: &Arc<Self>, no: WebhookNo, cell: &Arc<LaneCell>, load: Load) {
         let now = self.dispatcher.clock.now_ms();
         let budget = self.dispatcher.bodies.clone();
         let wanted = load.clone();
@@ -179,23 +221,21 @@ impl Worker {
         match read {
             Ok(loaded) => cell.lane().loaded(Some(loaded), &load),
             Err(error) => {
-                tracing::error!(%error, webhook = no, "the durable queue can't be read; trying again");
+                // While the store is being opened again this is no news: the writer has said so.
+                if !matches!(error, StoreError::Unavailable(_)) {
+                    tracing::error!(%error, webhook = no, "the durable queue can't be read; trying again");
+                }
                 cell.lane().loaded(None, &load);
                 self.arm(no, now + 1_000);
                 return;
             }
         }
-        self.pump(no);
+        self.drive(no, cell);
     }
 
     /// Gives rows to what lags so far behind the head of the log that a restart would have to read it all.
     fn check_lag(&self) {
         let head = self.dispatcher.store.shared().next_event();
-        let before = self.lag_checked_at.load(Ordering::Relaxed);
-        if head.saturating_sub(before) < LAG_CHECK_EVERY {
-            return;
-        }
-        self.lag_checked_at.store(head, Ordering::Relaxed);
         let floor: Seq = head.saturating_sub(WATERMARK_LAG_MAX / 2);
         let due_ms = self.dispatcher.clock.now_ms();
         for (no, cell) in self.dispatcher.lanes_of(self.index) {

@@ -109,7 +109,11 @@ impl Engine {
             }
         };
         tenant.name = name.cloned().unwrap_or(tenant.name);
-        tenant.plan = plan.cloned().unwrap_or(tenant.plan);
+        if let Some(plan) = plan.filter(|plan| **plan != tenant.plan) {
+            tenant.plan.clone_from(plan);
+            // Its webhooks are to be tried by the new one from now on.
+            group.effects.changed.extend(self.registry.webhooks_of(tenant.no).cloned());
+        }
         let tenant = Arc::new(tenant);
         self.change(group, Change::Tenant(tenant.clone()));
         Ok(Done::Tenant(tenant))

@@ -287,6 +287,7 @@ impl Engine {
         }
         self.standings.insert(webhook, standing);
         group.dirty.insert(webhook);
+        group.effects.expired.push(webhook);
         Ok(Ok(Done::Count(old.len())))
     }
 

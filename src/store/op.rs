@@ -215,6 +215,8 @@ pub struct Effects {
     pub settled: Vec<(WebhookNo, Seq)>,
     /// Rows that are new in the durable queue.
     pub queued: Vec<(WebhookNo, RowKey)>,
+    /// Webhooks with deliveries that have died of waiting, as asked.
+    pub expired: Vec<WebhookNo>,
     /// Webhooks in their newest version.
     pub changed: Vec<Arc<Webhook>>,
     /// What died and why, for the log.
@@ -224,6 +226,10 @@ pub struct Effects {
 impl Effects {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.settled.is_empty() && self.queued.is_empty() && self.changed.is_empty()
+        self.fresh.is_empty()
+            && self.settled.is_empty()
+            && self.queued.is_empty()
+            && self.expired.is_empty()
+            && self.changed.is_empty()
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::StoreError;
 use super::engine::{Applied, Engine};
 use super::inbox::{Answer, Inbox, Request, SubmitError, Waiter};
-use super::op::{Done, Effects, Op};
+use super::op::{Done, Effects, Op, RowKey};
 use super::open::{self, OpenError, Place};
 use super::recover::{self, Recovered};
 use super::view::Shared;
@@ -226,9 +226,13 @@ impl Writer {
             let mut engine = recovered.engine;
             let landed = engine.heads() != before;
             let new = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= before.0);
-            let mut effects = Effects { fresh: new.collect(), ..Effects::default() };
+            // What the group announced was lost with it, so every queue is looked at, also those that no lane stands for.
+            let rows = [true, false].map(|started| RowKey { started, due_ms: 0 });
+            let queued = recovered.queued.iter().flat_map(|no| rows.map(|row| (*no, row))).collect();
+            let mut effects = Effects { fresh: new.collect(), queued, ..Effects::default() };
             if landed {
                 effects.settled = kept.iter().filter_map(settled_by).collect();
+                effects.expired = kept.iter().filter_map(expired_by).collect();
                 kept.clear();
             }
             before = engine.heads();
@@ -277,6 +281,13 @@ fn is_own(op: &Op) -> bool {
 fn settled_by(op: &Op) -> Option<(u32, u64)> {
     match op {
         Op::Outcome(outcome) => Some((outcome.attempt.webhook, outcome.attempt.event)),
+        _ => None,
+    }
+}
+
+fn expired_by(op: &Op) -> Option<u32> {
+    match op {
+        Op::Expire { webhook, .. } => Some(*webhook),
         _ => None,
     }
 }
