@@ -133,7 +133,7 @@ fn a_webhook_is_managed_with_signed_requests_as_in_vibes_guide() {
         client.send(method, path, &[("x-timestamp", &time), ("x-signature", &signed)], body.to_owned())
     };
     let all = "/api/v1/webhooks";
-    let body = r#"{"url":"http://127.0.0.1:9/webhook","events":["order.updated"],"secret":"your_webhook_secret"}"#;
+    let body = r#"{"url":"http://127.0.0.1:9009/webhook","events":["order.updated"],"secret":"your_webhook_secret"}"#;
     send("POST", all, body, "/api/v1/webhook").expect(401);
     let webhook = send("POST", all, body, all).expect(201).json();
     let listed = send("GET", all, "", all).expect(200).json();
