@@ -103,10 +103,6 @@ impl Worker {
     }
 
     fn take_in(self: &Arc<Self>, mail: Mail) {
-        for (waiter, answer) in mail.answers {
-            // Whoever waited may have hung up.
-            drop(waiter.sender.send(answer));
-        }
         let dispatcher = &self.dispatcher;
         let mut touched = Vec::with_capacity(mail.fresh.len() + mail.settled.len() + mail.queued.len());
         // Deliveries of one event share its body.
@@ -148,6 +144,11 @@ impl Worker {
         touched.dedup_by_key(|(no, _)| *no);
         for (no, cell) in touched {
             self.drive(no, &cell);
+        }
+        // Behind the attempts: those hold permits.
+        for (waiter, answer) in mail.answers {
+            // Whoever waited may have hung up.
+            drop(waiter.sender.send(answer));
         }
         for (no, gate) in mail.wakes {
             dispatcher.wake(gate.looked(no), &gate);

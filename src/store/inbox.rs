@@ -2,9 +2,14 @@
 //!
 //! No timer stands in front of an idle store: what arrives is written at once, and what arrives during the sync is the next
 //! group. Two waits make groups larger where that costs nobody anything: outcomes alone wait a little for company, unless a
-//! lane has run out of permits; and after a group of more than one the next start keeps a distance.
+//! lane has run out of permits; and after a group of more than one the next start keeps a distance, unless a lane waits.
+//!
+//! Publishing and delivering stay in step: while a lane waits for its permits, a group takes in hardly more new requests than
+//! outcomes. Otherwise accepting, which is cheaper than delivering, would pile up a backlog that has to be spilled to disk.
+//!
 //! Bounded: publishers are turned away above `BYTES_MAX` or `REQUESTS_MAX`; outcomes are bounded by permits.
 
+use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +25,9 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long outcomes wait for a publish to share a commit with.
 const OUTCOMES_WAIT: Duration = Duration::from_millis(5);
 /// Distance between the starts of two commits under load: larger groups for less CPU (measured: -20 %).
-const PACE: Duration = Duration::from_millis(1);
+const PACE: Duration = Duration::from_millis(2);
+/// Requests that a group takes in even if there are fewer outcomes and a lane waits.
+const ASKED_MIN: usize = 32;
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +60,13 @@ pub struct Inbox {
 
 #[derive(Default)]
 struct Queue {
-    requests: Vec<Request>,
+    /// The daemon's own ops.
+    own: Vec<Request>,
+    /// What callers asked for, in the order they came.
+    asked: VecDeque<Request>,
     bytes: usize,
-    /// Something in the queue is waited for by somebody other than a permit.
-    pressing: bool,
+    /// A lane waits for its own op to be durable.
+    lane_waits: bool,
     /// When the oldest of them came.
     since: Option<Instant>,
     down: bool,
@@ -74,18 +84,24 @@ impl Inbox {
         if queue.down || queue.closed {
             return Err(StoreError::Unavailable("it is being opened again".to_owned()));
         }
-        if queue.requests.len() >= REQUESTS_MAX || queue.bytes + bytes > BYTES_MAX {
+        if queue.asked.len() >= REQUESTS_MAX || queue.bytes + bytes > BYTES_MAX {
             return Err(StoreError::Overloaded);
         }
         queue.bytes += bytes;
-        self.push(queue, request, true);
+        // The writer is woken when it has something new to decide.
+        let wake = queue.asked.is_empty();
+        queue.asked.push_back(request);
+        self.arrive(queue, wake);
         Ok(())
     }
 
     /// Puts the daemon's own op in; never refused. `pressing`: a lane waits for it to go on.
     pub fn note(&self, op: Op, pressing: bool) {
-        let queue = self.lock();
-        self.push(queue, Request { op, waiter: None }, pressing);
+        let mut queue = self.lock();
+        let wake = queue.own.is_empty() || (pressing && !queue.lane_waits);
+        queue.lane_waits |= pressing;
+        queue.own.push(Request { op, waiter: None });
+        self.arrive(queue, wake);
     }
 
     /// While down, callers are turned away at once; the daemon's own ops gather.
@@ -108,10 +124,10 @@ impl Inbox {
                 (_, true) => break,
                 (None, false) => None,
                 (Some(since), false) => {
-                    let gather = if queue.pressing { Duration::ZERO } else { OUTCOMES_WAIT };
-                    let paced = last_start.filter(|_| last_size > 1).map(|start| start + PACE);
-                    let at = paced.map_or(since + gather, |paced| paced.max(since + gather));
-                    let left = at.saturating_duration_since(now());
+                    let alone = queue.asked.is_empty();
+                    let gather = if alone && !queue.lane_waits { since + OUTCOMES_WAIT } else { since };
+                    let paced = last_start.filter(|_| last_size > 1 && !queue.lane_waits).map(|start| start + PACE);
+                    let left = paced.map_or(gather, |paced| paced.max(gather)).saturating_duration_since(now());
                     if left.is_zero() {
                         break;
                     }
@@ -123,17 +139,10 @@ impl Inbox {
                 Some(left) => self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
-        queue.bytes = 0;
-        queue.pressing = false;
-        queue.since = None;
-        Some(std::mem::take(&mut queue.requests))
+        Some(queue.take())
     }
 
-    fn push(&self, mut queue: MutexGuard<'_, Queue>, request: Request, pressing: bool) {
-        queue.requests.push(request);
-        // The writer is woken when it has something new to decide: the first request, or the first pressing one.
-        let wake = queue.since.is_none() || (pressing && !queue.pressing);
-        queue.pressing |= pressing;
+    fn arrive(&self, mut queue: MutexGuard<'_, Queue>, wake: bool) {
         queue.since = queue.since.or_else(|| Some(now()));
         drop(queue);
         if wake {
@@ -143,6 +152,22 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// The next group: all own ops, and as many requests as fit beside them.
+    fn take(&mut self) -> Vec<Request> {
+        let mut group = std::mem::take(&mut self.own);
+        let fit = if self.lane_waits { group.len().max(ASKED_MIN) } else { usize::MAX };
+        let count = fit.min(self.asked.len());
+        for request in self.asked.drain(..count) {
+            self.bytes -= weight(&request.op);
+            group.push(request);
+        }
+        self.lane_waits = false;
+        self.since = (!self.asked.is_empty()).then(now);
+        group
     }
 }
 
