@@ -1,7 +1,6 @@
 //! Dispatcher, workers, store and egress together, against receivers on the loopback. Owns the daemon in small that the
 //! tests share; asserts what happened and how often, never how long it took.
 
-mod disk;
 mod life;
 mod trouble;
 

@@ -1,9 +1,9 @@
 //! What goes wrong: webhooks that go away, receivers that are gone, a store that fails under way.
 
-use super::disk::{Disk, Fault};
 use super::*;
 use crate::model::attempt::DeadReason;
 use crate::model::webhook::InactiveReason;
+use crate::store::failing_disk::{Disk, Fault};
 
 #[tokio::test]
 async fn a_webhook_deleted_during_an_attempt_gets_no_other() {

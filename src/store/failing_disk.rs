@@ -1,36 +1,37 @@
-//! A disk in memory that fails when told to, under a real store.
+//! A disk in memory that fails when told to, under a real store. For tests only.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use redb::{Builder, StorageBackend};
 
-use super::DAY_MS;
+use super::open;
+use super::recover;
+use super::seal::Sealer;
+use super::writer::Parts;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
-use crate::store::open;
-use crate::store::recover;
-use crate::store::seal::Sealer;
-use crate::store::writer::Parts;
+
+const DAY_MS: u64 = 86_400_000;
 
 /// Which operation fails, counted from when it is armed, and whether it takes effect all the same.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     operation: usize,
     takes_effect: bool,
 }
 
 impl Fault {
     /// The first `count` operations, each in both ways.
-    pub(super) fn all(count: usize) -> impl Iterator<Item = Self> {
+    pub(crate) fn all(count: usize) -> impl Iterator<Item = Self> {
         let both = [true, false];
         (0..count).flat_map(move |operation| both.map(|takes_effect| Self { operation, takes_effect }))
     }
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -40,16 +41,16 @@ struct State {
 }
 
 impl Disk {
-    pub(super) fn arm(&self, fault: Fault) {
+    pub(crate) fn arm(&self, fault: Fault) {
         self.0.lock().unwrap().fault = Some(fault);
     }
 
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.0.lock().unwrap().failed
     }
 
     /// A store on this disk, made anew.
-    pub(super) fn parts(&self, clock: &Clock) -> Parts {
+    pub(crate) fn parts(&self, clock: &Clock) -> Parts {
         let entropy = Entropy::seeded(3);
         let sealer = Sealer::new([7; 32], entropy.clone());
         let db = Arc::new(Builder::new().create_with_backend(self.clone()).unwrap());
