@@ -40,7 +40,8 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
         return put_back(&worker, &cell, &work);
     }
     if let Err(error @ StoreError::Unavailable(_)) = &event {
-        tracing::error!(%error, webhook = %plan.webhook.id, event = work.event, "the event can't be read; trying again");
+        // The writer says when the store is away; this would say it once a second for every permit.
+        tracing::debug!(%error, webhook = %plan.webhook.id, event = work.event, "the event can't be read; trying again");
         drop(places);
         tokio::time::sleep(UNREADABLE_WAIT).await;
         return put_back(&worker, &cell, &work);
@@ -58,7 +59,10 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let exchange = match &event {
         Ok(event) => unpanicked(exchange(dispatcher, &cell, &plan, event, number)).await,
         // It will not read any better next time: the policy decides when to give up.
-        Err(damaged) => failed(Class::Protocol, format!("the event can't be read: {damaged}")),
+        Err(damaged) => {
+            tracing::error!(error = %damaged, webhook = %plan.webhook.id, event = work.event, "the event can't be read");
+            failed(Class::Protocol, format!("the event can't be read: {damaged}"))
+        }
     };
     let duration = started.elapsed();
     drop((work.body, places));

@@ -18,3 +18,6 @@ mod places;
 pub mod rate;
 pub mod settings;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ use crate::sign::SigningKeys;
 const LEMON_TIMEOUT: Duration = Duration::from_secs(10);
 /// Receivers of the other shapes get this long (contract §4.2 to §4.4).
 const OTHER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Headers that signing and the client add: id, timestamp, signatures, attempt, host, length.
+const SIGNATURE_HEADERS: usize = 8;
 const AGENT: &str = concat!("webhookd/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Clone)]
@@ -74,8 +76,8 @@ pub struct Plan {
     pub max_in_flight: u32,
     pub circuit: CircuitRules,
     pub host: Option<Arc<Gate>>,
-    /// Everything but the signatures.
-    headers: HeaderMap,
+    /// Everything but the signatures. A list, because a map of them costs kilobytes for each lane.
+    headers: Box<[(HeaderName, HeaderValue)]>,
     keys: SigningKeys,
     /// When the set of valid secrets changes.
     keys_until: Option<Millis>,
@@ -123,7 +125,10 @@ impl Plan {
     /// The headers of one attempt, signed. `None` when a secret can't stand in a header.
     #[must_use]
     pub fn signed(&self, event_id: &str, timestamp_s: u64, body: &[u8], attempt: u32) -> Option<HeaderMap> {
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + SIGNATURE_HEADERS);
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
         self.keys.write_headers(&mut headers, event_id, timestamp_s, body, attempt).ok()?;
         Some(headers)
     }
@@ -135,18 +140,18 @@ impl Plan {
     }
 }
 
-fn headers(webhook: &Webhook) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(12 + webhook.headers.len());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+fn headers(webhook: &Webhook) -> Box<[(HeaderName, HeaderValue)]> {
+    let mut headers = Vec::with_capacity(2 + webhook.headers.len());
+    headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+    headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
     for (name, value) in &webhook.headers {
         let name = HeaderName::try_from(name.as_str());
         let value = HeaderValue::try_from(value.expose());
         // Both were checked at registration; what would break HTTP is left out rather than sent.
         if let (Ok(name), Ok(mut value)) = (name, value) {
             value.set_sensitive(true);
-            headers.insert(name, value);
+            headers.push((name, value));
         }
     }
-    headers
+    headers.into()
 }

@@ -8,6 +8,8 @@ pub mod block;
 mod changes;
 mod deliveries;
 pub mod engine;
+#[cfg(test)]
+pub(crate) mod failing_disk;
 pub mod fresh;
 pub mod ids;
 pub mod inbox;

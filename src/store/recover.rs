@@ -184,3 +184,71 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     }
     Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{TenantId, WebhookId};
+    use crate::model::secret::Secret;
+    use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+    use crate::store::failing_disk::Disk;
+    use crate::store::op::{Accept, Draft, Op, Quota};
+
+    fn draft(tenant: u32) -> Op {
+        let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
+        let draft = Webhook {
+            no: 0,
+            id: WebhookId(crate::entropy::Entropy::system().bytes()),
+            tenant,
+            since_seq: 0,
+            dialect: Dialect::Lemon,
+            url: "https://example.com/".to_owned(),
+            filters: vec![Filter::All],
+            state: WebhookState::Active,
+            headers: Vec::new(),
+            secrets: vec![secret],
+            plan: None,
+            timeout_ms: None,
+            max_in_flight: None,
+            rate_limit: None,
+            description: None,
+            created_ms: 0,
+            updated_ms: 0,
+        };
+        Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 10, of_dialect: None } }
+    }
+
+    #[test]
+    fn what_a_deleted_webhook_still_gives_back_moves_no_watermark() {
+        let (disk, clock) = (Disk::default(), Clock::manual(1_700_000_000_000));
+        let parts = disk.parts(&clock);
+        let shared = parts.shared.clone();
+        let mut engine = parts.recovered.engine;
+        let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
+        engine.apply(&[tenant, draft(1), draft(1)]).unwrap();
+        let event = Draft {
+            tenant: 1,
+            kind: "order.created".to_owned(),
+            created_us: 0,
+            ordering_key: None,
+            data: None,
+            context: None,
+            user: None,
+            test: false,
+        };
+        let accepted = engine.apply(&[Op::Accept(Accept { drafts: vec![event], idempotency: None })]).unwrap();
+        assert_eq!(accepted.effects.fresh.len(), 2);
+        engine.apply(&[Op::DeleteWebhook { no: 1 }]).unwrap();
+
+        // Opened again after an error: only the second one is counted, but the dispatcher still holds both.
+        let recovered = recover(engine.into_db(), shared.clone(), &clock, 1).unwrap();
+        assert_eq!(recovered.fresh.iter().map(|(no, _)| *no).collect::<Vec<_>>(), [2]);
+        let mut engine = recovered.engine;
+        engine.apply(&[Op::Forget { webhook: 1, events: vec![1] }]).unwrap();
+        engine.apply(&[Op::Spill { webhook: 1, events: vec![1], due_ms: 5 }]).unwrap();
+        engine.apply(&[Op::Ping]).unwrap();
+        assert_eq!(shared.watermark(), 1, "a crash now would lose the other one");
+        engine.apply(&[Op::Forget { webhook: 2, events: vec![1] }, Op::Ping]).unwrap();
+        assert_eq!(shared.watermark(), 2);
+    }
+}
