@@ -26,8 +26,10 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 const OUTCOMES_WAIT: Duration = Duration::from_millis(5);
 /// Distance between the starts of two commits under load: larger groups for less CPU (measured: -20 %).
 const PACE: Duration = Duration::from_millis(2);
-/// Requests that a group takes in even if there are fewer outcomes and a lane waits.
-const ASKED_MIN: usize = 32;
+/// Requests that a group takes in even if no outcome makes room for them.
+const ASKED_MIN: usize = 8;
+/// Outcomes that were written without as many requests beside them make room for later ones, up to here.
+const CREDIT_MAX: usize = 256;
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,10 @@ struct Queue {
     bytes: usize,
     /// A lane waits for its own op to be durable.
     lane_waits: bool,
+    /// One did when the last group was taken: its permits may be in that group.
+    lane_waited: bool,
+    /// Outcomes written less requests taken in, while lanes wait.
+    credit: usize,
     /// When the oldest of them came.
     since: Option<Instant>,
     down: bool,
@@ -159,13 +165,15 @@ impl Queue {
     /// The next group: all own ops, and as many requests as fit beside them.
     fn take(&mut self) -> Vec<Request> {
         let mut group = std::mem::take(&mut self.own);
-        let fit = if self.lane_waits { group.len().max(ASKED_MIN) } else { usize::MAX };
+        self.credit = (self.credit + group.len()).min(CREDIT_MAX);
+        let fit = if self.lane_waits || self.lane_waited { self.credit.max(ASKED_MIN) } else { usize::MAX };
         let count = fit.min(self.asked.len());
+        self.credit = self.credit.saturating_sub(count);
         for request in self.asked.drain(..count) {
             self.bytes -= weight(&request.op);
             group.push(request);
         }
-        self.lane_waits = false;
+        self.lane_waited = std::mem::take(&mut self.lane_waits);
         self.since = (!self.asked.is_empty()).then(now);
         group
     }
