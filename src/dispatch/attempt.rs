@@ -12,6 +12,7 @@ use super::lane::Work;
 use super::places::Places;
 use super::settings::Plan;
 use super::worker::Worker;
+use crate::egress::Pool;
 use crate::limits::ERROR_BYTES_MAX;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
 use crate::model::event::Event;
@@ -57,7 +58,7 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let at_ms = dispatcher.clock.wall_ms();
     let started = Instant::now();
     let exchange = match &event {
-        Ok(event) => unpanicked(exchange(dispatcher, &cell, &plan, event, number)).await,
+        Ok(event) => unpanicked(exchange(dispatcher, cell.pool(worker.index()), &plan, event, number)).await,
         // It will not read any better next time: the policy decides when to give up.
         Err(damaged) => {
             tracing::error!(error = %damaged, webhook = %plan.webhook.id, event = work.event, "the event can't be read");
@@ -93,10 +94,8 @@ impl Dispatcher {
         let number = AttemptNumber::MIN;
         let at_ms = self.clock.wall_ms();
         let started = Instant::now();
-        let exchange = match self.cell_or_new(webhook.no) {
-            Some(cell) => unpanicked(exchange(self, &cell, &plan, &event, number)).await,
-            None => failed(Class::Connect, "the webhook was deleted".to_owned()),
-        };
+        // Its own connection: the kept ones belong to the workers.
+        let exchange = unpanicked(exchange(self, &Pool::default(), &plan, &event, number)).await;
         let verdict = if exchange.failure.is_none() { Verdict::Delivered } else { Verdict::Single };
         record(&plan, event.seq, number, 0, at_ms, started.elapsed(), exchange, verdict)
     }
@@ -124,7 +123,7 @@ async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
 
 async fn exchange(
     dispatcher: &Dispatcher,
-    cell: &LaneCell,
+    pool: &Pool,
     plan: &Plan,
     event: &Event,
     number: AttemptNumber,
@@ -142,7 +141,7 @@ async fn exchange(
     let Some(headers) = plan.signed(&event.id.to_string(), timestamp_s, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
-    dispatcher.egress.exchange(&cell.pool, target, headers, body, plan.timeout).await
+    dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await
 }
 
 async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, StoreError> {

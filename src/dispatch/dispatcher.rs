@@ -1,9 +1,10 @@
 //! The dispatcher: the lanes of all webhooks, and the way from the writer to the workers that drive them.
 //!
-//! A lane belongs to one worker for good (webhook number modulo workers), so what happens to it happens in one thread; the
-//! mutex around it is for those who look or bring a new version. The writer never waits here: it puts a group's
-//! consequences into each worker's mailbox and wakes it once. New versions of webhooks are in force before the answer to
-//! the change leaves.
+//! Every worker can drive every lane: a mutex, held for the length of a decision, stands around it. News of an event goes to
+//! the worker that the event's number names, so that one busy webhook is served by all cores; a lane's own wake-ups and
+//! reads belong to its home worker. A lane is forgotten only while nobody else holds it. The writer never waits here: it
+//! puts a group's consequences into each worker's mailbox and wakes it once. New versions of webhooks are in force before
+//! the answer to the change leaves.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -52,10 +53,16 @@ const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
 /// A lane with what its attempts share.
 pub struct LaneCell {
     lane: Mutex<Lane>,
-    pub pool: Pool,
+    /// Kept connections, one pool a worker: a connection is driven by the runtime that made it.
+    pools: Box<[Pool]>,
 }
 
 impl LaneCell {
+    /// The connections of one worker.
+    pub(super) fn pool(&self, worker: usize) -> &Pool {
+        &self.pools[worker % self.pools.len()]
+    }
+
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +165,10 @@ impl Dispatcher {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let cell = lanes
             .entry(webhook)
-            .or_insert_with(|| Arc::new(LaneCell { lane: Mutex::new(lane), pool: Pool::default() }));
+            .or_insert_with(|| {
+                let pools = self.mailboxes.iter().map(|_| Pool::default()).collect();
+                Arc::new(LaneCell { lane: Mutex::new(lane), pools })
+            });
         let cell = cell.clone();
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
@@ -174,7 +184,9 @@ impl Dispatcher {
     pub(super) fn tidy(&self, worker: usize, for_ms: Millis) {
         let now = self.clock.now_ms();
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        lanes.retain(|no, cell| !self.is_of(*no, worker) || !cell.lane().is_idle(now, for_ms));
+        // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
+        let held = |cell: &Arc<LaneCell>| Arc::strong_count(cell) > 1;
+        lanes.retain(|no, cell| !self.is_of(*no, worker) || held(cell) || !cell.lane().is_idle(now, for_ms));
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
         self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
@@ -231,6 +243,12 @@ impl Dispatcher {
         }
     }
 
+    /// The worker that hears of an event's deliveries.
+    fn worker_at(&self, event: Seq) -> usize {
+        usize::try_from(event).unwrap_or(0) % self.mailboxes.len()
+    }
+
+    /// A lane's home.
     fn worker_of(&self, webhook: WebhookNo) -> usize {
         webhook as usize % self.mailboxes.len()
     }
@@ -253,7 +271,7 @@ impl Dispatcher {
         lane.replan(self.plan(version));
         drop(lane);
         if closes {
-            cell.pool.close();
+            cell.pools.iter().for_each(Pool::close);
         }
     }
 
@@ -301,10 +319,10 @@ impl Downstream for Dispatcher {
             }
         }
         for fresh in effects.fresh {
-            mails[self.worker_of(fresh.0)].fresh.push_back(fresh);
+            mails[self.worker_at(fresh.1.seq)].fresh.push_back(fresh);
         }
         for settled in effects.settled {
-            mails[self.worker_of(settled.0)].settled.push(settled);
+            mails[self.worker_at(settled.1)].settled.push(settled);
         }
         for queued in effects.queued {
             mails[self.worker_of(queued.0)].queued.push_back(queued);

@@ -56,6 +56,11 @@ impl Worker {
         })
     }
 
+    /// Which of the workers.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Runs until `stop`. Attempts that are under way then go on as tasks; their outcomes are taken in until the end.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mailbox = self.dispatcher.mailbox(self.index);
