@@ -163,12 +163,10 @@ impl Dispatcher {
         let version = self.store.shared().registry().webhook(webhook).cloned()?;
         let lane = Lane::new(self.plan(version.clone()), self.clock.now_ms());
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let cell = lanes
-            .entry(webhook)
-            .or_insert_with(|| {
-                let pools = self.mailboxes.iter().map(|_| Pool::default()).collect();
-                Arc::new(LaneCell { lane: Mutex::new(lane), pools })
-            });
+        let cell = lanes.entry(webhook).or_insert_with(|| {
+            let pools = self.mailboxes.iter().map(|_| Pool::default()).collect();
+            Arc::new(LaneCell { lane: Mutex::new(lane), pools })
+        });
         let cell = cell.clone();
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);

@@ -42,6 +42,32 @@ struct Flight {
     row: Option<RowKey>,
     /// The attempt is over: its outcome is on the way to the disk.
     ended: bool,
+    /// Its success survives a crash of the process already: the permit is free.
+    spooled: bool,
+}
+
+/// How fast attempts end: whether the receiver or we are what a backlog waits for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    since_ms: Millis,
+    ended: usize,
+    fast: bool,
+}
+
+/// A receiver that ends half as many attempts as there are permits in this time, in ms, is quick.
+const QUICK_WITHIN_MS: Millis = 16;
+/// Successes of one lane that may wait for their commit with their permits free.
+const SPOOLED_MAX: usize = 1_024;
+
+impl Pace {
+    /// Counts an attempt that ended; says whether the receiver was quick of late.
+    fn is_fast(&mut self, now: Millis, permits: usize) -> bool {
+        if now.saturating_sub(self.since_ms) >= QUICK_WITHIN_MS {
+            *self = Self { since_ms: now, ended: 0, fast: self.ended * 2 >= permits };
+        }
+        self.ended += 1;
+        self.fast
+    }
 }
 
 /// What follows from the end of an attempt.
@@ -51,6 +77,8 @@ pub struct Ended {
     pub row: Option<RowKey>,
     /// Permits have run out while work waits: the outcome is pressing.
     pub pressing: bool,
+    /// The receiver is quick and yet more is published than delivered.
+    pub behind: bool,
     /// The circuit was open until now.
     pub closed: bool,
 }
@@ -96,6 +124,9 @@ pub struct Lane {
     fresh: VecDeque<(Seq, Option<Body>)>,
     loaded: VecDeque<(Queued, Option<Body>)>,
     in_flight: Vec<Flight>,
+    /// Those of them whose permit is free already.
+    spooled: usize,
+    pace: Pace,
     circuit: Circuit,
     rate: Option<Rate>,
     rate_until: Option<Millis>,
@@ -123,6 +154,8 @@ impl Lane {
             fresh: VecDeque::new(),
             loaded: VecDeque::new(),
             in_flight: Vec::new(),
+            spooled: 0,
+            pace: Pace::default(),
             circuit: Circuit::default(),
             rate,
             rate_until: None,
@@ -194,8 +227,8 @@ impl Lane {
         self.loaded.extend(rows);
     }
 
-    /// An attempt ended.
-    pub fn ended(&mut self, event: Seq, success: bool, wall_ms: Millis, now: Millis) -> Ended {
+    /// An attempt ended. `spooled`: its success survives a crash of the process, so its permit is free at once.
+    pub fn ended(&mut self, event: Seq, success: bool, spooled: bool, wall_ms: Millis, now: Millis) -> Ended {
         let mut closed = false;
         if success {
             self.last_success_ms = Some(wall_ms);
@@ -204,13 +237,17 @@ impl Lane {
             tracing::warn!(webhook = %self.plan.webhook.id, "circuit opened: the receiver failed too often in a row");
             self.forget_loaded();
         }
-        let pressing = self.permits_out() && !(self.fresh.is_empty() && self.loaded.is_empty());
+        let permits = self.plan.max_in_flight as usize;
+        let behind = self.pace.is_fast(now, permits) && self.fresh.len() > permits;
         let flight = self.in_flight.iter_mut().find(|flight| flight.event == event);
         let row = flight.and_then(|flight| {
             flight.ended = true;
+            flight.spooled = spooled;
             flight.row
         });
-        Ended { row, pressing, closed }
+        self.spooled += usize::from(spooled);
+        let pressing = self.permits_out() && !(self.fresh.is_empty() && self.loaded.is_empty());
+        Ended { row, pressing, behind, closed }
     }
 
     /// An outcome is durable: its permit is free again.
@@ -232,7 +269,9 @@ impl Lane {
         if self.loading {
             self.settled_meanwhile.push(event);
         }
-        Some(self.in_flight.swap_remove(place))
+        let flight = self.in_flight.swap_remove(place);
+        self.spooled -= usize::from(flight.spooled);
+        Some(flight)
     }
 
     /// Fresh deliveries of events below `floor`: they hold the watermark back and get rows, those in flight too. One whose
@@ -391,7 +430,13 @@ impl Lane {
     }
 
     fn permits_out(&self) -> bool {
-        self.in_flight.len() >= self.plan.max_in_flight as usize
+        self.in_flight.len() - self.spooled >= self.plan.max_in_flight as usize
+    }
+
+    /// Whether one more success may free its permit before it is committed.
+    #[must_use]
+    pub fn may_spool(&self) -> bool {
+        self.spooled < SPOOLED_MAX
     }
 
     fn is_in_flight(&self, event: Seq) -> bool {
@@ -438,13 +483,13 @@ impl Lane {
     fn take_fresh(&mut self) -> Option<Work> {
         let (event, body) = self.fresh.pop_front()?;
         self.shrink();
-        self.in_flight.push(Flight { event, row: None, ended: false });
+        self.in_flight.push(Flight { event, row: None, ended: false, spooled: false });
         Some(Work { event, row: None, body, host: self.plan.host.clone() })
     }
 
     fn take_loaded(&mut self) -> Option<Work> {
         let (queued, body) = self.loaded.pop_front()?;
-        self.in_flight.push(Flight { event: queued.event, row: Some(queued.key), ended: false });
+        self.in_flight.push(Flight { event: queued.event, row: Some(queued.key), ended: false, spooled: false });
         Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, host: self.plan.host.clone() })
     }
 

@@ -59,6 +59,7 @@ impl Disk {
         let recovered = recover::recover(db, shared.clone(), clock, DAY_MS).unwrap();
         let disk = self.clone();
         Parts {
+            spool: None,
             recovered,
             shared,
             reopen: Box::new(move || {

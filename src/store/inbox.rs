@@ -4,8 +4,9 @@
 //! group. Two waits make groups larger where that costs nobody anything: outcomes alone wait a little for company, unless a
 //! lane has run out of permits; and after a group of more than one the next start keeps a distance, unless a lane waits.
 //!
-//! Publishing and delivering stay in step: while a lane waits for its permits, a group takes in hardly more new requests than
-//! outcomes. Otherwise accepting, which is cheaper than delivering, would pile up a backlog that has to be spilled to disk.
+//! Publishing and delivering stay in step: while a quick receiver gets less than is published for it, a group takes in
+//! hardly more new requests than outcomes. Otherwise accepting, which is cheaper than delivering, would pile up a backlog
+//! that has to be spilled to disk. A slow receiver's backlog holds nobody back.
 //!
 //! Bounded: publishers are turned away above `BYTES_MAX` or `REQUESTS_MAX`; outcomes are bounded by permits.
 
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::StoreError;
 use super::op::{Done, Op, Refusal};
+use super::spool::Ticket;
 
 /// Requests that may wait. Each holds an open HTTP request, so this is far above what a busy server has.
 const REQUESTS_MAX: usize = 16 * 1024;
@@ -27,7 +29,9 @@ const OUTCOMES_WAIT: Duration = Duration::from_millis(5);
 /// Distance between the starts of two commits under load: larger groups for less CPU (measured: -20 %).
 const PACE: Duration = Duration::from_millis(2);
 /// Requests that a group takes in even if no outcome makes room for them.
-const ASKED_MIN: usize = 8;
+const ASKED_MIN: usize = 32;
+/// How long one look at a lane that is behind counts.
+const BEHIND_FOR: Duration = Duration::from_millis(20);
 /// Outcomes that were written without as many requests beside them make room for later ones, up to here.
 const CREDIT_MAX: usize = 256;
 
@@ -52,6 +56,8 @@ pub struct Waiter {
 pub struct Request {
     pub op: Op,
     pub waiter: Option<Waiter>,
+    /// Where the outcome stands in the spool until it is committed.
+    pub ticket: Option<Ticket>,
 }
 
 #[derive(Default)]
@@ -69,9 +75,9 @@ struct Queue {
     bytes: usize,
     /// A lane waits for its own op to be durable.
     lane_waits: bool,
-    /// One did when the last group was taken: its permits may be in that group.
-    lane_waited: bool,
-    /// Outcomes written less requests taken in, while lanes wait.
+    /// When publishing was last ahead of delivering to a quick receiver.
+    behind_at: Option<Instant>,
+    /// Outcomes written less requests taken in.
     credit: usize,
     /// When the oldest of them came.
     since: Option<Instant>,
@@ -101,12 +107,17 @@ impl Inbox {
         Ok(())
     }
 
+    /// A quick receiver gets less than is published for it: for a moment, groups take in hardly more requests than outcomes.
+    pub fn keep_step(&self) {
+        self.lock().behind_at = Some(now());
+    }
+
     /// Puts the daemon's own op in; never refused. `pressing`: a lane waits for it to go on.
-    pub fn note(&self, op: Op, pressing: bool) {
+    pub fn note(&self, op: Op, pressing: bool, ticket: Option<Ticket>) {
         let mut queue = self.lock();
         let wake = queue.own.is_empty() || (pressing && !queue.lane_waits);
         queue.lane_waits |= pressing;
-        queue.own.push(Request { op, waiter: None });
+        queue.own.push(Request { op, waiter: None, ticket });
         self.arrive(queue, wake);
     }
 
@@ -166,14 +177,15 @@ impl Queue {
     fn take(&mut self) -> Vec<Request> {
         let mut group = std::mem::take(&mut self.own);
         self.credit = (self.credit + group.len()).min(CREDIT_MAX);
-        let fit = if self.lane_waits || self.lane_waited { self.credit.max(ASKED_MIN) } else { usize::MAX };
+        self.lane_waits = false;
+        let behind = self.behind_at.is_some_and(|at| at.elapsed() < BEHIND_FOR);
+        let fit = if behind { self.credit.max(ASKED_MIN) } else { usize::MAX };
         let count = fit.min(self.asked.len());
         self.credit = self.credit.saturating_sub(count);
         for request in self.asked.drain(..count) {
             self.bytes -= weight(&request.op);
             group.push(request);
         }
-        self.lane_waited = std::mem::take(&mut self.lane_waits);
         self.since = (!self.asked.is_empty()).then(now);
         group
     }

@@ -24,6 +24,7 @@ pub mod recover;
 pub mod registry;
 pub mod schema;
 pub mod seal;
+pub mod spool;
 #[cfg(test)]
 mod tests;
 pub mod view;

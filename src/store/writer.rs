@@ -16,9 +16,10 @@ use tokio::sync::oneshot;
 use super::StoreError;
 use super::engine::{Applied, Engine};
 use super::inbox::{Answer, Inbox, Request, SubmitError, Waiter};
-use super::op::{Done, Effects, Op, RowKey};
+use super::op::{Done, Effects, Op, Outcome, RowKey};
 use super::open::{self, OpenError, Place};
 use super::recover::{self, Recovered};
+use super::spool::{self, Spool, Success, Ticket};
 use super::view::Shared;
 use crate::clock::{Clock, Millis};
 use crate::metrics::Metrics;
@@ -40,6 +41,7 @@ pub trait Downstream: Send + Sync + 'static {
 pub struct Store {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
+    spool: Option<Arc<Spool>>,
 }
 
 /// How the writer opens the store again.
@@ -49,6 +51,8 @@ pub type Reopen = Box<dyn FnMut() -> Result<Database, OpenError> + Send>;
 pub struct Parts {
     pub recovered: Recovered,
     pub shared: Arc<Shared>,
+    /// Where successes stand until they are committed; without one, permits wait for the commit.
+    pub spool: Option<Arc<Spool>>,
     pub reopen: Reopen,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -68,14 +72,20 @@ impl Parts {
         retention_idempotency_ms: Millis,
     ) -> Result<Self, OpenError> {
         let (db, shared) = open::open(place, entropy)?;
-        let recovered = open::careful(&place.store_file(), || {
+        let mut recovered = open::careful(&place.store_file(), || {
             recover::recover(db, shared.clone(), clock, retention_idempotency_ms)
                 .map_err(|error| OpenError::Refused { path: place.store_file(), why: error.to_string() })
         })?;
+        let folder = |source| OpenError::Folder { path: place.state_dir.clone(), source };
+        let (spool, found) = Spool::open(&place.state_dir).map_err(folder)?;
+        spool::replay(&mut recovered, &shared, &found)
+            .map_err(|error| OpenError::Disk { path: place.store_file(), why: error.to_string() })?;
+        spool.clear().map_err(folder)?;
         let (path, cache): (PathBuf, usize) = (place.store_file(), place.cache_bytes);
         Ok(Self {
             recovered,
             shared,
+            spool: Some(Arc::new(spool)),
             reopen: Box::new(move || open::open_file(&path, cache)),
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -86,7 +96,7 @@ impl Parts {
     /// The handle that the running writer will serve.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store { inbox: Arc::new(Inbox::default()), shared: self.shared.clone() }
+        Store { inbox: Arc::new(Inbox::default()), shared: self.shared.clone(), spool: self.spool.clone() }
     }
 }
 
@@ -103,14 +113,30 @@ impl Store {
     /// When it is refused, or the store can't say that it is durable.
     pub async fn submit(&self, op: Op, worker: Option<usize>) -> Answer {
         let (sender, receiver) = oneshot::channel();
-        self.inbox.submit(Request { op, waiter: Some(Waiter { worker, sender }) })?;
+        self.inbox.submit(Request { op, waiter: Some(Waiter { worker, sender }), ticket: None })?;
         let gone = || SubmitError::Store(StoreError::Unavailable("it is stopping".to_owned()));
         receiver.await.map_err(|_| gone())?
     }
 
     /// Hands over what the daemon itself has to note; it is written with the next group. `pressing`: a lane waits for it.
     pub fn note(&self, op: Op, pressing: bool) {
-        self.inbox.note(op, pressing);
+        self.inbox.note(op, pressing, None);
+    }
+
+    /// Notes a success where a crash of this process can't lose it. `None`: only its commit makes it safe.
+    #[must_use]
+    pub fn spool(&self, success: &Success) -> Option<Ticket> {
+        self.spool.as_ref()?.note(success)
+    }
+
+    /// Publishing is ahead of delivering to a receiver that is quick: takes in less for a moment.
+    pub fn keep_step(&self) {
+        self.inbox.keep_step();
+    }
+
+    /// `note` for the outcome of an attempt, with its place in the spool.
+    pub fn note_outcome(&self, outcome: Outcome, pressing: bool, ticket: Option<Ticket>) {
+        self.inbox.note(Op::Outcome(Box::new(outcome)), pressing, ticket);
     }
 
     /// Reads off the runtime's threads, because a page that is not cached waits for the disk.
@@ -140,6 +166,7 @@ impl Store {
         let writer = Writer {
             inbox: self.inbox.clone(),
             shared: parts.shared,
+            spool: parts.spool,
             reopen: parts.reopen,
             clock: parts.clock,
             metrics: parts.metrics,
@@ -153,6 +180,7 @@ impl Store {
 struct Writer {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
+    spool: Option<Arc<Spool>>,
     reopen: Reopen,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -166,6 +194,7 @@ impl Writer {
         let mut last_size = 0;
         while let Some(requests) = self.inbox.next(last_start, last_size) {
             let start = Instant::now();
+            let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
             let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
                 requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
             (last_start, last_size) = (Some(start), ops.len());
@@ -177,6 +206,10 @@ impl Writer {
                     self.metrics.store_failures.inc();
                     engine = self.recover(engine, before, ops, waiters, &error);
                 }
+            }
+            // Also after a failure: by then what was kept of the group is committed.
+            if let Some(spool) = &self.spool {
+                tickets.into_iter().for_each(|ticket| spool.settle(ticket));
             }
             self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
             self.metrics.group_size.observe(f64::from(u32::try_from(last_size).unwrap_or(u32::MAX)));

@@ -65,6 +65,7 @@ impl Running {
         let clock = Clock::system();
         let again = disk.clone();
         let parts = Parts {
+            spool: None,
             recovered: recover(db, shared.clone(), &clock, RETENTION_MS).unwrap(),
             shared,
             reopen: Box::new(move || {

@@ -12,7 +12,7 @@ fn forget() -> Op {
 }
 
 fn ping() -> Request {
-    Request { op: Op::Ping, waiter: None }
+    Request { op: Op::Ping, waiter: None, ticket: None }
 }
 
 fn start() -> Instant {
@@ -98,7 +98,7 @@ fn too_many_bytes_are_turned_away_until_a_group_is_taken() {
             user: None,
             test: false,
         };
-        Request { op: Op::Accept(Accept { drafts: vec![draft], idempotency: None }), waiter: None }
+        Request { op: Op::Accept(Accept { drafts: vec![draft], idempotency: None }), waiter: None, ticket: None }
     };
     inbox.submit(big()).unwrap();
     inbox.submit(big()).unwrap();

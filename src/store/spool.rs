@@ -1,0 +1,272 @@
+//! The spool: successes that are known but not yet committed. Owns two small files beside the store, and nothing that is
+//! true by itself: what stands in the store decides.
+//!
+//! A permit may come back only when its outcome can't be lost by a crash of the process, otherwise a crash repeats more
+//! deliveries than there are permits. Waiting for the commit for that bounds a webhook's rate by the disk's sync, so a
+//! success is first appended here with one plain write, which the kernel keeps when the process dies. (A power cut may lose
+//! it: then what was delivered since the last commits is repeated.) Start-up records what is found here and not in the
+//! store. The files take turns: one is emptied when everything in it is committed.
+//!
+//! Record, 56 bytes little endian: seq, event id, webhook, attempt number, wall time ms, duration ms, status, zero, and the
+//! first 8 bytes of the SHA-256 of all that. The id ties it to its store: a spool beside a restored backup is ignored.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+use super::op::{Op, Outcome, RowKey};
+use super::record::QueueRow;
+use super::recover::Recovered;
+use super::view::Shared;
+use crate::clock::Millis;
+use crate::model::attempt::{Attempt, Verdict};
+use crate::model::id::{AttemptNumber, EventId, Seq, WebhookNo};
+
+const RECORD_BYTES: usize = 56;
+const BODY_BYTES: usize = RECORD_BYTES - 8;
+/// A file is left for the other one above this.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const NAMES: [&str; 2] = ["webhookd.spool.0", "webhookd.spool.1"];
+
+/// A delivery that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Success {
+    pub event: Seq,
+    pub id: EventId,
+    pub webhook: WebhookNo,
+    pub number: AttemptNumber,
+    pub at_ms: Millis,
+    pub duration_ms: u32,
+    pub status: u16,
+}
+
+/// Which file a success stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(usize);
+
+pub struct Spool {
+    files: [File; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: usize,
+    bytes: [u64; 2],
+    /// Successes that are not committed yet.
+    open: [u64; 2],
+}
+
+impl Spool {
+    /// Opens the spool in the state folder; gives what an earlier process left in it.
+    ///
+    /// # Errors
+    /// When the files can't be read or made.
+    pub fn open(folder: &Path) -> io::Result<(Self, Vec<Success>)> {
+        let mut found = Vec::new();
+        let mut open = |name: &str| -> io::Result<File> {
+            use std::os::unix::fs::OpenOptionsExt;
+            let path = folder.join(name);
+            let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            // A record that was cut short, or torn by a power cut, says nothing.
+            found.extend(bytes.chunks_exact(RECORD_BYTES).filter_map(decode));
+            Ok(file)
+        };
+        let files = [open(NAMES[0])?, open(NAMES[1])?];
+        Ok((Self { files, state: Mutex::default() }, found))
+    }
+
+    /// Forgets everything: it is in the store now.
+    ///
+    /// # Errors
+    /// When the files can't be cut.
+    pub fn clear(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.set_len(0))
+    }
+
+    /// Notes a success; `None` when it could not be written, and then its permit waits for the commit.
+    pub fn note(&self, success: &Success) -> Option<Ticket> {
+        let current = {
+            let mut state = self.lock();
+            let other = 1 - state.current;
+            if state.bytes[state.current] >= FILE_BYTES_MAX && state.open[other] == 0 {
+                self.files[other].set_len(0).ok()?;
+                state.bytes[other] = 0;
+                state.current = other;
+            }
+            let current = state.current;
+            state.bytes[current] += RECORD_BYTES as u64;
+            state.open[current] += 1;
+            current
+        };
+        let mut file = &self.files[current];
+        // One write of a few bytes to a file opened for appending: workers don't tear each other's records.
+        if file.write_all(&encode(success)).is_err() {
+            self.settle(Ticket(current));
+            return None;
+        }
+        Some(Ticket(current))
+    }
+
+    /// What was noted is committed.
+    pub fn settle(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        state.open[ticket.0] = state.open[ticket.0].saturating_sub(1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Records in the store what an earlier process had noted and not committed.
+///
+/// # Errors
+/// When the store fails.
+pub fn replay(recovered: &mut Recovered, shared: &Shared, found: &[Success]) -> Result<usize, StoreError> {
+    let mut ops = Vec::new();
+    for success in found {
+        let fresh = recovered.fresh.iter().position(|(webhook, event)| {
+            *webhook == success.webhook && event.id == success.id && success.number == AttemptNumber::MIN
+        });
+        let row = match fresh {
+            Some(place) => {
+                let (_, event) = recovered.fresh.swap_remove(place);
+                Some((None, QueueRow { since_ms: event.accepted_ms, ..QueueRow::default() }))
+            }
+            None => queued(shared, success)?.map(|(key, row)| (Some(key), row)),
+        };
+        if let Some((key, row)) = row {
+            ops.push(Op::Outcome(Box::new(outcome(success, key, &row))));
+        }
+    }
+    // The order of the log again, which the removals have broken.
+    recovered.fresh.sort_by_key(|(webhook, event)| (event.seq, *webhook));
+    let count = ops.len();
+    if count > 0 {
+        recovered.engine.apply(&ops)?;
+    }
+    Ok(count)
+}
+
+/// The row of a queued delivery whose next attempt was this success.
+fn queued(shared: &Shared, success: &Success) -> Result<Option<(RowKey, QueueRow)>, StoreError> {
+    let (view, fates) = shared.view_with_fates(success.event)?;
+    if view.event(success.event)?.is_none_or(|event| event.id != success.id) {
+        return Ok(None);
+    }
+    let Some(newest) = fates.get(&success.webhook) else { return Ok(None) };
+    let Some((started, due_ms)) = view.entry(*newest)?.and_then(|entry| entry.queued()) else { return Ok(None) };
+    let key = RowKey { started, due_ms };
+    let row = view.queue_row(success.webhook, success.event, key)?;
+    Ok(row.filter(|row| row.attempts + 1 == success.number.get()).map(|row| (key, row)))
+}
+
+fn outcome(success: &Success, row: Option<RowKey>, before: &QueueRow) -> Outcome {
+    Outcome {
+        attempt: Attempt {
+            event: success.event,
+            webhook: success.webhook,
+            number: success.number,
+            previous: before.previous,
+            at_ms: success.at_ms,
+            duration_ms: success.duration_ms,
+            class: None,
+            status: Some(success.status),
+            error: String::new(),
+            remote: None,
+            excerpt: String::new(),
+            verdict: Verdict::Delivered,
+        },
+        row,
+        budget_from: before.budget_from,
+        since_ms: before.since_ms,
+        deactivate: None,
+        test: false,
+    }
+}
+
+fn encode(success: &Success) -> [u8; RECORD_BYTES] {
+    let mut record = [0; RECORD_BYTES];
+    record[..8].copy_from_slice(&success.event.to_le_bytes());
+    record[8..24].copy_from_slice(&success.id.0);
+    record[24..28].copy_from_slice(&success.webhook.to_le_bytes());
+    record[28..32].copy_from_slice(&success.number.get().to_le_bytes());
+    record[32..40].copy_from_slice(&success.at_ms.to_le_bytes());
+    record[40..44].copy_from_slice(&success.duration_ms.to_le_bytes());
+    record[44..46].copy_from_slice(&success.status.to_le_bytes());
+    let sum = Sha256::digest(&record[..BODY_BYTES]);
+    record[BODY_BYTES..].copy_from_slice(&sum[..8]);
+    record
+}
+
+fn decode(record: &[u8]) -> Option<Success> {
+    let (body, sum) = record.split_at_checked(BODY_BYTES)?;
+    if Sha256::digest(body)[..8] != *sum {
+        return None;
+    }
+    let word = |at: usize| -> Option<u64> { Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?)) };
+    let half = |at: usize| -> Option<u32> { Some(u32::from_le_bytes(body.get(at..at + 4)?.try_into().ok()?)) };
+    Some(Success {
+        event: word(0)?,
+        id: EventId(body.get(8..24)?.try_into().ok()?),
+        webhook: half(24)?,
+        number: AttemptNumber::new(half(28)?)?,
+        at_ms: word(32)?,
+        duration_ms: half(40)?,
+        status: u16::try_from(half(44)?).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn success(event: Seq) -> Success {
+        let number = AttemptNumber::MIN.saturating_add(1);
+        Success { event, id: EventId([7; 16]), webhook: 3, number, at_ms: 99, duration_ms: 4, status: 204 }
+    }
+
+    #[test]
+    fn what_was_noted_is_found_and_what_is_torn_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, found) = Spool::open(folder.path()).unwrap();
+        assert_eq!(found, []);
+        for event in 1..=3 {
+            spool.note(&success(event)).unwrap();
+        }
+        drop(spool);
+        let path = folder.path().join(NAMES[0]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[RECORD_BYTES + 3] ^= 1;
+        bytes.truncate(3 * RECORD_BYTES - 1);
+        std::fs::write(&path, bytes).unwrap();
+        let (spool, found) = Spool::open(folder.path()).unwrap();
+        assert_eq!(found, [success(1)]);
+        spool.clear().unwrap();
+        assert_eq!(Spool::open(folder.path()).unwrap().1, []);
+    }
+
+    #[test]
+    fn a_file_is_emptied_only_when_all_in_it_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = Spool::open(folder.path()).unwrap();
+        let full = FILE_BYTES_MAX / RECORD_BYTES as u64 + 1;
+        let first: Vec<Ticket> = (1..=full).map(|event| spool.note(&success(event)).unwrap()).collect();
+        assert!(first.iter().all(|ticket| *ticket == Ticket(0)));
+        let second: Vec<Ticket> = (1..=full).map(|event| spool.note(&success(full + event)).unwrap()).collect();
+        assert!(second.iter().all(|ticket| *ticket == Ticket(1)));
+        // The first still holds what is not committed: the second grows beyond its bound instead.
+        assert_eq!(spool.note(&success(9)).unwrap(), Ticket(1));
+        first.into_iter().for_each(|ticket| spool.settle(ticket));
+        assert_eq!(spool.note(&success(10)).unwrap(), Ticket(0));
+        let found = Spool::open(folder.path()).unwrap().1;
+        assert_eq!(found.len() as u64, full + 2);
+    }
+}
