@@ -62,8 +62,10 @@ const SPOOLED_MAX: usize = 1_024;
 impl Pace {
     /// Counts an attempt that ended; says whether the receiver was quick of late.
     fn is_fast(&mut self, now: Millis, permits: usize) -> bool {
-        if now.saturating_sub(self.since_ms) >= QUICK_WITHIN_MS {
-            *self = Self { since_ms: now, ended: 0, fast: self.ended * 2 >= permits };
+        let elapsed = now.saturating_sub(self.since_ms);
+        if elapsed >= QUICK_WITHIN_MS {
+            let fast = self.ended as u64 * 2 * QUICK_WITHIN_MS >= permits as u64 * elapsed;
+            *self = Self { since_ms: now, ended: 0, fast };
         }
         self.ended += 1;
         self.fast

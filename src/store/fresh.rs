@@ -32,6 +32,10 @@ impl Fresh {
         if self.points.back().is_none_or(|(event, _)| *event < next_event) {
             self.points.push_back((next_event, next_journal));
         }
+        // Below the watermark nothing is counted any more.
+        if !self.left_out.is_empty() {
+            self.left_out.retain(|(event, _)| *event >= self.base);
+        }
     }
 
     /// The next event of the log has this many fresh deliveries.
@@ -47,7 +51,7 @@ impl Fresh {
 
     /// The fresh delivery of `event` to `webhook` got its first journal record (or its webhook is gone).
     pub fn resolve(&mut self, event: Seq, webhook: WebhookNo) {
-        if !self.left_out.is_empty() && self.left_out.remove(&(event, webhook)) {
+        if !self.left_out.is_empty() && self.left_out.contains(&(event, webhook)) {
             return;
         }
         let Some(index) = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok()) else { return };

@@ -2,7 +2,7 @@
 //!
 //! No timer stands in front of an idle store: what arrives is written at once, and what arrives during the sync is the next
 //! group. Two waits make groups larger where that costs nobody anything: outcomes alone wait a little for company, unless a
-//! lane has run out of permits; and after a group of more than one the next start keeps a distance, unless a lane waits.
+//! lane has run out of permits; and after a larger group the next start keeps a distance, unless a lane waits.
 //!
 //! Publishing and delivering stay in step: while a quick receiver gets less than is published for it, a group takes in
 //! hardly more new requests than outcomes. Otherwise accepting, which is cheaper than delivering, would pile up a backlog
@@ -28,6 +28,8 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 const OUTCOMES_WAIT: Duration = Duration::from_millis(5);
 /// Distance between the starts of two commits under load: larger groups for less CPU (measured: -20 %).
 const PACE: Duration = Duration::from_millis(2);
+/// Groups up to this many ops are followed by the next at once: what one publisher does in turn must not wait.
+const PACE_ABOVE: usize = 8;
 /// Requests that a group takes in even if no outcome makes room for them.
 const ASKED_MIN: usize = 32;
 /// How long one look at a lane that is behind counts.
@@ -132,6 +134,12 @@ impl Inbox {
         self.arrived.notify_all();
     }
 
+    /// How long the group that is gathering stays open; for ever when there is none.
+    #[cfg(test)]
+    pub(crate) fn ready_in(&self, now: Instant, last_start: Option<Instant>, last_size: usize) -> Duration {
+        self.lock().ready_in(now, last_start, last_size)
+    }
+
     /// Waits for the next group. `None` when closed and empty.
     pub fn next(&self, last_start: Option<Instant>, last_size: usize) -> Option<Vec<Request>> {
         let mut queue = self.lock();
@@ -140,11 +148,8 @@ impl Inbox {
                 (None, true) => return None,
                 (_, true) => break,
                 (None, false) => None,
-                (Some(since), false) => {
-                    let alone = queue.asked.is_empty();
-                    let gather = if alone && !queue.lane_waits { since + OUTCOMES_WAIT } else { since };
-                    let paced = last_start.filter(|_| last_size > 1 && !queue.lane_waits).map(|start| start + PACE);
-                    let left = paced.map_or(gather, |paced| paced.max(gather)).saturating_duration_since(now());
+                (Some(_), false) => {
+                    let left = queue.ready_in(now(), last_start, last_size);
                     if left.is_zero() {
                         break;
                     }
@@ -173,6 +178,15 @@ impl Inbox {
 }
 
 impl Queue {
+    /// How long the group that is gathering stays open.
+    fn ready_in(&self, now: Instant, last_start: Option<Instant>, last_size: usize) -> Duration {
+        let Some(since) = self.since else { return Duration::MAX };
+        let alone = self.asked.is_empty();
+        let gather = if alone && !self.lane_waits { since + OUTCOMES_WAIT } else { since };
+        let paced = last_start.filter(|_| last_size > PACE_ABOVE && !self.lane_waits).map(|start| start + PACE);
+        paced.map_or(gather, |paced| paced.max(gather)).saturating_duration_since(now)
+    }
+
     /// The next group: all own ops, and as many requests as fit beside them.
     fn take(&mut self) -> Vec<Request> {
         let mut group = std::mem::take(&mut self.own);

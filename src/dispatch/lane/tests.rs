@@ -93,7 +93,7 @@ impl Bench {
     fn finish(&mut self, event: Seq, success: bool) {
         assert_eq!(self.all.leave(), None);
         assert_eq!(self.host.leave(), None);
-        self.lane.ended(event, success, self.now, self.now);
+        self.lane.ended(event, success, false, self.now, self.now);
         self.lane.settle(event);
     }
 
@@ -147,8 +147,8 @@ fn permits_are_held_until_the_outcome_is_durable() {
     let mut bench = Bench::new();
     bench.push(1..10);
     assert_eq!(bench.starts(), (vec![1, 2], None));
-    let ended = bench.lane.ended(1, true, NOW, NOW);
-    assert_eq!(ended, Ended { row: None, pressing: true, closed: false });
+    let ended = bench.lane.ended(1, true, false, NOW, NOW);
+    assert_eq!(ended, Ended { row: None, pressing: true, behind: false, closed: false });
     assert_eq!(bench.starts().0, [0; 0]);
     bench.lane.settle(1);
     bench.lane.settle(1);
@@ -163,7 +163,43 @@ fn permits_are_held_until_the_outcome_is_durable() {
         assert_eq!(bench.starts().0, [event]);
     });
     // With nothing waiting an outcome may wait for company.
-    assert!(!bench.lane.ended(9, true, NOW, NOW).pressing);
+    assert!(!bench.lane.ended(9, true, false, NOW, NOW).pressing);
+}
+
+#[test]
+fn a_spooled_success_frees_its_permit_and_stays_known_until_it_is_committed() {
+    let mut bench = Bench::new();
+    bench.push(1..10);
+    assert_eq!(bench.starts().0, [1, 2]);
+    assert!(!bench.lane.ended(1, true, true, NOW, NOW).pressing);
+    assert_eq!(bench.starts().0, [3]);
+    assert_eq!(bench.starts().0, [0; 0], "one permit, one start");
+    assert!(bench.lane.glance(1, &bench.all, NOW).in_flight, "not durable yet");
+    bench.lane.settle(1);
+    assert_eq!(bench.starts().0, [0; 0], "its permit was given back before");
+    bench.lane.ended(2, false, false, NOW, NOW);
+    assert_eq!(bench.starts().0, [0; 0], "a failure waits for its commit");
+    bench.lane.settle(2);
+    assert_eq!(bench.starts().0, [4]);
+}
+
+#[test]
+fn a_quick_receiver_with_a_backlog_is_behind_and_a_slow_one_is_not() {
+    let mut bench = Bench::new();
+    bench.push(1..100);
+    let mut behind = Vec::new();
+    for step in 0..20 {
+        let started = bench.starts().0;
+        // Two permits: two attempts in 16 ms are quick, two in 40 ms are not.
+        bench.now += if step < 10 { 8 } else { 40 };
+        for event in started {
+            let now = bench.now;
+            behind.push(bench.lane.ended(event, true, true, now, now).behind);
+            bench.lane.settle(event);
+        }
+    }
+    assert!(behind[..20].iter().any(|behind| *behind));
+    assert!(behind[30..].iter().all(|behind| !behind));
 }
 
 #[test]
@@ -209,7 +245,7 @@ fn five_failures_open_the_circuit_and_one_success_closes_it() {
     bench.load(vec![queued(10, false, probe)]);
     bench.lane.note_queued(RowKey { started: false, due_ms: bench.now });
     assert_eq!(bench.starts(), (vec![10], None), "one at a time");
-    assert!(bench.lane.ended(10, true, bench.now, bench.now).closed);
+    assert!(bench.lane.ended(10, true, false, bench.now, bench.now).closed);
     bench.lane.settle(10);
     let load = bench.wants_load();
     assert_eq!((load.started, load.waiting, load.max), (false, true, LANE_REFILL_MIN));
@@ -355,12 +391,12 @@ fn laggards_get_rows_and_their_outcomes_carry_them() {
     let mut bench = Bench::of(Webhook { max_in_flight: Some(3), ..webhook() });
     bench.push(1..8);
     assert_eq!(bench.starts().0, [1, 2, 3]);
-    bench.lane.ended(2, true, NOW, NOW);
+    bench.lane.ended(2, true, false, NOW, NOW);
     // The outcome of 2 is on its way: that is its record, and a row would be a second delivery.
     assert_eq!(bench.lane.laggards(6, NOW), [4, 5, 1, 3]);
     assert_eq!(bench.lane.laggards(6, NOW + 1), [0; 0]);
     let row = RowKey { started: false, due_ms: NOW };
-    assert_eq!(bench.lane.ended(1, true, NOW, NOW).row, Some(row));
+    assert_eq!(bench.lane.ended(1, true, false, NOW, NOW).row, Some(row));
     // Never tried after all: it waits as a row now.
     bench.lane.put_back(3);
     assert_eq!(bench.lane.next_due(), Some(NOW));
