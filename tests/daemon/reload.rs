@@ -67,6 +67,30 @@ fn f_a_bad_configuration_changes_nothing_and_a_good_one_everything() {
     receiver.stays_at(2, Duration::ZERO);
 }
 
+#[test]
+fn signals_that_come_while_the_daemon_starts_are_kept_until_it_runs() {
+    for signal in [Signal::HUP, Signal::TERM] {
+        let mut daemon = Daemon::builder().prepare();
+        let state = daemon.folder().join("state");
+        daemon.spawn();
+        // The folder is the first thing it makes; a store in it takes several syncs.
+        while !state.exists() {
+            std::hint::spin_loop();
+        }
+        daemon.signal(signal);
+        if signal == Signal::HUP {
+            daemon.wait_ready(SOON);
+            wait_for_reload(&daemon, true);
+            let reloaded = poll(SOON, || daemon.log().contains("reloaded").then_some(()));
+            assert!(reloaded.is_some(), "its log:\n{}", daemon.log());
+        } else {
+            let status = daemon.wait_end();
+            assert_eq!(status.code(), Some(0), "{status}; its log:\n{}", daemon.log());
+            assert!(daemon.log().contains("stopped"), "it drained");
+        }
+    }
+}
+
 /// A daemon with a TLS listener, and the files of its certificate.
 struct Secure {
     daemon: Daemon,
