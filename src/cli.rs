@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{self, Loaded, Problems};
 use crate::daemon::{self, Running, StartError};
 use crate::store::open::OpenError;
+use crate::store::seal::KeyFileError;
 use crate::{dev, logs, reload};
 
 const USAGE: u8 = 64;
@@ -218,7 +219,9 @@ fn supervise(running: Running, signals: reload::Held, reloader: &reload::Reloade
 
 fn code(error: &StartError) -> u8 {
     match error {
-        StartError::Store(OpenError::Folder { .. } | OpenError::Disk { .. }) => CANT_CREATE,
+        StartError::Store(
+            OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }),
+        ) => CANT_CREATE,
         StartError::Store(OpenError::Locked(_)) => LOCKED,
         StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
         | StartError::Tls(_)

@@ -179,6 +179,9 @@ fn f_a_store_without_its_key_is_refused() {
 fn a_state_folder_that_cant_be_made_or_written_is_73() {
     let mut below_a_file = Daemon::builder().set("state_dir", "\"/dev/null/state\"").prepare();
     says(&refused(&mut below_a_file, 73), &["/dev/null/state"]);
+    // Nobody can make a file there, not even root.
+    let mut unwritable = Daemon::builder().set("state_dir", "\"/proc\"").prepare();
+    says(&refused(&mut unwritable, 73), &["/proc/webhookd.key"]);
 }
 
 #[test]
