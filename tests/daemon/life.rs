@@ -119,3 +119,16 @@ fn f_with_64_descriptors_and_120_connections_it_answers_and_does_not_spin() {
     daemon.client().get("/readyz").expect(200);
     assert!(daemon.term().success());
 }
+
+#[test]
+fn a_log_that_is_no_terminal_is_json_unless_text_is_asked_for() {
+    for (format, json) in [("auto", true), ("json", true), ("text", false)] {
+        let mut daemon = Daemon::builder().set_text("log.format", format).start();
+        assert!(daemon.term().success());
+        let log = daemon.log();
+        assert!(log.lines().count() >= 3, "{log}");
+        for line in log.lines() {
+            assert_eq!(serde_json::from_str::<serde_json::Value>(line).is_ok(), json, "{format}: {line}");
+        }
+    }
+}
