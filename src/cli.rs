@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{self, Loaded, Problems};
 use crate::daemon::{self, Running, StartError};
 use crate::store::open::OpenError;
+use crate::store::seal::KeyFileError;
 use crate::{dev, logs, reload};
 
 const USAGE: u8 = 64;
@@ -141,6 +142,13 @@ impl Serve {
             }
         };
         let log = logs::start(&loaded.config.log);
+        let signals = match reload::hold_signals() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signals can't be taken");
+                return ExitCode::from(SYSTEM);
+            }
+        };
         daemon::raise_descriptor_limit();
         let running = match daemon::build(&loaded).and_then(daemon::Built::bind).and_then(|bound| {
             announce(&bound);
@@ -159,7 +167,7 @@ impl Serve {
             return ExitCode::from(SYSTEM);
         }
         let reloader = reload::Reloader::new(self.file.config.clone(), scratch.is_some(), log);
-        supervise(running, &reloader)
+        supervise(running, signals, &reloader)
     }
 }
 
@@ -171,9 +179,9 @@ fn announce(bound: &daemon::Bound) {
 }
 
 /// Waits for signals and does what they ask for.
-fn supervise(running: Running, reloader: &reload::Reloader) -> ExitCode {
+fn supervise(running: Running, signals: reload::Held, reloader: &reload::Reloader) -> ExitCode {
     let ended = running.admin().block_on(async {
-        let mut signals = match reload::signals() {
+        let mut signals = match signals.attend() {
             Ok(signals) => signals,
             Err(error) => {
                 tracing::error!(%error, "signals can't be taken");
@@ -211,7 +219,9 @@ fn supervise(running: Running, reloader: &reload::Reloader) -> ExitCode {
 
 fn code(error: &StartError) -> u8 {
     match error {
-        StartError::Store(OpenError::Folder { .. } | OpenError::Disk { .. }) => CANT_CREATE,
+        StartError::Store(
+            OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }),
+        ) => CANT_CREATE,
         StartError::Store(OpenError::Locked(_)) => LOCKED,
         StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
         | StartError::Tls(_)

@@ -246,20 +246,10 @@ impl Bound {
                 });
             })?);
         }
-        let admin_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
-        {
-            let _inside = admin_runtime.enter();
-            let gate = ConnectionGate::new(settings::ADMIN_CONNECTIONS_MAX);
-            let doors = admin.into_iter().flat_map(|door| {
-                let (tls, surface) = (door.tls, door.surface);
-                door.sockets.into_iter().map(move |socket| (socket, tls, surface))
-            });
-            Served { gate, ..served }.open(doors.collect(), None);
-        }
+        let admin = served.administer(admin)?;
         dispatcher.resume(fresh, &queued);
         ready.store(true, Ordering::Release);
         let config = ArcSwap::from_pointee(config);
-        let admin = admin_runtime;
         Ok(Running {
             config,
             service,
@@ -336,6 +326,21 @@ struct Served {
 }
 
 impl Served {
+    /// Serves the administration's listeners on a thread of their own, with connections of their own.
+    fn administer(self, doors: Vec<Door>) -> std::io::Result<Runtime> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
+        let doors = doors.into_iter().flat_map(|door| {
+            let (tls, surface) = (door.tls, door.surface);
+            door.sockets.into_iter().map(move |socket| (socket, tls, surface))
+        });
+        {
+            let _inside = runtime.enter();
+            let gate = ConnectionGate::new(settings::ADMIN_CONNECTIONS_MAX);
+            Self { gate, ..self }.open(doors.collect(), None);
+        }
+        Ok(runtime)
+    }
+
     /// Serves these sockets on the runtime this is called on.
     fn open(&self, doors: Vec<(Socket, bool, Surface)>, worker: Option<usize>) {
         for (socket, secure, surface) in doors {

@@ -17,11 +17,14 @@ pub struct LogHandle(Handle<EnvFilter, Registry>);
 pub fn start(log: &Log) -> LogHandle {
     let (filter, handle) = reload::Layer::new(filter(&log.level));
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let terminal = std::io::stderr().is_terminal();
     let layer = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Auto if !terminal && !journal => lines.json().flatten_event(true).boxed(),
         // The journal has a clock of its own.
-        _ if std::env::var_os("JOURNAL_STREAM").is_some() => lines.without_time().with_ansi(false).boxed(),
-        _ => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Auto | LogFormat::Text if journal => lines.without_time().with_ansi(false).boxed(),
+        LogFormat::Auto | LogFormat::Text => lines.with_ansi(terminal).boxed(),
     };
     // A second start (in tests) keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();

@@ -18,22 +18,48 @@ pub enum Signal {
     Stop,
 }
 
-/// The signals that the daemon takes.
-pub struct Incoming(Signals);
+const SIGNALS: [i32; 3] = [SIGHUP, SIGTERM, SIGINT];
 
-/// Begins to take signals.
+/// Signals from the start of the process on: kept until somebody attends to them. One that comes while the daemon starts
+/// would otherwise end it on the spot.
+pub struct Held(signal_hook::iterator::Signals);
+
+/// The signals that the daemon takes, as they come.
+pub struct Incoming {
+    early: Vec<i32>,
+    coming: Signals,
+}
+
+/// Begins to hold signals back.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn signals() -> std::io::Result<Incoming> {
-    Signals::new([SIGHUP, SIGTERM, SIGINT]).map(Incoming)
+pub fn hold_signals() -> std::io::Result<Held> {
+    signal_hook::iterator::Signals::new(SIGNALS).map(Held)
+}
+
+impl Held {
+    /// Hands over what has come and what will come; called inside a runtime.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn attend(mut self) -> std::io::Result<Incoming> {
+        // One that comes between these two lines is told twice, which does no harm; none is lost.
+        let coming = Signals::new(SIGNALS)?;
+        Ok(Incoming { early: self.0.pending().collect(), coming })
+    }
 }
 
 impl Incoming {
     pub async fn next(&mut self) -> Signal {
-        let next =
-            std::future::poll_fn(|context| futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.0), context));
-        match next.await {
+        let next = match self.early.pop() {
+            Some(early) => Some(early),
+            None => {
+                let mut coming = std::pin::Pin::new(&mut self.coming);
+                std::future::poll_fn(|context| futures_core::Stream::poll_next(coming.as_mut(), context)).await
+            }
+        };
+        match next {
             Some(SIGHUP) => Signal::Reload,
             _ => Signal::Stop,
         }

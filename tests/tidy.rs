@@ -162,6 +162,8 @@ fn the_project_speaks_only_of_itself() {
         "webhookd.toml",
         "Cargo.toml",
         ".ci/run",
+        ".ci/test",
+        "systemd/webhookd.service",
         "docs/ARCHITECTURE.md",
         "docs/FORMAT.md",
     ] {

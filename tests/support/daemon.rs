@@ -17,6 +17,7 @@ pub struct Builder {
     settings: BTreeMap<String, String>,
     extra: String,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
 }
 
 impl Builder {
@@ -48,6 +49,13 @@ impl Builder {
         self
     }
 
+    /// Limits how many files the daemon may have open.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
     /// Writes the configuration into a new folder; starts nothing.
     pub fn prepare(mut self) -> Daemon {
         let folder = tempfile::Builder::new().prefix("webhookd-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
@@ -71,7 +79,7 @@ impl Builder {
         }
         text.push_str(&self.extra);
         std::fs::write(folder.path().join("webhookd.toml"), text).expect("writing the configuration");
-        Daemon { folder, address, environment: self.environment, child: None }
+        Daemon { folder, address, environment: self.environment, descriptors: self.descriptors, child: None }
     }
 
     /// Starts the daemon and waits until it is ready.
@@ -86,12 +94,13 @@ pub struct Daemon {
     folder: TempDir,
     address: SocketAddr,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
     child: Option<Child>,
 }
 
 impl Daemon {
     pub fn builder() -> Builder {
-        Builder { settings: BTreeMap::new(), extra: String::new(), environment: Vec::new() }
+        Builder { settings: BTreeMap::new(), extra: String::new(), environment: Vec::new(), descriptors: None }
     }
 
     /// Where it serves the public interface in plain HTTP.
@@ -135,7 +144,12 @@ impl Daemon {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
+        let binary = env!("CARGO_BIN_EXE_webhookd");
+        let mut command = Command::new(binary);
+        if let Some(most) = self.descriptors {
+            command = Command::new("sh");
+            command.arg("-c").arg(format!("ulimit -n {most}; exec \"$0\" \"$@\"")).arg(binary);
+        }
         command.arg("serve").arg("--config").arg(self.config()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

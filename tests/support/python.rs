@@ -79,7 +79,7 @@ fn receivers() -> PathBuf {
 }
 
 /// Makes the virtual environment unless it is there; several test processes take turns.
-fn virtual_environment() -> PathBuf {
+pub fn virtual_environment() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build folder");
     let lock = File::create(target.join("venv.lock")).expect("a lock file");
     lock.lock().expect("a lock");

@@ -1,0 +1,73 @@
+//! Secrets stand in no log and in no store: looked for byte by byte after a life with every occasion to spill them.
+
+use std::fs;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use memchr::memmem;
+use serde_json::json;
+
+use super::support::{Authority, Certificate, Daemon, Receiver, Reply, SOON, Stage, free_port, key, text};
+
+#[test]
+fn no_secret_stands_in_a_log_or_a_store() {
+    const GIVEN: &str = "whsec_Q2FuYXJ5LWdpdmVuLXNlY3JldC0wMTIzNDU2Nzg5";
+    const HEADER: &str = "canary-header-value-5d41402abc4b2a76";
+    let plan = "[plans.quick]\ndelays = [\"50ms\"]\njitter = 0.0";
+    let mut stage = Stage::start(Daemon::builder().set_text("log.level", "trace").extra(plan));
+    let authority = Authority::new();
+    let failing = Receiver::with(|request| match request.number % 4 {
+        0 => Reply::status(500),
+        1 => Reply::Reset,
+        2 => Reply::Raw(b"nonsense\r\n\r\n".to_vec()),
+        _ => Reply::redirect(302, "/elsewhere"),
+    });
+    let (ok, untrusted) = (Receiver::ok(), Receiver::tls(&authority, Certificate::Good));
+    let nobody = format!("http://127.0.0.1:{}/", free_port());
+    let mut secrets = vec![("a header", HEADER.to_owned()), ("a given secret", GIVEN.to_owned())];
+    for url in [ok.url("/"), failing.url("/"), untrusted.url("/"), nobody] {
+        let body = json!({"url": url, "events": ["*"], "plan": "quick", "headers": {"X-Canary": HEADER}});
+        let made = stage.register(&body);
+        secrets.push(("a made secret", text(&made, "signature_secret")));
+        let rotate = format!("/v1/webhooks/{}/rotate-secret", text(&made, "id"));
+        let rotated = stage.owner.post(&rotate, &json!({})).expect(200).json();
+        secrets.push(("a rotated secret", text(&rotated, "signature_secret")));
+    }
+    stage.register(&json!({"url": failing.url("/given"), "events": ["*"], "secret": GIVEN, "plan": "quick"}));
+    for role in [json!({"role": "tenant", "tenant": "acme"}), json!({"role": "publisher"}), json!({"role": "admin"})] {
+        let made = key(&stage.daemon, &role);
+        stage.daemon.client().bearer(&made.token).get("/v1/webhooks");
+        secrets.extend([("a token", made.token), ("a secret key", made.secret_key)]);
+    }
+    let wrong = "whd_canarycanarycanarycanarycanarycanarycanary1";
+    stage.daemon.client().bearer(wrong).get("/v1/webhooks").expect(401);
+    secrets.push(("a wrong token", wrong.to_owned()));
+    for _ in 0..4 {
+        stage.publish(&json!({"type": "order.created", "tenant": "acme", "data": {"public": "canary-payload"}}));
+    }
+    ok.wait_for(4, SOON);
+    failing.wait_for(8, SOON);
+    let arrived = ok.requests().remove(0);
+    assert_eq!(arrived.header("x-canary"), Some(HEADER), "the secrets were in use");
+    assert!(stage.daemon.term().success());
+
+    let key_file = fs::read_to_string(stage.daemon.folder().join("state/webhookd.key")).expect("a key file");
+    secrets.push(("the key file", key_file.trim().to_owned()));
+    let (log, store) = (stage.daemon.log(), stage.daemon.folder().join("state/webhookd.redb"));
+    for class in ["status", "protocol", "redirect", "tls", "connect"] {
+        assert!(log.contains(&format!("\"class\":\"{class}\"")), "no attempt failed with {class}:\n{log}");
+    }
+    let store = fs::read(store).expect("a store");
+    assert!(memmem::find(&store, b"canary-payload").is_some(), "what is not secret is found this way");
+    for (what, secret) in secrets {
+        let raw = match secret.strip_prefix("whsec_") {
+            Some(coded) => STANDARD.decode(coded).expect("base64"),
+            None => hex::decode(&secret).unwrap_or_else(|_| secret.clone().into_bytes()),
+        };
+        for (place, bytes) in [("log", log.as_bytes()), ("store", &store)] {
+            for form in [secret.as_bytes(), &raw] {
+                assert!(memmem::find(bytes, form).is_none(), "{what} stands in the {place}: {secret}");
+            }
+        }
+    }
+}
