@@ -17,7 +17,7 @@ pub struct Fresh {
     points: VecDeque<(Seq, JournalSeq)>,
     journal: JournalSeq,
     /// Deliveries that were left out of the counts when they were read back, because their webhook is gone. After a reopen
-    /// the dispatcher still holds them and will say that they are finished.
+    /// the dispatcher still holds them and will say that they are finished, perhaps more than once: they stay in here.
     left_out: HashSet<(Seq, WebhookNo)>,
 }
 
@@ -51,7 +51,7 @@ impl Fresh {
 
     /// The fresh delivery of `event` to `webhook` got its first journal record (or its webhook is gone).
     pub fn resolve(&mut self, event: Seq, webhook: WebhookNo) {
-        if !self.left_out.is_empty() && self.left_out.contains(&(event, webhook)) {
+        if self.left_out.contains(&(event, webhook)) {
             return;
         }
         let Some(index) = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok()) else { return };
