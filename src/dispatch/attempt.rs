@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::dispatcher::{Dispatcher, LaneCell};
+use super::finish::{Finished, finish};
 use super::lane::Work;
 use super::places::Places;
 use super::settings::Plan;
@@ -21,9 +22,8 @@ use crate::model::webhook::{InactiveReason, Webhook};
 use crate::render;
 use crate::retry;
 use crate::store::StoreError;
-use crate::store::op::{Outcome, RowKey};
+use crate::store::op::RowKey;
 use crate::store::record::QueueRow;
-use crate::store::spool::Success;
 
 /// An event that can't be read because the store is away is asked for again after this.
 const UNREADABLE_WAIT: Duration = Duration::from_secs(1);
@@ -72,40 +72,13 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let tries = number.get().saturating_sub(row.budget_from);
     let now = dispatcher.clock.now_ms();
     let verdict = retry::decide(&plan.policy, tries, &exchange, now, dispatcher.entropy.unit());
-    let success = verdict == Verdict::Delivered;
     dispatcher.count(result(&exchange), duration.as_secs_f64());
     let deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
     let attempt = record(&plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
-    let ticket = match &event {
-        Ok(event) if success && cell.lane().may_spool() => dispatcher.store.spool(&noted(&attempt, event)),
-        _ => None,
-    };
-    let ended = cell.lane().ended(work.event, success, ticket.is_some(), at_ms, now);
     log(&plan, event.as_deref().ok(), &attempt);
+    let id = event.ok().map(|event| event.id);
     let (budget_from, since_ms) = (row.budget_from, row.since_ms);
-    let outcome = Outcome { row: ended.row, budget_from, since_ms, deactivate, test: false, attempt };
-    // What makes the webhook inactive stops other attempts once it is committed.
-    dispatcher.store.note_outcome(outcome, ended.pressing || deactivate.is_some(), ticket);
-    if ended.behind {
-        dispatcher.store.keep_step();
-    }
-    if ended.closed || ticket.is_some() {
-        // Work was waiting for the circuit, or for the permit.
-        worker.drive(plan.webhook.no, &cell);
-    }
-}
-
-/// A success as the spool keeps it.
-fn noted(attempt: &Attempt, event: &Event) -> Success {
-    Success {
-        event: attempt.event,
-        id: event.id,
-        webhook: attempt.webhook,
-        number: attempt.number,
-        at_ms: attempt.at_ms,
-        duration_ms: attempt.duration_ms,
-        status: attempt.status.unwrap_or_default(),
-    }
+    finish(&worker, Finished { cell, id, attempt, budget_from, since_ms, deactivate, now });
 }
 
 impl Dispatcher {

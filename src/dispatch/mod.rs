@@ -9,6 +9,7 @@
 pub mod attempt;
 pub mod body;
 pub mod dispatcher;
+mod finish;
 pub mod gate;
 pub mod glance;
 pub mod lane;

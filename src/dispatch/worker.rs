@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt;
 use super::body::Body;
 use super::dispatcher::{Dispatcher, LaneCell};
+use super::finish::Pile;
 use super::lane::{Load, Loaded, Next};
 use super::loads::{Loads, Wanted};
 use super::mail::Mail;
@@ -41,6 +42,7 @@ pub struct Worker {
     /// Wakes the worker's loop when a wake-up was armed that is earlier than what it sleeps for.
     rearmed: Notify,
     loads: Loads,
+    pub(super) pile: Pile,
 }
 
 impl Worker {
@@ -52,6 +54,7 @@ impl Worker {
             wheel: Mutex::new(Wheel::new(now, WAKE_UPS_MAX)),
             rearmed: Notify::new(),
             loads: Loads::default(),
+            pile: Pile::default(),
             dispatcher,
         })
     }

@@ -115,11 +115,16 @@ impl Inbox {
     }
 
     /// Puts the daemon's own op in; never refused. `pressing`: a lane waits for it to go on.
-    pub fn note(&self, op: Op, pressing: bool, ticket: Option<Ticket>) {
+    pub fn note(&self, op: Op, pressing: bool) {
+        self.note_all(std::iter::once((op, None)), pressing);
+    }
+
+    /// Puts several in, each with its place in the spool.
+    pub fn note_all(&self, ops: impl Iterator<Item = (Op, Option<Ticket>)>, pressing: bool) {
         let mut queue = self.lock();
         let wake = queue.own.is_empty() || (pressing && !queue.lane_waits);
         queue.lane_waits |= pressing;
-        queue.own.push(Request { op, waiter: None, ticket });
+        queue.own.extend(ops.map(|(op, ticket)| Request { op, waiter: None, ticket }));
         self.arrive(queue, wake);
     }
 

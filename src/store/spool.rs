@@ -90,8 +90,14 @@ impl Spool {
         self.files.iter().try_for_each(|file| file.set_len(0))
     }
 
-    /// Notes a success; `None` when it could not be written, and then its permit waits for the commit.
-    pub fn note(&self, success: &Success) -> Option<Ticket> {
+    /// Notes successes with one write; `None` when there are none or they could not be written, and then their permits wait
+    /// for the commit. The ticket is to be settled once for each.
+    pub fn note<'a>(&self, successes: impl Iterator<Item = &'a Success>) -> Option<Ticket> {
+        let records: Vec<[u8; RECORD_BYTES]> = successes.map(encode).collect();
+        if records.is_empty() {
+            return None;
+        }
+        let count = records.len() as u64;
         let current = {
             let mut state = self.lock();
             let other = 1 - state.current;
@@ -101,14 +107,14 @@ impl Spool {
                 state.current = other;
             }
             let current = state.current;
-            state.bytes[current] += RECORD_BYTES as u64;
-            state.open[current] += 1;
+            state.bytes[current] += RECORD_BYTES as u64 * count;
+            state.open[current] += count;
             current
         };
         let mut file = &self.files[current];
-        // One write of a few bytes to a file opened for appending: workers don't tear each other's records.
-        if file.write_all(&encode(success)).is_err() {
-            self.settle(Ticket(current));
+        // One write to a file opened for appending: workers don't tear each other's records.
+        if file.write_all(records.as_flattened()).is_err() {
+            (0..count).for_each(|_| self.settle(Ticket(current)));
             return None;
         }
         Some(Ticket(current))
@@ -238,9 +244,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (spool, found) = Spool::open(folder.path()).unwrap();
         assert_eq!(found, []);
-        for event in 1..=3 {
-            spool.note(&success(event)).unwrap();
-        }
+        assert_eq!(spool.note([].iter()), None);
+        spool.note([success(1), success(2)].iter()).unwrap();
+        spool.note([success(3)].iter()).unwrap();
         drop(spool);
         let path = folder.path().join(NAMES[0]);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -258,14 +264,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _) = Spool::open(folder.path()).unwrap();
         let full = FILE_BYTES_MAX / RECORD_BYTES as u64 + 1;
-        let first: Vec<Ticket> = (1..=full).map(|event| spool.note(&success(event)).unwrap()).collect();
+        let first: Vec<Ticket> = (1..=full).map(|event| spool.note([success(event)].iter()).unwrap()).collect();
         assert!(first.iter().all(|ticket| *ticket == Ticket(0)));
-        let second: Vec<Ticket> = (1..=full).map(|event| spool.note(&success(full + event)).unwrap()).collect();
+        let second: Vec<Ticket> = (1..=full).map(|event| spool.note([success(full + event)].iter()).unwrap()).collect();
         assert!(second.iter().all(|ticket| *ticket == Ticket(1)));
         // The first still holds what is not committed: the second grows beyond its bound instead.
-        assert_eq!(spool.note(&success(9)).unwrap(), Ticket(1));
+        assert_eq!(spool.note([success(9)].iter()).unwrap(), Ticket(1));
         first.into_iter().for_each(|ticket| spool.settle(ticket));
-        assert_eq!(spool.note(&success(10)).unwrap(), Ticket(0));
+        assert_eq!(spool.note([success(10)].iter()).unwrap(), Ticket(0));
         let found = Spool::open(folder.path()).unwrap().1;
         assert_eq!(found.len() as u64, full + 2);
     }

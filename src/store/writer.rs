@@ -120,13 +120,13 @@ impl Store {
 
     /// Hands over what the daemon itself has to note; it is written with the next group. `pressing`: a lane waits for it.
     pub fn note(&self, op: Op, pressing: bool) {
-        self.inbox.note(op, pressing, None);
+        self.inbox.note(op, pressing);
     }
 
-    /// Notes a success where a crash of this process can't lose it. `None`: only its commit makes it safe.
+    /// Notes successes where a crash of this process can't lose them. `None`: only their commit makes them safe.
     #[must_use]
-    pub fn spool(&self, success: &Success) -> Option<Ticket> {
-        self.spool.as_ref()?.note(success)
+    pub fn spool<'a>(&self, successes: impl Iterator<Item = &'a Success>) -> Option<Ticket> {
+        self.spool.as_ref()?.note(successes)
     }
 
     /// Publishing is ahead of delivering to a receiver that is quick: takes in less for a moment.
@@ -134,9 +134,10 @@ impl Store {
         self.inbox.keep_step();
     }
 
-    /// `note` for the outcome of an attempt, with its place in the spool.
-    pub fn note_outcome(&self, outcome: Outcome, pressing: bool, ticket: Option<Ticket>) {
-        self.inbox.note(Op::Outcome(Box::new(outcome)), pressing, ticket);
+    /// `note` for outcomes of attempts, with their places in the spool.
+    pub fn note_outcomes(&self, outcomes: Vec<(Outcome, Option<Ticket>)>, pressing: bool) {
+        let ops = outcomes.into_iter().map(|(outcome, ticket)| (Op::Outcome(Box::new(outcome)), ticket));
+        self.inbox.note_all(ops, pressing);
     }
 
     /// Reads off the runtime's threads, because a page that is not cached waits for the disk.

@@ -24,15 +24,15 @@ fn outcomes_wait_for_company_and_a_caller_ends_the_wait() {
     let inbox = Inbox::default();
     assert_eq!(inbox.ready_in(start(), None, 0), Duration::MAX);
     let before = start();
-    inbox.note(forget(), false, None);
+    inbox.note(forget(), false);
     let left = inbox.ready_in(before, None, 0);
     assert!(left >= Duration::from_millis(5), "{left:?}");
     inbox.submit(ping()).unwrap();
     assert_eq!(inbox.ready_in(start(), None, 0), Duration::ZERO);
     assert_eq!(inbox.next(None, 0).unwrap().len(), 2);
 
-    inbox.note(forget(), false, None);
-    inbox.note(forget(), true, None);
+    inbox.note(forget(), false);
+    inbox.note(forget(), true);
     assert_eq!(inbox.ready_in(start(), None, 0), Duration::ZERO, "a lane waits");
     assert_eq!(inbox.next(None, 0).unwrap().len(), 2);
 }
@@ -45,7 +45,7 @@ fn publishing_keeps_step_with_a_quick_receiver_that_is_behind() {
     // Nothing was delivered yet: a floor, so that nobody is held up for good.
     assert_eq!(inbox.next(None, 0).unwrap().len(), 32);
     inbox.keep_step();
-    (0..100).for_each(|_| inbox.note(forget(), false, None));
+    (0..100).for_each(|_| inbox.note(forget(), false));
     assert_eq!(inbox.next(None, 0).unwrap().len(), 200, "as many requests as outcomes");
     // Nobody is behind any more once that was a while ago.
     std::thread::sleep(Duration::from_millis(25));
@@ -69,7 +69,7 @@ fn groups_keep_their_distance_only_after_a_larger_one() {
     let last = start();
     assert_eq!(inbox.ready_in(last, Some(last), 8), Duration::ZERO);
     assert_eq!(inbox.ready_in(last, Some(last), 9), Duration::from_millis(2));
-    inbox.note(forget(), true, None);
+    inbox.note(forget(), true);
     assert_eq!(inbox.ready_in(start(), Some(last), 9), Duration::ZERO, "a lane waits");
 }
 
@@ -78,7 +78,7 @@ fn down_turns_callers_away_and_keeps_what_the_daemon_notes() {
     let inbox = Inbox::default();
     inbox.set_down(true);
     assert!(matches!(inbox.submit(ping()), Err(StoreError::Unavailable(_))));
-    inbox.note(forget(), true, None);
+    inbox.note(forget(), true);
     inbox.set_down(false);
     inbox.submit(ping()).unwrap();
     assert_eq!(inbox.next(None, 0).unwrap().len(), 2);
@@ -87,7 +87,7 @@ fn down_turns_callers_away_and_keeps_what_the_daemon_notes() {
 #[test]
 fn closed_gives_what_is_left_and_then_nothing() {
     let inbox = Inbox::default();
-    inbox.note(forget(), false, None);
+    inbox.note(forget(), false);
     inbox.close();
     assert!(inbox.submit(ping()).is_err());
     assert_eq!(inbox.next(None, 0).unwrap().len(), 1);
@@ -113,7 +113,7 @@ fn too_many_bytes_are_turned_away_until_a_group_is_taken() {
     inbox.submit(big()).unwrap();
     inbox.submit(big()).unwrap();
     assert!(matches!(inbox.submit(big()), Err(StoreError::Overloaded)));
-    inbox.note(forget(), false, None);
+    inbox.note(forget(), false);
     assert_eq!(inbox.next(None, 0).unwrap().len(), 3);
     inbox.submit(big()).unwrap();
 }
