@@ -4,3 +4,4 @@ mod fresh;
 mod inbox;
 mod page;
 mod queue;
+mod spool;

@@ -1,0 +1,121 @@
+//! What start-up makes of the spool: a success that the store does not know is recorded, once, and nothing else is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::metrics::Metrics;
+use crate::model::attempt::{Attempt, Class, Verdict};
+use crate::model::event::Event;
+use crate::model::id::{AttemptNumber, EventId, TenantId, WebhookId};
+use crate::model::secret::Secret;
+use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use crate::store::op::{Accept, Draft, Op, Outcome, Quota};
+use crate::store::open::Place;
+use crate::store::record::Entry;
+use crate::store::spool::{Spool, Success};
+use crate::store::writer::Parts;
+
+const NOW: u64 = 1_700_000_000_000;
+
+fn open(folder: &Path) -> Parts {
+    let place = Place { state_dir: folder.to_owned(), key_file: None, cache_bytes: 1 << 20 };
+    Parts::open(&place, &Entropy::seeded(1), &Clock::manual(NOW), &Arc::new(Metrics::default()), 1_000).unwrap()
+}
+
+fn webhook() -> Op {
+    let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
+    let draft = Webhook {
+        no: 0,
+        id: WebhookId([1; 16]),
+        tenant: 1,
+        since_seq: 0,
+        dialect: Dialect::Lemon,
+        url: "https://example.com/".to_owned(),
+        filters: vec![Filter::All],
+        state: WebhookState::Active,
+        headers: Vec::new(),
+        secrets: vec![secret],
+        plan: None,
+        timeout_ms: None,
+        max_in_flight: None,
+        rate_limit: None,
+        description: None,
+        created_ms: 0,
+        updated_ms: 0,
+    };
+    Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 10, of_dialect: None } }
+}
+
+fn accept() -> Op {
+    let draft = Draft {
+        tenant: 1,
+        kind: "order.created".to_owned(),
+        created_us: 0,
+        ordering_key: None,
+        data: None,
+        context: None,
+        user: None,
+        test: false,
+    };
+    Op::Accept(Accept { drafts: vec![draft], idempotency: None })
+}
+
+fn failed(event: &Event) -> Op {
+    let attempt = Attempt {
+        event: event.seq,
+        webhook: 1,
+        number: AttemptNumber::MIN,
+        previous: 0,
+        at_ms: NOW,
+        duration_ms: 1,
+        class: Some(Class::Status),
+        status: Some(500),
+        error: String::new(),
+        remote: None,
+        excerpt: String::new(),
+        verdict: Verdict::RetryAt(NOW + 5_000),
+    };
+    Op::Outcome(Box::new(Outcome { attempt, row: None, budget_from: 0, since_ms: NOW, deactivate: None, test: false }))
+}
+
+fn success(event: &Event, number: u32) -> Success {
+    let number = AttemptNumber::new(number).unwrap();
+    Success { event: event.seq, id: event.id, webhook: 1, number, at_ms: NOW, duration_ms: 3, status: 200 }
+}
+
+#[test]
+fn a_success_that_was_not_committed_is_recorded_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = open(folder.path());
+    let engine = &mut parts.recovered.engine;
+    let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
+    engine.apply(&[tenant, webhook()]).unwrap();
+    let accepted = engine.apply(&[accept(), accept(), accept(), accept()]).unwrap().effects.fresh;
+    let events: Vec<Arc<Event>> = accepted.into_iter().map(|(_, event)| event).collect();
+    // The second waits for its retry; the fourth is nobody's success.
+    engine.apply(&[failed(&events[1])]).unwrap();
+    drop(parts);
+
+    let (spool, _) = Spool::open(folder.path()).unwrap();
+    let foreign = Success { id: EventId([9; 16]), ..success(&events[3], 1) };
+    let noted = [success(&events[0], 1), success(&events[1], 2), success(&events[1], 1), foreign];
+    spool.note(noted.iter()).unwrap();
+    spool.note([success(&events[0], 1)].iter()).unwrap();
+    drop(spool);
+
+    let parts = open(folder.path());
+    let fresh: Vec<u64> = parts.recovered.fresh.iter().map(|(_, event)| event.seq).collect();
+    assert_eq!(fresh, [events[2].seq, events[3].seq]);
+    for event in &events[..2] {
+        let (view, fates) = parts.shared.view_with_fates(event.seq).unwrap();
+        let chain = view.chain(fates[&1]).unwrap();
+        let delivered =
+            |(_, entry): &&(u64, Entry)| matches!(entry, Entry::Attempt(Attempt { verdict: Verdict::Delivered, .. }));
+        assert_eq!(chain.iter().filter(delivered).count(), 1, "{chain:?}");
+    }
+    let standing = parts.shared.view().unwrap().standing(1).unwrap();
+    assert_eq!((standing.waiting, standing.started, standing.failures), (0, 0, 0));
+    assert_eq!(Spool::open(folder.path()).unwrap().1, [], "what was taken in is gone");
+}
