@@ -63,6 +63,9 @@ pub const LANE_REFILL_MIN: usize = 16;
 /// A block of the log stays under the next power of two: redb stores large values in power-of-two page runs.
 pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
 
+/// Successes of one lane that may wait for their commit with their permits free.
+pub const LANE_SPOOLED_MAX: usize = 1_024;
+
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
 const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);

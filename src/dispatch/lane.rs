@@ -14,11 +14,12 @@ use std::sync::Arc;
 use super::body::Body;
 use super::gate::Gate;
 use super::glance::Glance;
+use super::pace::Pace;
 use super::rate::Rate;
 use super::settings::Plan;
 use crate::circuit::Circuit;
 use crate::clock::Millis;
-use crate::limits::{LANE_FRESH_MAX, LANE_REFILL, LANE_REFILL_MIN, OPEN_CIRCUIT_FRESH_MAX};
+use crate::limits::{LANE_FRESH_MAX, LANE_REFILL, LANE_REFILL_MIN, LANE_SPOOLED_MAX, OPEN_CIRCUIT_FRESH_MAX};
 use crate::model::id::{Seq, WebhookNo};
 use crate::store::op::RowKey;
 use crate::store::queue::Queued;
@@ -44,32 +45,6 @@ struct Flight {
     ended: bool,
     /// Its success survives a crash of the process already: the permit is free.
     spooled: bool,
-}
-
-/// How fast attempts end: whether the receiver or we are what a backlog waits for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    since_ms: Millis,
-    ended: usize,
-    fast: bool,
-}
-
-/// A receiver that ends half as many attempts as there are permits in this time, in ms, is quick.
-const QUICK_WITHIN_MS: Millis = 16;
-/// Successes of one lane that may wait for their commit with their permits free.
-const SPOOLED_MAX: usize = 1_024;
-
-impl Pace {
-    /// Counts an attempt that ended; says whether the receiver was quick of late.
-    fn is_fast(&mut self, now: Millis, permits: usize) -> bool {
-        let elapsed = now.saturating_sub(self.since_ms);
-        if elapsed >= QUICK_WITHIN_MS {
-            let fast = self.ended as u64 * 2 * QUICK_WITHIN_MS >= permits as u64 * elapsed;
-            *self = Self { since_ms: now, ended: 0, fast };
-        }
-        self.ended += 1;
-        self.fast
-    }
 }
 
 /// What follows from the end of an attempt.
@@ -438,7 +413,7 @@ impl Lane {
     /// Whether one more success may free its permit before it is committed.
     #[must_use]
     pub fn may_spool(&self) -> bool {
-        self.spooled < SPOOLED_MAX
+        self.spooled < LANE_SPOOLED_MAX
     }
 
     fn is_in_flight(&self, event: Seq) -> bool {

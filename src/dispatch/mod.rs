@@ -15,6 +15,7 @@ pub mod glance;
 pub mod lane;
 mod loads;
 mod mail;
+mod pace;
 mod places;
 pub mod rate;
 pub mod settings;
