@@ -28,7 +28,7 @@ use crate::store::record::QueueRow;
 /// An event that can't be read because the store is away is asked for again after this.
 const UNREADABLE_WAIT: Duration = Duration::from_secs(1);
 
-/// Tries a delivery once and hands the outcome to the writer. The lane's permit comes back when that is durable.
+/// Tries a delivery once and hands what came of it to `finish`, which gives the lane's permit back.
 pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, places: Places) {
     let dispatcher = &worker.dispatcher;
     let event = match &work.body {

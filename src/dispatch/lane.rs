@@ -2,8 +2,8 @@
 //!
 //! Synchronous, takes `now`, does no I/O: `next` says what to do and its driver does it. What the lane holds in memory is
 //! bounded: fresh deliveries as sequence numbers up to `LANE_FRESH_MAX` (then they get rows in the durable queue), rows
-//! read ahead up to `LANE_REFILL`. A permit is taken by `next` and given back by `settle`, after the outcome is durable:
-//! so a crash repeats at most as many attempts as there are permits.
+//! read ahead up to `LANE_REFILL`. A permit is taken by `next` and given back by `ended` for a success that the spool has, else
+//! by `settle` once the outcome is durable: so the death of the process repeats at most as many attempts as there are permits.
 //!
 //! What it knows of rows that are on disk only is when the first of each kind is due. Invariant: a row that is not held in
 //! memory is covered by that time, by a read under way, or by a row that is about to be announced (`note_queued`).
@@ -227,7 +227,7 @@ impl Lane {
         Ended { row, pressing, behind, closed }
     }
 
-    /// An outcome is durable: its permit is free again.
+    /// An outcome is durable: its permit is free, if it was not already.
     pub fn settle(&mut self, event: Seq) {
         self.land(event);
     }

@@ -1,6 +1,6 @@
 //! A worker: drives the lanes of one runtime. Owns their wake-ups (the wheel) and the order in which news is taken in.
 //!
-//! Everything it does to a lane it does in one thread; attempts and reads of the durable queue run as tasks beside it.
+//! Any worker may drive any lane, under its mutex; attempts and reads of the durable queue run as tasks beside the loop.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -28,8 +28,8 @@ use crate::model::id::{AttemptNumber, EventId, Seq, WebhookNo};
 
 const RECORD_BYTES: usize = 56;
 const BODY_BYTES: usize = RECORD_BYTES - 8;
-/// A file is left for the other one above this.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// A file is left for the other one above this: some 1,200 records, so that start-up has few to look up.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
 const NAMES: [&str; 2] = ["webhookd.spool.0", "webhookd.spool.1"];
 
 /// A delivery that succeeded.
