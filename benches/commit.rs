@@ -81,7 +81,8 @@ fn line(group: usize, keys: bool, events: usize) {
 
 fn engine(place: &Place) -> Engine {
     let (db, shared) = open::open(place, &Entropy::system()).unwrap_or_else(|error| panic!("{error}"));
-    let recovered = recover(db, shared, &Clock::system(), 86_400_000);
+    let wal = open::open_wal(&place.wal_file()).unwrap_or_else(|error| panic!("{error}"));
+    let recovered = recover(db, shared, &Clock::system(), wal, 86_400_000);
     let mut engine = recovered.unwrap_or_else(|error| panic!("{error}")).engine;
     let tenant = |no: u32| {
         let id = TenantId::parse(&format!("tenant-{no}"));

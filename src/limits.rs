@@ -63,6 +63,10 @@ pub const LANE_REFILL_MIN: usize = 16;
 /// A block of the log stays under the next power of two: redb stores large values in power-of-two page runs.
 pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
 
+/// Length of the write-ahead log: what stands there is read back after a crash, and this much at most is written by one
+/// checkpoint, which holds the writer up meanwhile (measured: docs/PERFORMANCE.md).
+pub const WAL_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Successes of one lane that may wait for their commit with their permits free.
 pub const LANE_SPOOLED_MAX: usize = 1_024;
 

@@ -25,16 +25,18 @@ type Decided = Result<Result<Done, Refusal>, StoreError>;
 
 impl Engine {
     pub(super) fn accept(&mut self, group: &mut Group<'_>, accept: &Accept) -> Decided {
-        if let Some(idempotency) = &accept.idempotency
-            && let Some(before) = self.remembered(group, idempotency)?
-        {
-            if before.body_hash != idempotency.body_hash {
-                return Ok(Err(Refusal::IdempotencyConflict));
+        if !group.decided {
+            if let Some(idempotency) = &accept.idempotency
+                && let Some(before) = self.remembered(group, idempotency)?
+            {
+                if before.body_hash != idempotency.body_hash {
+                    return Ok(Err(Refusal::IdempotencyConflict));
+                }
+                return Ok(Ok(Done::Accepted(Receipt::new(self.accepted_before(group, &before)?, true))));
             }
-            return Ok(Ok(Done::Accepted(Receipt::new(self.accepted_before(group, &before)?, true))));
-        }
-        if accept.drafts.iter().any(|d| d.tenant != BROADCAST && self.registry.tenant(d.tenant).is_none()) {
-            return Ok(Err(Refusal::UnknownTenant));
+            if accept.drafts.iter().any(|d| d.tenant != BROADCAST && self.registry.tenant(d.tenant).is_none()) {
+                return Ok(Err(Refusal::UnknownTenant));
+            }
         }
         let events: Vec<_> = accept.drafts.iter().map(|draft| self.append(group, draft)).collect();
         if let Some(idempotency) = &accept.idempotency

@@ -2,8 +2,10 @@
 //!
 //! Synchronous and single-threaded: in production a thread drives it (`writer`), in simulation a loop does. A group goes
 //! through `apply` whole: each op is decided (a refusal comes before its first write), everything is written, one commit,
-//! then the readers' copies are brought up to date, and only then do answers and effects leave. After an error nothing in
-//! memory is trusted any more: the engine is made again from disk (`recover`).
+//! then the readers' copies are brought up to date, and only then do answers and effects leave. A group of the hot path is
+//! made durable by the write-ahead log and committed without a sync; any other group, and one that the log has no room for,
+//! is a checkpoint: a synced commit of everything so far. After an error nothing in memory is trusted any more: the engine
+//! is made again from disk (`recover`).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,8 +13,9 @@ use std::sync::Arc;
 use redb::{Database, Durability, WriteTransaction};
 
 use super::StoreError;
-use super::block::Packer;
+use super::block::{Mark, Packer};
 use super::fresh::Fresh;
+use super::group::{self, Heads, Moment};
 use super::ids::Minter;
 use super::listing::{Flush, TailEntry};
 use super::log::{self, Log};
@@ -22,6 +25,7 @@ use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::schema::{DEAD, DEAD_OF, IDEMPOTENCY, KEYS, META, QUEUE, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
+use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
 use crate::model::event::Event;
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
@@ -32,6 +36,7 @@ const SWEEP_PER_COMMIT: usize = 512;
 /// The writer's state: what is on disk, as far as deciding the next op needs it.
 pub struct Engine {
     pub(super) db: Arc<Database>,
+    pub(super) wal: Wal,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
     pub(super) registry: Registry,
@@ -50,6 +55,8 @@ pub struct Engine {
     /// Deleted webhooks whose queue still has rows.
     pub(super) sweeps: VecDeque<WebhookNo>,
     pub(super) retention_idempotency_ms: Millis,
+    /// The present group as the log gets it.
+    pub(super) content: Vec<u8>,
 }
 
 /// What a committed group came to: an answer for each op, and what dispatch should know.
@@ -62,6 +69,8 @@ pub struct Applied {
 pub(super) struct Group<'txn> {
     pub now: Millis,
     pub wall_ms: Millis,
+    /// It was decided before and stands in the log: what it asks for is done, not judged.
+    pub decided: bool,
     txn: &'txn WriteTransaction,
     queue: Option<queue::Rows<'txn>>,
     pub events: Packer,
@@ -88,7 +97,37 @@ struct Written {
     effects: Effects,
 }
 
+/// How a group becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// By the log, where it has room; else as the next.
+    Logged,
+    /// By a synced commit, which takes in what the log holds.
+    Synced { clean: bool },
+    /// It stands in the log already.
+    Again,
+}
+
 impl<'txn> Group<'txn> {
+    fn new(txn: &'txn WriteTransaction, moment: Moment, decided: bool, heads: Heads, mark: Mark) -> Self {
+        Self {
+            now: moment.now,
+            wall_ms: moment.wall_ms,
+            decided,
+            txn,
+            queue: None,
+            events: Packer::new(heads.0, mark),
+            journal: Packer::new(heads.1, mark),
+            entries: Vec::new(),
+            tenants: Vec::new(),
+            changes: Vec::new(),
+            dirty: BTreeSet::new(),
+            effects: Effects::default(),
+            remembered: HashMap::new(),
+            accepted: Vec::new(),
+        }
+    }
+
     /// Lets go of the transaction.
     fn finish(self) -> Written {
         let Self { events, journal, entries, tenants, changes, dirty, effects, .. } = self;
@@ -122,10 +161,10 @@ impl Engine {
         (self.next_event, self.next_journal)
     }
 
-    /// Gives the database back, so that it can be closed.
+    /// Gives database and log back, so that they can be closed or read again.
     #[must_use]
-    pub fn into_db(self) -> Arc<Database> {
-        self.db
+    pub fn into_files(self) -> (Arc<Database>, Wal) {
+        (self.db, self.wal)
     }
 
     /// Flushes the listings whenever this many entries have gathered, instead of `listing::FLUSH_AT`.
@@ -133,40 +172,52 @@ impl Engine {
         self.flush_at = entries;
     }
 
-    /// Whether there is work that no op asked for: a flush or a sweep under way.
+    /// Whether there is work that no op asked for: a flush or a sweep under way, or a log that a checkpoint would empty.
     #[must_use]
     pub fn has_chores(&self) -> bool {
-        self.flush.is_some() || !self.sweeps.is_empty()
+        self.flush.is_some() || !self.sweeps.is_empty() || !self.wal.is_empty()
     }
 
-    /// Writes a group in one transaction.
+    /// Makes a group durable.
     ///
     /// # Errors
     /// When the store fails. Then nothing in memory is to be trusted: drop the engine and recover from disk. The group may
     /// or may not be on disk.
     pub fn apply(&mut self, ops: &[Op]) -> Result<Applied, StoreError> {
-        let mut txn = self.db.begin_write()?;
-        txn.set_durability(Durability::Immediate)?;
-        // Without it a crash costs seconds per gigabyte at the next start; its price vanishes in groups.
-        txn.set_quick_repair(true);
+        let how = if ops.iter().all(group::may_log) { How::Logged } else { How::Synced { clean: false } };
+        self.write(ops, self.moment(), how)
+    }
+
+    /// Does a group again that stands in the log.
+    ///
+    /// # Errors
+    /// As `apply`; `StoreError::Damaged` when it does not fit the store.
+    pub(super) fn apply_again(&mut self, content: &[u8]) -> Result<(), StoreError> {
+        let (moment, heads, ops) = group::read(content)?;
+        if heads != self.heads() {
+            return Err(StoreError::Damaged("its write-ahead log does not fit it; restore a backup"));
+        }
+        self.write(&ops, moment, How::Again).map(drop)
+    }
+
+    /// Takes everything that the log holds into a synced commit, with a step of what else is to be done. `clean`: nothing
+    /// follows before the store is opened again.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub fn checkpoint(&mut self, clean: bool) -> Result<Applied, StoreError> {
+        self.write(&[], self.moment(), How::Synced { clean })
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.clock.now_ms(), wall_ms: self.clock.wall_ms() }
+    }
+
+    fn write(&mut self, ops: &[Op], moment: Moment, how: How) -> Result<Applied, StoreError> {
+        let txn = self.db.begin_write()?;
         self.fresh.point(self.next_event, self.next_journal);
-        let now = self.clock.now_ms();
-        let mark = self.fresh.mark(now);
-        let mut group = Group {
-            now,
-            wall_ms: self.clock.wall_ms(),
-            txn: &txn,
-            queue: None,
-            events: Packer::new(self.next_event, mark),
-            journal: Packer::new(self.next_journal, mark),
-            entries: Vec::new(),
-            tenants: Vec::new(),
-            changes: Vec::new(),
-            dirty: BTreeSet::new(),
-            effects: Effects::default(),
-            remembered: HashMap::new(),
-            accepted: Vec::new(),
-        };
+        let heads = self.heads();
+        let mut group = Group::new(&txn, moment, how == How::Again, heads, self.fresh.mark(moment.now));
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.decide(&mut group, op)?);
@@ -180,9 +231,41 @@ impl Engine {
         self.write_standings(&txn, &dirty)?;
         self.write_changes(&txn, &changes)?;
         let flushed = self.step_flush(&txn)?;
-        txn.commit()?;
+        if how == How::Logged {
+            self.content.clear();
+            group::write(&mut self.content, moment, heads, ops, &answers);
+        }
+        self.commit(txn, how)?;
         self.publish(&changes, &tenants, &entries, flushed);
         Ok(Applied { answers, effects })
+    }
+
+    /// Commits, durably: by what stands in the log, or by a sync.
+    fn commit(&mut self, mut txn: WriteTransaction, how: How) -> Result<(), StoreError> {
+        let logged = how == How::Logged && self.wal.has_room(self.content.len());
+        let here = self.wal.position();
+        let after = if logged || how == How::Again {
+            Position { next: here.next + 1, ..here }
+        } else {
+            let tag = u64::from_le_bytes(self.shared.sealer.entropy().bytes());
+            Position { tag, next: 0, clean: how == How::Synced { clean: true } }
+        };
+        txn.open_table(META)?.insert(meta::WAL, after.to_bytes().as_slice())?;
+        if after.tag != here.tag {
+            txn.set_durability(Durability::Immediate)?;
+            // Without it a crash costs seconds per gigabyte at the next start.
+            txn.set_quick_repair(true);
+            txn.commit()?;
+            self.wal.begin(after.tag);
+            return Ok(());
+        }
+        txn.set_durability(Durability::None)?;
+        match how {
+            How::Again => self.wal.pass(),
+            _ => self.wal.append(&self.content).map_err(|error| StoreError::Unavailable(error.to_string()))?,
+        }
+        txn.commit()?;
+        Ok(())
     }
 
     fn decide(&mut self, group: &mut Group<'_>, op: &Op) -> Result<Result<Done, Refusal>, StoreError> {

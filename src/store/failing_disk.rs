@@ -8,12 +8,14 @@ use redb::{Builder, StorageBackend};
 use super::open;
 use super::recover;
 use super::seal::Sealer;
+use super::wal::Wal;
 use super::writer::Parts;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 
 const DAY_MS: u64 = 86_400_000;
+const WAL_BYTES: u64 = 16 * 1024;
 
 /// Which operation fails, counted from when it is armed, and whether it takes effect all the same.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +32,17 @@ impl Fault {
     }
 }
 
+/// The disk with the store's file in it; clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk(Arc<Mutex<State>>);
 
+/// One of its two files: the store, the log.
+#[derive(Clone, Debug)]
+struct Handle(Disk, usize);
+
 #[derive(Debug, Default)]
 struct State {
-    bytes: Vec<u8>,
+    files: [Vec<u8>; 2],
     fault: Option<Fault>,
     failed: bool,
 }
@@ -53,10 +60,10 @@ impl Disk {
     pub(crate) fn parts(&self, clock: &Clock) -> Parts {
         let entropy = Entropy::seeded(3);
         let sealer = Sealer::new([7; 32], entropy.clone());
-        let db = Arc::new(Builder::new().create_with_backend(self.clone()).unwrap());
+        let db = Arc::new(Builder::new().create_with_backend(Handle(self.clone(), 0)).unwrap());
         open::initialise(&db, &sealer, &entropy).unwrap();
         let shared = open::admit(&db, "memory".as_ref(), sealer).unwrap();
-        let recovered = recover::recover(db, shared.clone(), clock, DAY_MS).unwrap();
+        let recovered = recover::recover(db, shared.clone(), clock, self.wal().unwrap(), DAY_MS).unwrap();
         let disk = self.clone();
         Parts {
             spool: None,
@@ -64,7 +71,9 @@ impl Disk {
             shared,
             reopen: Box::new(move || {
                 let failed = |why: String| open::OpenError::Disk { path: "memory".into(), why };
-                Builder::new().create_with_backend(disk.clone()).map_err(|error| failed(error.to_string()))
+                let db = Builder::new().create_with_backend(Handle(disk.clone(), 0));
+                let db = db.map_err(|error| failed(error.to_string()))?;
+                Ok((db, disk.wal().map_err(|error| failed(error.to_string()))?))
             }),
             clock: clock.clone(),
             metrics: Arc::new(Metrics::default()),
@@ -72,9 +81,16 @@ impl Disk {
         }
     }
 
+    /// The write-ahead log on this disk.
+    pub(crate) fn wal(&self) -> io::Result<Wal> {
+        Wal::open(Box::new(Handle(self.clone(), 1)), WAL_BYTES)
+    }
+}
+
+impl Handle {
     /// Does something that changes the disk, or fails.
     fn change(&self, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.0.lock().unwrap();
         let fails = match &mut state.fault {
             Some(fault) if fault.operation == 0 => state.fault.take(),
             Some(fault) => {
@@ -84,22 +100,22 @@ impl Disk {
             None => None,
         };
         if fails.is_none_or(|fault| fault.takes_effect) {
-            change(&mut state.bytes);
+            change(&mut state.files[self.1]);
         }
         state.failed |= fails.is_some();
         if fails.is_some() { Err(io::Error::other("the disk fails")) } else { Ok(()) }
     }
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for Handle {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().bytes.len() as u64)
+        Ok(self.0.0.lock().unwrap().files[self.1].len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.0.lock().unwrap();
+        let state = self.0.0.lock().unwrap();
         let from = usize::try_from(offset).unwrap();
-        let bytes = state.bytes.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let bytes = state.files[self.1].get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
         Ok(())
     }

@@ -26,7 +26,9 @@ const REQUESTS_MAX: usize = 16 * 1024;
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long outcomes wait for a publish to share a commit with.
 const OUTCOMES_WAIT: Duration = Duration::from_millis(5);
-/// Distance between the starts of two commits under load: larger groups for less CPU (measured: -20 %).
+/// Distance between the starts of two commits for each op of the earlier one, and at most: larger groups for less CPU where
+/// many ask, and hardly a wait where few do (measured: docs/PERFORMANCE.md).
+const PACE_PER_OP: Duration = Duration::from_micros(16);
 const PACE: Duration = Duration::from_millis(2);
 /// Groups up to this many ops are followed by the next at once: what one publisher does in turn must not wait.
 const PACE_ABOVE: usize = 8;
@@ -145,14 +147,18 @@ impl Inbox {
         self.lock().ready_in(now, last_start, last_size)
     }
 
-    /// Waits for the next group. `None` when closed and empty.
-    pub fn next(&self, last_start: Option<Instant>, last_size: usize) -> Option<Vec<Request>> {
+    /// Waits for the next group. An empty one when nothing came for `idle`; `None` when closed and empty.
+    pub fn next(&self, last_start: Option<Instant>, last_size: usize, idle: Option<Duration>) -> Option<Vec<Request>> {
         let mut queue = self.lock();
+        let idle_at = idle.map(|idle| now() + idle);
         loop {
             let wait = match (queue.since, queue.closed) {
                 (None, true) => return None,
                 (_, true) => break,
-                (None, false) => None,
+                (None, false) => match idle_at.map(|at| at.saturating_duration_since(now())) {
+                    Some(Duration::ZERO) => break,
+                    left => left,
+                },
                 (Some(_), false) => {
                     let left = queue.ready_in(now(), last_start, last_size);
                     if left.is_zero() {
@@ -188,7 +194,8 @@ impl Queue {
         let Some(since) = self.since else { return Duration::MAX };
         let alone = self.asked.is_empty();
         let gather = if alone && !self.lane_waits { since + OUTCOMES_WAIT } else { since };
-        let paced = last_start.filter(|_| last_size > PACE_ABOVE && !self.lane_waits).map(|start| start + PACE);
+        let pace = (PACE_PER_OP * u32::try_from(last_size).unwrap_or(u32::MAX)).min(PACE);
+        let paced = last_start.filter(|_| last_size > PACE_ABOVE && !self.lane_waits).map(|start| start + pace);
         paced.map_or(gather, |paced| paced.max(gather)).saturating_duration_since(now)
     }
 

@@ -11,6 +11,7 @@ pub mod engine;
 #[cfg(test)]
 pub(crate) mod failing_disk;
 pub mod fresh;
+pub mod group;
 pub mod ids;
 pub mod inbox;
 pub mod listing;
@@ -28,6 +29,7 @@ pub mod spool;
 #[cfg(test)]
 mod tests;
 pub mod view;
+pub mod wal;
 pub mod writer;
 
 /// Why the store could not do what was asked, told apart by what the caller does next.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
@@ -73,14 +74,14 @@ pub enum Op {
 }
 
 /// Events to accept, all or none.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Accept {
     pub drafts: Vec<Draft>,
     pub idempotency: Option<Idempotency>,
 }
 
 /// An event as published.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Draft {
     /// 0: everybody's.
     pub tenant: TenantNo,
@@ -94,7 +95,7 @@ pub struct Draft {
     pub test: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Idempotency {
     /// Hash of scope and key.
     pub hash: [u8; 16],
@@ -128,14 +129,14 @@ impl Receipt {
 }
 
 /// Where a delivery's row stands in the durable queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowKey {
     pub started: bool,
     pub due_ms: Millis,
 }
 
 /// An attempt to record, with what follows from it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     pub attempt: Attempt,
     /// The delivery's row, where it has one.

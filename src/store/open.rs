@@ -16,7 +16,9 @@ use super::ids::Mask;
 use super::schema::{FORMAT, META, meta};
 use super::seal::{self, KeyFileError, Sealer};
 use super::view::Shared;
+use super::wal::{self, Position, WAL_FILE, Wal};
 use crate::entropy::Entropy;
+use crate::limits::WAL_BYTES;
 
 /// Name of the store file in the state folder.
 pub const STORE_FILE: &str = "webhookd.redb";
@@ -54,6 +56,11 @@ impl Place {
     #[must_use]
     pub fn store_file(&self) -> PathBuf {
         self.state_dir.join(STORE_FILE)
+    }
+
+    #[must_use]
+    pub fn wal_file(&self) -> PathBuf {
+        self.state_dir.join(WAL_FILE)
     }
 
     #[must_use]
@@ -130,6 +137,14 @@ pub fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError>
     }
 }
 
+/// Opens the write-ahead log beside the store, making it where there is none.
+///
+/// # Errors
+/// `OpenError::Disk`.
+pub fn open_wal(path: &Path) -> Result<Wal, OpenError> {
+    wal::open_file(path, WAL_BYTES).map_err(|error| OpenError::Disk { path: path.to_owned(), why: error.to_string() })
+}
+
 /// Checks that a database is ours, of a format this program reads, and that the key opens it.
 ///
 /// # Errors
@@ -179,6 +194,8 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
         table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
         table.insert(meta::ID_MASK, mask.as_slice())?;
         table.insert(meta::KEY_CHECK, check.as_slice())?;
+        let position = Position { tag: u64::from_le_bytes(entropy.bytes()), next: 0, clean: true };
+        table.insert(meta::WAL, position.to_bytes().as_slice())?;
     }
     txn.commit()?;
     Ok(())

@@ -1,5 +1,6 @@
 //! Making an engine from what is on disk, at start-up and after an I/O error. Owns the rule by which fresh deliveries are
-//! found again: their event stands at or above the watermark and the journal says nothing about them.
+//! found again: their event stands at or above the watermark and the journal says nothing about them; and that what the
+//! write-ahead log has beyond the store is applied first.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::schema::{KEYS, META, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
+use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
 use crate::model::event::Event;
 use crate::model::id::{JournalSeq, KeyId, Seq, WebhookNo};
@@ -30,7 +32,7 @@ pub struct Recovered {
     pub queued: Vec<WebhookNo>,
 }
 
-/// Reads the store and makes its engine.
+/// Reads the store, applies what its write-ahead log has beyond its last checkpoint, and makes its engine.
 ///
 /// # Errors
 /// When the store fails, is damaged, or was sealed with another key.
@@ -38,6 +40,44 @@ pub fn recover(
     db: Arc<Database>,
     shared: Arc<Shared>,
     clock: &Clock,
+    mut wal: Wal,
+    retention_idempotency_ms: Millis,
+) -> Result<Recovered, StoreError> {
+    let position = position(&db)?;
+    if !position.clean && !wal.is_whole() {
+        return Err(StoreError::Damaged(
+            "its write-ahead log webhookd.wal is missing or cut short, and accepted events may stand in it; put it back, or \
+             restore a backup",
+        ));
+    }
+    wal.fill().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let groups = if position.clean { Vec::new() } else { wal.read(position)? };
+    wal.resume(position);
+    let mut recovered = read_back(db, shared.clone(), clock, wal, retention_idempotency_ms)?;
+    if !groups.is_empty() {
+        let engine = &mut recovered.engine;
+        groups.iter().try_for_each(|group| engine.apply_again(group))?;
+        engine.checkpoint(false)?;
+        let (db, wal) = recovered.engine.into_files();
+        // What the groups left behind is found as it is at any start.
+        return read_back(db, shared, clock, wal, retention_idempotency_ms);
+    }
+    // From here on the log counts, and the disk takes a commit.
+    recovered.engine.checkpoint(false)?;
+    Ok(recovered)
+}
+
+fn position(db: &Database) -> Result<Position, StoreError> {
+    let table = db.begin_read()?.open_table(META)?;
+    let value = table.get(meta::WAL)?.ok_or(StoreError::Damaged("its place in the write-ahead log is missing"))?;
+    Position::read(value.value())
+}
+
+fn read_back(
+    db: Arc<Database>,
+    shared: Arc<Shared>,
+    clock: &Clock,
+    wal: Wal,
     retention_idempotency_ms: Millis,
 ) -> Result<Recovered, StoreError> {
     let txn = db.begin_read()?;
@@ -67,6 +107,7 @@ pub fn recover(
     queued.retain(|no| registry.webhook(*no).is_some());
     let engine = Engine {
         db,
+        wal,
         minter: Minter::new(shared.mask.clone(), logs.newest_id),
         shared,
         clock: clock.clone(),
@@ -82,6 +123,7 @@ pub fn recover(
         succeeded: BTreeSet::new(),
         sweeps,
         retention_idempotency_ms,
+        content: Vec::new(),
     };
     Ok(Recovered { engine, fresh: logs.fresh, queued })
 }
@@ -241,7 +283,8 @@ mod tests {
         engine.apply(&[Op::DeleteWebhook { no: 1 }]).unwrap();
 
         // Opened again after an error: only the second one is counted, but the dispatcher still holds both.
-        let recovered = recover(engine.into_db(), shared.clone(), &clock, 1).unwrap();
+        let (db, _) = engine.into_files();
+        let recovered = recover(db, shared.clone(), &clock, disk.wal().unwrap(), 1).unwrap();
         assert_eq!(recovered.fresh.iter().map(|(no, _)| *no).collect::<Vec<_>>(), [2]);
         let mut engine = recovered.engine;
         engine.apply(&[Op::Forget { webhook: 1, events: vec![1] }]).unwrap();

@@ -57,6 +57,8 @@ pub mod meta {
     pub const KEY_CHECK: &str = "key_check";
     /// Events and journal numbers below these stand in the derived tables: two u64, little endian.
     pub const FLUSHED: &str = "flushed";
+    /// Where the store stands in the write-ahead log.
+    pub const WAL: &str = "wal";
     pub const NEXT_WEBHOOK: &str = "next_webhook";
     pub const NEXT_TENANT: &str = "next_tenant";
 }

@@ -32,6 +32,11 @@ impl Sealer {
         Self { cipher, entropy }
     }
 
+    /// Where nonces come from.
+    pub(super) fn entropy(&self) -> &Entropy {
+        &self.entropy
+    }
+
     /// Seals `plain` for the object named `owner`.
     #[must_use]
     pub fn seal(&self, owner: &[u8], mut plain: Vec<u8>) -> Vec<u8> {

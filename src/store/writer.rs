@@ -21,12 +21,15 @@ use super::open::{self, OpenError, Place};
 use super::recover::{self, Recovered};
 use super::spool::{self, Spool, Success, Ticket};
 use super::view::Shared;
+use super::wal::Wal;
 use crate::clock::{Clock, Millis};
 use crate::metrics::Metrics;
 
 /// Waits between attempts to open the store again.
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(2);
+/// Without anything to do for this long, the writer takes in what the write-ahead log holds.
+const IDLE: Duration = Duration::from_millis(250);
 
 /// Where the consequences of commits go: the dispatcher.
 pub trait Downstream: Send + Sync + 'static {
@@ -44,8 +47,8 @@ pub struct Store {
     spool: Option<Arc<Spool>>,
 }
 
-/// How the writer opens the store again.
-pub type Reopen = Box<dyn FnMut() -> Result<Database, OpenError> + Send>;
+/// How the writer opens the store and its write-ahead log again.
+pub type Reopen = Box<dyn FnMut() -> Result<(Database, Wal), OpenError> + Send>;
 
 /// What is needed to run a writer.
 pub struct Parts {
@@ -72,8 +75,9 @@ impl Parts {
         retention_idempotency_ms: Millis,
     ) -> Result<Self, OpenError> {
         let (db, shared) = open::open(place, entropy)?;
+        let wal = open::open_wal(&place.wal_file())?;
         let mut recovered = open::careful(&place.store_file(), || {
-            recover::recover(db, shared.clone(), clock, retention_idempotency_ms)
+            recover::recover(db, shared.clone(), clock, wal, retention_idempotency_ms)
                 .map_err(|error| OpenError::Refused { path: place.store_file(), why: error.to_string() })
         })?;
         let folder = |source| OpenError::Folder { path: place.state_dir.clone(), source };
@@ -81,12 +85,12 @@ impl Parts {
         spool::replay(&mut recovered, &shared, &found)
             .map_err(|error| OpenError::Disk { path: place.store_file(), why: error.to_string() })?;
         spool.clear().map_err(folder)?;
-        let (path, cache): (PathBuf, usize) = (place.store_file(), place.cache_bytes);
+        let (path, wal, cache): (PathBuf, PathBuf, usize) = (place.store_file(), place.wal_file(), place.cache_bytes);
         Ok(Self {
             recovered,
             shared,
             spool: Some(Arc::new(spool)),
-            reopen: Box::new(move || open::open_file(&path, cache)),
+            reopen: Box::new(move || Ok((open::open_file(&path, cache)?, open::open_wal(&wal)?))),
             clock: clock.clone(),
             metrics: metrics.clone(),
             retention_idempotency_ms,
@@ -193,14 +197,17 @@ impl Writer {
     fn run(mut self, mut engine: Engine) {
         let mut last_start = None;
         let mut last_size = 0;
-        while let Some(requests) = self.inbox.next(last_start, last_size) {
+        loop {
+            let idle = engine.has_chores().then_some(IDLE);
+            let Some(requests) = self.inbox.next(last_start, last_size, idle) else { break };
             let start = Instant::now();
             let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
             let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
                 requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
             (last_start, last_size) = (Some(start), ops.len());
             let before = engine.heads();
-            match engine.apply(&ops) {
+            let applied = if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) };
+            match applied {
                 Ok(applied) => self.settle(applied, waiters),
                 Err(error) => {
                     tracing::error!(%error, "the store failed; opening it again");
@@ -214,6 +221,9 @@ impl Writer {
             }
             self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
             self.metrics.group_size.observe(f64::from(u32::try_from(last_size).unwrap_or(u32::MAX)));
+        }
+        if let Err(error) = engine.checkpoint(true) {
+            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
         }
         self.shared.set_db(None);
     }
@@ -293,7 +303,7 @@ impl Writer {
     /// Lets go of the database and waits until the last reader has.
     fn close_db(&self, engine: Engine) {
         self.shared.set_db(None);
-        let mut db = engine.into_db();
+        let (mut db, _) = engine.into_files();
         while let Err(still_read) = Arc::try_unwrap(db) {
             db = still_read;
             std::thread::sleep(Duration::from_millis(1));
@@ -301,8 +311,8 @@ impl Writer {
     }
 
     fn open_again(&mut self) -> Result<Recovered, String> {
-        let db = Arc::new((self.reopen)().map_err(|error| error.to_string())?);
-        recover::recover(db, self.shared.clone(), &self.clock, self.retention_idempotency_ms)
+        let (db, wal) = (self.reopen)().map_err(|error| error.to_string())?;
+        recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
             .map_err(|error| error.to_string())
     }
 }

@@ -34,7 +34,8 @@ fn make(folder: &Path) -> Place {
     let entropy = Entropy::seeded(5);
     let (db, shared) = open::open(&place, &entropy).unwrap();
     let clock = Clock::manual(1_700_000_000_000);
-    let mut engine = recover(db, shared, &clock, RETENTION_MS).unwrap().engine;
+    let mut engine =
+        recover(db, shared, &clock, open::open_wal(&place.wal_file()).unwrap(), RETENTION_MS).unwrap().engine;
     engine.set_flush_at(50);
     let setup = [drafts::put_tenant("acme"), drafts::create_webhook(1, [1; 16], &["*"])];
     engine.apply(&setup).unwrap();
@@ -170,6 +171,32 @@ fn g10_overwritten_pages_are_refused_or_harmless() {
         let fill = if chance.percent(50) { 0 } else { 0xff };
         image[page..page + 4096].fill(fill);
     });
+}
+
+#[test]
+fn g10_a_store_without_its_log_is_refused_unless_it_was_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = make(folder.path());
+    let opened = || {
+        let clock = Clock::manual(1_700_000_000_000);
+        Parts::open(&place, &Entropy::seeded(6), &clock, &Arc::default(), RETENTION_MS)
+    };
+    let log = fs::read(place.wal_file()).unwrap();
+    for cut in [0, log.len() / 2] {
+        fs::write(place.wal_file(), &log[..cut]).unwrap();
+        // The second time too: what is missing must not be made up by the first.
+        for _ in 0..2 {
+            let Err(OpenError::Refused { why, .. }) = opened() else { panic!("it opened with {cut} bytes of its log") };
+            assert!(why.contains("webhookd.wal"), "{why}");
+        }
+    }
+    fs::write(place.wal_file(), &log).unwrap();
+    let mut parts = opened().unwrap();
+    assert_eq!(parts.recovered.engine.heads().0, EVENTS + 1);
+    parts.recovered.engine.checkpoint(true).unwrap();
+    drop(parts);
+    fs::remove_file(place.wal_file()).unwrap();
+    assert_eq!(opened().unwrap().recovered.engine.heads().0, EVENTS + 1);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A simulated disk under redb. Owns what is synced, what is not, and the faults.
+//! A simulated disk under the store's two files, redb's and the write-ahead log. Owns what is synced, what is not, and the faults.
 //!
 //! A write is visible at once and durable after the next sync, as with a file in the page cache. When the power goes, each
 //! write since then is kept, dropped or torn, in any order, and a changed length may be forgotten; when only the process
@@ -49,12 +49,17 @@ enum Change {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Content {
     /// What survives a power cut for certain.
     synced: Vec<u8>,
     /// What reads see.
     seen: Vec<u8>,
     since: Vec<Change>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: [Content; 2],
     fault: Option<(Fault, u64)>,
     faults_met: u64,
     /// The checker looks: nothing goes wrong meanwhile.
@@ -71,20 +76,31 @@ struct State {
 #[derive(Clone, Debug, Default)]
 pub struct Disk(Arc<Mutex<State>>);
 
-/// One process's handle on it.
+/// The files on it.
+const STORE: usize = 0;
+const LOG: usize = 1;
+
+/// One process's handle on one of the files.
 #[derive(Debug)]
 pub struct Handle {
     disk: Disk,
+    file: usize,
     life: u64,
 }
 
 impl Disk {
+    /// The store's file.
     pub fn handle(&self) -> Handle {
-        Handle { disk: self.clone(), life: self.lock().life }
+        Handle { disk: self.clone(), file: STORE, life: self.lock().life }
+    }
+
+    /// The write-ahead log's file.
+    pub fn log(&self) -> Handle {
+        Handle { disk: self.clone(), file: LOG, life: self.lock().life }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lock().seen.is_empty()
+        self.lock().files[STORE].seen.is_empty()
     }
 
     /// Changing calls so far.
@@ -127,8 +143,20 @@ impl Disk {
     /// The power goes and comes back.
     pub fn power_cut(&self, chance: &mut Chance) {
         let mut state = self.lock();
-        let since = std::mem::take(&mut state.since);
-        let mut image = std::mem::take(&mut state.synced);
+        state.files.iter_mut().for_each(|file| file.power_cut(chance));
+        drop(state);
+        self.kill();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Content {
+    fn power_cut(&mut self, chance: &mut Chance) {
+        let since = std::mem::take(&mut self.since);
+        let mut image = std::mem::take(&mut self.synced);
         let lengths = since.iter().filter_map(|change| match change {
             Change::Length(length) => Some(*length),
             Change::Write(..) => None,
@@ -154,14 +182,17 @@ impl Disk {
                 put(&mut image, offset + part.start, &bytes[part]);
             }
         }
-        state.seen.clone_from(&image);
-        state.synced = image;
-        drop(state);
-        self.kill();
+        self.seen.clone_from(&image);
+        self.synced = image;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.since) {
+            match change {
+                Change::Write(offset, bytes) => put(&mut self.synced, offset, &bytes),
+                Change::Length(length) => self.synced.resize(length, 0),
+            }
+        }
     }
 }
 
@@ -223,29 +254,20 @@ impl State {
         let errno = if fault.trouble == Trouble::Full { 28 } else { 5 };
         Err((fault.trouble, io::Error::from_raw_os_error(errno)))
     }
-
-    fn sync(&mut self) {
-        for change in std::mem::take(&mut self.since) {
-            match change {
-                Change::Write(offset, bytes) => put(&mut self.synced, offset, &bytes),
-                Change::Length(length) => self.synced.resize(length, 0),
-            }
-        }
-    }
 }
 
 impl StorageBackend for Handle {
     fn len(&self) -> Result<u64, io::Error> {
         let mut state = self.disk.lock();
         state.meet(self.life, Call::Length).map_err(|(_, error)| error)?;
-        Ok(state.seen.len() as u64)
+        Ok(state.files[self.file].seen.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
         let mut state = self.disk.lock();
         state.meet(self.life, Call::Read).map_err(|(_, error)| error)?;
         let offset = usize::try_from(offset).unwrap();
-        match state.seen.get(offset..offset + out.len()) {
+        match state.files[self.file].seen.get(offset..offset + out.len()) {
             Some(bytes) => {
                 out.copy_from_slice(bytes);
                 Ok(())
@@ -258,8 +280,8 @@ impl StorageBackend for Handle {
         let mut state = self.disk.lock();
         state.meet(self.life, Call::SetLength).map_err(|(_, error)| error)?;
         let len = usize::try_from(len).unwrap();
-        state.seen.resize(len, 0);
-        state.since.push(Change::Length(len));
+        state.files[self.file].seen.resize(len, 0);
+        state.files[self.file].since.push(Change::Length(len));
         Ok(())
     }
 
@@ -267,13 +289,13 @@ impl StorageBackend for Handle {
         let mut state = self.disk.lock();
         match state.meet(self.life, Call::Sync) {
             Ok(()) => {
-                state.sync();
+                state.files[self.file].sync();
                 Ok(())
             }
             Err((trouble, error)) => {
                 if trouble == Trouble::Forgotten {
                     // Lengths are the file system's own matter and survive.
-                    state.since.retain(|change| matches!(change, Change::Length(_)));
+                    state.files[self.file].since.retain(|change| matches!(change, Change::Length(_)));
                 }
                 Err(error)
             }
@@ -292,9 +314,12 @@ impl StorageBackend for Handle {
             Err(_) => &[],
         };
         if !bytes.is_empty() {
-            assert!(offset + bytes.len() <= state.seen.len(), "redb writes behind the end of its file");
-            put(&mut state.seen, offset, bytes);
-            state.since.push(Change::Write(offset, bytes.to_vec()));
+            assert!(
+                offset + bytes.len() <= state.files[self.file].seen.len(),
+                "redb writes behind the end of its file"
+            );
+            put(&mut state.files[self.file].seen, offset, bytes);
+            state.files[self.file].since.push(Change::Write(offset, bytes.to_vec()));
         }
         met.map_err(|(_, error)| error)
     }

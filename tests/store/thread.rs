@@ -23,7 +23,7 @@ use webhookd::store::writer::{Downstream, Parts, Store};
 
 use crate::disk::{Call, Disk, Fault, Trouble};
 use crate::drafts::{self, Try};
-use crate::world::RETENTION_MS;
+use crate::world::{RETENTION_MS, open_log};
 
 /// Answers waiters and keeps what a dispatcher would act on.
 #[derive(Default)]
@@ -66,13 +66,13 @@ impl Running {
         let again = disk.clone();
         let parts = Parts {
             spool: None,
-            recovered: recover(db, shared.clone(), &clock, RETENTION_MS).unwrap(),
+            recovered: recover(db, shared.clone(), &clock, open_log(&disk).unwrap(), RETENTION_MS).unwrap(),
             shared,
             reopen: Box::new(move || {
                 assert!(!again.is_empty());
-                let failed =
-                    |error: redb::DatabaseError| OpenError::Disk { path: PathBuf::new(), why: error.to_string() };
-                Builder::new().create_with_backend(again.handle()).map_err(failed)
+                let failed = |why: String| OpenError::Disk { path: PathBuf::new(), why };
+                let db = Builder::new().create_with_backend(again.handle());
+                Ok((db.map_err(|error| failed(error.to_string()))?, open_log(&again).map_err(failed)?))
             }),
             clock,
             metrics: Arc::new(Metrics::default()),
@@ -126,7 +126,8 @@ impl Running {
         self.thread.join().unwrap();
         let db = Arc::new(Builder::new().create_with_backend(self.disk.handle()).unwrap());
         let shared = open::admit(&db, drafts::place(), drafts::sealer(&Entropy::seeded(4))).unwrap();
-        let recovered = recover(db, shared.clone(), &Clock::system(), RETENTION_MS).unwrap();
+        let wal = open_log(&self.disk).unwrap();
+        let recovered = recover(db, shared.clone(), &Clock::system(), wal, RETENTION_MS).unwrap();
         let view = shared.view().unwrap();
         let mut attempts = BTreeMap::new();
         for number in 1..recovered.engine.heads().1 {

@@ -13,6 +13,7 @@ use webhookd::store::op::{Accept, Done, Op, Refusal, RowKey};
 use webhookd::store::record::QueueRow;
 use webhookd::store::recover::{Recovered, recover};
 use webhookd::store::view::Shared;
+use webhookd::store::wal::Wal;
 use webhookd::store::{StoreError, open};
 
 use crate::chance::Chance;
@@ -23,6 +24,8 @@ use crate::model::{Expected, Model};
 
 pub const RETENTION_MS: Millis = 86_400_000;
 const CACHE_BYTES: usize = 1 << 20;
+/// So little that it is full after a few groups.
+const WAL_BYTES: u64 = 4 << 10;
 /// So little that most pages are read from the disk.
 pub const CACHE_BYTES_FEW: usize = 16 << 10;
 
@@ -140,7 +143,9 @@ impl World {
                 open::admit(&db, drafts::place(), drafts::sealer(&self.entropy)).map_err(|error| error.to_string())?
             }
         };
-        let recovered = recover(db, shared.clone(), &self.clock, RETENTION_MS).map_err(|error| error.to_string())?;
+        let wal = open_log(&self.disk)?;
+        let recovered =
+            recover(db, shared.clone(), &self.clock, wal, RETENTION_MS).map_err(|error| error.to_string())?;
         self.shared = Some(shared);
         self.opening_calls = self.disk.changes() - before;
         Ok(recovered)
@@ -303,6 +308,11 @@ impl World {
             }
         }
     }
+}
+
+/// The write-ahead log on the disk.
+pub fn open_log(disk: &Disk) -> Result<Wal, String> {
+    Wal::open(Box::new(disk.log()), WAL_BYTES).map_err(|error| error.to_string())
 }
 
 /// Opens what is on the disk; never makes a new store.

@@ -18,6 +18,7 @@ use crate::store::page::EventQuery;
 use crate::store::recover::recover;
 use crate::store::seal::Sealer;
 use crate::store::view::Shared;
+use crate::store::wal::Wal;
 
 const START_MS: u64 = 1_700_000_000_000;
 
@@ -35,7 +36,8 @@ fn fixture() -> Fixture {
     open::initialise(&db, &sealer, &entropy).unwrap();
     let shared = open::admit(&db, std::path::Path::new("memory"), sealer).unwrap();
     let clock = Clock::manual(START_MS);
-    let mut engine = recover(db, shared.clone(), &clock, 1).unwrap().engine;
+    let wal = Wal::open(Box::new(InMemoryBackend::new()), 1 << 20).unwrap();
+    let mut engine = recover(db, shared.clone(), &clock, wal, 1).unwrap().engine;
     for name in ["one", "two"] {
         let put = Op::PutTenant { id: TenantId::parse(name).unwrap(), name: None, plan: None };
         engine.apply(&[put]).unwrap();

@@ -1,0 +1,90 @@
+//! A group as it stands in the write-ahead log. Owns which ops may stand there, and their encoding.
+//!
+//! Only what the hot path does is logged: events, outcomes, and what the daemon notes about them. Everything else, all that
+//! holds a secret above all, takes a synced commit. What is logged is decided: refused ops are left out, so that applying a
+//! group again depends on nothing but the group and the store as its predecessor left it.
+
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::op::{Accept, Done, Op, Outcome, Refusal};
+use super::record;
+use crate::clock::Millis;
+use crate::model::id::{JournalSeq, Seq, WebhookNo};
+
+/// What a group was decided by, besides the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Schedule time.
+    pub now: Millis,
+    pub wall_ms: Millis,
+}
+
+/// Where both logs stood before the group: (next event, next journal record). It fits nowhere else.
+pub type Heads = (Seq, JournalSeq);
+
+#[derive(Serialize)]
+struct Written<'a> {
+    moment: Moment,
+    heads: Heads,
+    ops: Vec<Logged<'a>>,
+}
+
+#[derive(Serialize)]
+enum Logged<'a> {
+    Accept(&'a Accept),
+    Outcome(&'a Outcome),
+    Spill { webhook: WebhookNo, events: &'a [Seq], due_ms: Millis },
+    Forget { webhook: WebhookNo, events: &'a [Seq] },
+}
+
+/// The same, read. The order of the variants is the format.
+#[derive(Deserialize)]
+struct Read {
+    moment: Moment,
+    heads: Heads,
+    ops: Vec<Again>,
+}
+
+#[derive(Deserialize)]
+enum Again {
+    Accept(Accept),
+    Outcome(Box<Outcome>),
+    Spill { webhook: WebhookNo, events: Vec<Seq>, due_ms: Millis },
+    Forget { webhook: WebhookNo, events: Vec<Seq> },
+}
+
+/// Whether a group with this op may be logged.
+#[must_use]
+pub fn may_log(op: &Op) -> bool {
+    matches!(op, Op::Accept(_) | Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Ping)
+}
+
+/// A decided group as bytes: what was done of it.
+pub fn write(out: &mut Vec<u8>, moment: Moment, heads: Heads, ops: &[Op], answers: &[Result<Done, Refusal>]) {
+    let done = ops.iter().zip(answers).filter_map(|(op, answer)| match (op, answer) {
+        (Op::Accept(accept), Ok(Done::Accepted(receipt))) if !receipt.replayed() => Some(Logged::Accept(accept)),
+        (Op::Outcome(outcome), Ok(_)) => Some(Logged::Outcome(outcome)),
+        (Op::Spill { webhook, events, due_ms }, Ok(_)) => {
+            Some(Logged::Spill { webhook: *webhook, events, due_ms: *due_ms })
+        }
+        (Op::Forget { webhook, events }, Ok(_)) => Some(Logged::Forget { webhook: *webhook, events }),
+        _ => None,
+    });
+    record::write(out, &Written { moment, heads, ops: done.collect() });
+}
+
+/// Reads what `write` wrote.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn read(bytes: &[u8]) -> Result<(Moment, Heads, Vec<Op>), StoreError> {
+    let Read { moment, heads, ops } = record::read(bytes)?;
+    let op = |again| match again {
+        Again::Accept(accept) => Op::Accept(accept),
+        Again::Outcome(outcome) => Op::Outcome(outcome),
+        Again::Spill { webhook, events, due_ms } => Op::Spill { webhook, events, due_ms },
+        Again::Forget { webhook, events } => Op::Forget { webhook, events },
+    };
+    Ok((moment, heads, ops.into_iter().map(op).collect()))
+}
