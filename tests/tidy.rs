@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const RANKS: &[&[&str]] = &[
     &["clock", "entropy", "limits", "metrics"],
     &["model"],
-    &["circuit", "render", "retry", "sign"],
+    &["catalogue", "circuit", "render", "retry", "sign"],
     &["store", "egress"],
     &["schedule"],
     &["dispatch"],
