@@ -165,6 +165,7 @@ fn the_project_speaks_only_of_itself() {
         ".ci/test",
         "systemd/webhookd.service",
         "docs/ARCHITECTURE.md",
+        "docs/DIALECTS.md",
         "docs/FORMAT.md",
     ] {
         let path = root.join(name);

@@ -7,11 +7,14 @@
 
 use serde_json::value::RawValue;
 
+#[cfg(feature = "schema")]
+use crate::limits::ECHO_BYTES_MAX;
+
 /// Data that does not fit: where, and against which rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path} does not fit the schema of its type: {rule}")]
 pub struct Mismatch {
-    /// `data` and a JSON pointer, cut to 64 bytes.
+    /// `data` and a JSON pointer, cut to `ECHO_BYTES_MAX`.
     pub path: String,
     /// The keyword of the schema that it breaks.
     pub rule: String,
@@ -60,7 +63,7 @@ impl Schema {
     /// The first thing that does not fit.
     pub fn check(&self, data: Option<&str>) -> Result<(), Mismatch> {
         let told = |path: String, rule: &str| {
-            Err(Mismatch { path: path[..path.floor_char_boundary(64)].to_owned(), rule: rule.to_owned() })
+            Err(Mismatch { path: path[..path.floor_char_boundary(ECHO_BYTES_MAX)].to_owned(), rule: rule.to_owned() })
         };
         // What the publisher sent has been read once, so only a number beyond every range is left.
         let Ok(value) = serde_json::from_str(data.unwrap_or("{}")) else { return told("data".to_owned(), "number") };

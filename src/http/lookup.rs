@@ -1,4 +1,4 @@
-//! What every key may look up: the catalogue of event types, and the addresses that deliveries come from.
+//! What is the same for every caller: the catalogue of event types, and the addresses that deliveries come from.
 
 use http::StatusCode;
 use ipnet::IpNet;

@@ -152,7 +152,7 @@ routes! {
     POST   "/v1/events/{id}/resend"           Lemon Tenant  Small Api => Resend;
 
     GET    "/v1/event-types"                  Lemon Any     None  Api => EventTypes;
-    GET    "/v1/ip-ranges"                    Lemon Any     None  Api => IpRanges;
+    GET    "/v1/ip-ranges"                    Lemon Tenant  None  Api => IpRanges;
 
     POST   "/v1/webhooks"                     Lemon Tenant  Small Api => LemonCreate;
     GET    "/v1/webhooks"                     Lemon Tenant  None  Api => LemonList;

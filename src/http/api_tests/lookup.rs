@@ -1,4 +1,4 @@
-//! What every key may look up.
+//! What is the same for every caller.
 
 use super::*;
 
@@ -29,7 +29,7 @@ async fn the_addresses_we_send_from_are_told() {
     let sources = ["2001:db8::7", "203.0.113.9", "203.0.113.7", "::ffff:203.0.113.7"];
     let source_addresses = sources.iter().map(|text| text.parse().unwrap()).collect();
     world.service.reload(Settings { source_addresses, ..Settings::default() });
-    let got = world.call("GET", "/v1/ip-ranges", &world.publisher, "").await.json();
+    let got = world.call("GET", "/v1/ip-ranges", &world.admin, "").await.json();
     assert_eq!(got["data"], json!(["203.0.113.7/32", "203.0.113.9/32", "2001:db8::7/128"]));
     assert_eq!(got["determined_by"], "egress.source_addresses");
 }
