@@ -127,6 +127,7 @@ fn accept(number: usize, payload: &Bytes, keys: bool) -> Op {
     let draft = Draft {
         tenant: webhook % TENANTS + 1,
         kind: format!("type-{}", webhook / TENANTS),
+        channel: None,
         created_us: number as u64,
         ordering_key: None,
         data: Some(payload.clone()),

@@ -225,7 +225,8 @@ fn code(error: &StartError) -> u8 {
         StartError::Store(OpenError::Locked(_)) => LOCKED,
         StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
         | StartError::Tls(_)
-        | StartError::Egress(_) => REFUSED,
+        | StartError::Egress(_)
+        | StartError::Catalogue(_) => REFUSED,
         StartError::Listen(_) | StartError::Thread(_) => SYSTEM,
     }
 }

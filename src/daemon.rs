@@ -54,6 +54,9 @@ pub enum StartError {
     Egress(#[from] EgressError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// A schema of the catalogue.
+    #[error("{0}")]
+    Catalogue(String),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("a thread can't be started: {0}")]
@@ -86,6 +89,7 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
         Some((cert, key)) => Some(tls::shared(cert, key)?),
         None => None,
     };
+    let (catalogue, plans) = (settings::catalogue(&config).map_err(StartError::Catalogue)?, settings::plans(&config));
     let resolver = Arc::new(SystemResolver::new());
     let egress = Egress::build(settings::egress(&config), resolver.clone(), clock.clone())?;
     let place = Place {
@@ -98,7 +102,7 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
     let store = parts.store();
     let dispatcher = Dispatcher::new(Components {
         workers: workers(&config),
-        settings: settings::dispatch(&config),
+        settings: settings::dispatch(&config, plans.clone()),
         egress: egress.clone(),
         store: store.clone(),
         clock: clock.clone(),
@@ -107,7 +111,7 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
     });
     let service = Arc::new(Service::new(service::Parts {
         store: store.clone(),
-        settings: settings::service(&config, egress.rules()),
+        settings: settings::service(&config, catalogue, plans, egress.rules()),
         clock: clock.clone(),
         entropy,
         dispatch: Arc::new(Bridge(dispatcher.clone())),

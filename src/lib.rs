@@ -8,6 +8,7 @@ pub mod metrics;
 
 pub mod model;
 
+pub mod catalogue;
 pub mod circuit;
 pub mod render;
 pub mod retry;

@@ -35,6 +35,8 @@ pub const BATCH_EVENTS_MAX: usize = 1_000;
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// Length of an ordering key.
 pub const ORDERING_KEY_MAX: usize = 255;
+/// Bytes of what was sent that a message may repeat.
+pub const ECHO_BYTES_MAX: usize = 64;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 100;
 

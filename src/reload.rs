@@ -113,6 +113,7 @@ impl Reloader {
             }
             _ => None,
         };
+        let (catalogue, plans) = (settings::catalogue(&new)?, settings::plans(&new));
         running.egress.replace(settings::egress(&new)).map_err(|error| error.to_string())?;
         if let Some((shared, certificates)) = certificates {
             shared.store(std::sync::Arc::new(certificates));
@@ -120,8 +121,8 @@ impl Reloader {
         if let Err(error) = running.resolver.reload() {
             tracing::warn!(error, "the resolver's configuration can't be read; the old one stays");
         }
-        running.dispatcher.replace_settings(settings::dispatch(&new));
-        running.service.reload(settings::service(&new, running.egress.rules()));
+        running.dispatcher.replace_settings(settings::dispatch(&new, plans.clone()));
+        running.service.reload(settings::service(&new, catalogue, plans, running.egress.rules()));
         self.log.set(&new.log.level);
         for key in later {
             tracing::warn!(key, "changed in the configuration, but takes a restart");

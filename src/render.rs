@@ -1,9 +1,9 @@
 //! Delivery bodies: an event in the shape of each dialect. Owns member order and time forms.
 //!
 //! Invariant: `data`, `context` and `user` pass through byte for byte; they were checked to be JSON objects when the event was
-//! accepted, and nothing here parses or re-serialises them. The same event, webhook and channel always give the same bytes,
+//! accepted, and nothing here parses or re-serialises them. The same event and webhook always give the same bytes,
 //! so that every retry sends what the first attempt sent. Around the published text there is no white space.
-//! Signing what comes out is left to `sign`, catalogues of channels to the caller.
+//! Signing what comes out is left to `sign`.
 
 use bytes::Bytes;
 
@@ -12,14 +12,13 @@ use crate::model::id::WebhookId;
 use crate::model::time;
 use crate::model::webhook::Dialect;
 
-/// The body that a webhook of this dialect gets. `channel` is the catalogue's Omnia channel of the event's type; the other
-/// dialects ignore it and, but for Omnia, the webhook.
+/// The body that a webhook of this dialect gets. Only Omnia's names the webhook.
 #[must_use]
-pub fn body(dialect: Dialect, event: &Event, webhook: &WebhookId, channel: Option<&str>) -> Bytes {
+pub fn body(dialect: Dialect, event: &Event, webhook: &WebhookId) -> Bytes {
     let mut out = Vec::with_capacity(size_hint(event));
     match dialect {
         Dialect::Lemon => write_event(&mut out, event),
-        Dialect::Omnia => write_omnia(&mut out, event, webhook, channel),
+        Dialect::Omnia => write_omnia(&mut out, event, webhook),
         Dialect::Vibe => write_vibe(&mut out, event),
         Dialect::OneMetric => write_onemetric(&mut out, event),
     }
@@ -86,13 +85,13 @@ fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// Contract §4.2: the vendor publishes no body; `eventType` is the channel that was subscribed to.
-fn write_omnia(out: &mut Vec<u8>, event: &Event, webhook: &WebhookId, channel: Option<&str>) {
+/// Contract §4.2: the vendor publishes no body; `eventType` is the channel of the event's type, where it has one.
+fn write_omnia(out: &mut Vec<u8>, event: &Event, webhook: &WebhookId) {
     out.extend_from_slice(b"{\"type\":");
     write_string(out, &event.kind);
     write_text(out, b",\"subscriptionId\":\"", &webhook.dashed());
     out.extend_from_slice(b"\",\"eventType\":");
-    write_string(out, channel.unwrap_or(&event.kind));
+    write_string(out, event.channel.as_ref().unwrap_or(&event.kind));
     out.extend_from_slice(b",\"eventId\":\"");
     write_display(out, event.id);
     write_text(out, b"\",\"timestamp\":\"", &time::seconds_z(event.created_us));
@@ -133,7 +132,8 @@ fn write_onemetric(out: &mut Vec<u8>, event: &Event) {
 /// Room for any dialect's members around the published text, so that a body is allocated once.
 fn size_hint(event: &Event) -> usize {
     let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
-    256 + 2 * event.kind.len() + part(&event.data) + part(&event.context) + part(&event.user)
+    let channel = event.channel.as_ref().map_or(0, String::len);
+    256 + 2 * (event.kind.len() + channel) + part(&event.data) + part(&event.context) + part(&event.user)
 }
 
 /// A name and a published object, when there is one.

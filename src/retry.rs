@@ -4,9 +4,13 @@
 //! receiver was entitled to send (429 and 503), up to its cap. Time and chance come in as values; what the verdict does to the
 //! delivery, the webhook (410 makes it inactive) and the circuit is left to the callers.
 
+mod plans;
+
 use crate::clock::Millis;
 use crate::limits;
 use crate::model::attempt::{DeadReason, Exchange, Verdict};
+
+pub use plans::Plans;
 
 /// How often, and after which waits, a delivery is tried again.
 #[derive(Clone, Debug, PartialEq)]

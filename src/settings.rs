@@ -1,16 +1,18 @@
 //! From the configuration to the settings of each room: the one place where both are named.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::catalogue::{Catalogue, EventType, Schema};
 use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::config::{Config, PlanChoice};
 use crate::egress::guard::Rules;
 use crate::http::server::Limits;
-use crate::retry::Policy;
+use crate::model::webhook::Dialect;
+use crate::retry::{Plans, Policy};
 use crate::{dispatch, egress as way_out, service as desk};
 
 /// Connections to the administration socket at once.
@@ -36,18 +38,49 @@ pub fn egress(config: &Config) -> way_out::Settings {
     }
 }
 
-#[must_use]
-pub fn dispatch(config: &Config) -> dispatch::settings::Settings {
-    let plans: HashMap<String, Arc<Policy>> =
-        config.plans.iter().map(|(name, plan)| (name.clone(), Arc::new(policy(plan)))).collect();
-    let default_policy = match &config.retry.default {
-        PlanChoice::Named(name) => plans.get(name).cloned().unwrap_or_else(|| Arc::new(Policy::standard())),
-        PlanChoice::Inline(plan) => Arc::new(policy(plan)),
+/// The catalogue, with the schemas that it names read from their files.
+///
+/// # Errors
+/// When a schema can't be read or used; `check_serve` has said so before, unless the file has changed since.
+pub fn catalogue(config: &Config) -> Result<Arc<Catalogue>, String> {
+    let schema = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        text.and_then(|text| Schema::read(&text)).map_err(|why| format!("{} can't be used: {why}", path.display()))
     };
-    let channel = |kind: &crate::config::EventType| Some((kind.name.clone(), kind.omnia_channel.clone()?));
+    let known = |listed: &crate::config::EventType| {
+        Ok(EventType {
+            name: listed.name.clone(),
+            description: listed.description.clone(),
+            omnia_channel: listed.omnia_channel.clone(),
+            schema: listed.schema.as_ref().map(schema).transpose()?,
+        })
+    };
+    let types: Result<Vec<EventType>, String> = config.event_types.iter().map(known).collect();
+    Ok(Arc::new(Catalogue::new(types?)))
+}
+
+/// Every plan, and who uses which.
+#[must_use]
+pub fn plans(config: &Config) -> Arc<Plans> {
+    let named = config.plans.iter().map(|(name, plan)| (name.clone(), Arc::new(policy(plan)))).collect();
+    let default = match &config.retry.default {
+        PlanChoice::Named(name) => (name.clone(), config.plan(name).map_or_else(Policy::standard, policy)),
+        PlanChoice::Inline(plan) => ("default".to_owned(), policy(plan)),
+    };
+    let dialects = &config.dialects;
+    let of_dialect = [
+        (Dialect::Lemon, &dialects.lemon.plan),
+        (Dialect::Omnia, &dialects.omnia.plan),
+        (Dialect::OneMetric, &dialects.onemetric.plan),
+    ];
+    let of_dialect = of_dialect.into_iter().filter_map(|(dialect, name)| Some((dialect, name.clone()?))).collect();
+    Arc::new(Plans::new(named, (default.0, Arc::new(default.1)), of_dialect))
+}
+
+#[must_use]
+pub fn dispatch(config: &Config, plans: Arc<Plans>) -> dispatch::settings::Settings {
     dispatch::settings::Settings {
         plans,
-        default_policy,
         circuit: CircuitRules {
             failures: config.circuit.failures,
             probe_first_ms: millis(config.circuit.probe_first),
@@ -57,17 +90,11 @@ pub fn dispatch(config: &Config) -> dispatch::settings::Settings {
         max_in_flight_per_webhook: narrow(config.egress.max_in_flight_per_webhook),
         max_in_flight_per_host: narrow(config.egress.max_in_flight_per_host),
         max_in_flight: narrow(config.egress.max_in_flight),
-        omnia_channels: config.event_types.iter().filter_map(channel).collect(),
     }
 }
 
 #[must_use]
-pub fn service(config: &Config, rules: Arc<Rules>) -> desk::Settings {
-    let plans = config.plans.iter().map(|(name, plan)| (name.clone(), policy(plan))).collect();
-    let default_plan = match &config.retry.default {
-        PlanChoice::Named(name) => (name.clone(), config.plan(name).map_or_else(Policy::standard, policy)),
-        PlanChoice::Inline(plan) => ("default".to_owned(), policy(plan)),
-    };
+pub fn service(config: &Config, catalogue: Arc<Catalogue>, plans: Arc<Plans>, rules: Arc<Rules>) -> desk::Settings {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     desk::Settings {
         webhooks_per_tenant: config.limits.webhooks_per_tenant as usize,
@@ -76,12 +103,12 @@ pub fn service(config: &Config, rules: Arc<Rules>) -> desk::Settings {
         batch_bytes: bytes(config.limits.batch_bytes),
         publish_rate: config.limits.publish_rate.and_then(NonZeroU32::new),
         strict: config.catalogue.strict,
-        known_types: config.event_types.iter().map(|kind| kind.name.clone()).collect(),
+        catalogue,
         plans,
-        default_plan,
         rotation_overlap_ms: millis(config.secrets.rotation_overlap),
         require_data_privacy: config.dialects.lemon.require_data_privacy_headers,
         rules,
+        source_addresses: config.egress.source_addresses.clone(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const RANKS: &[&[&str]] = &[
     &["clock", "entropy", "limits", "metrics"],
     &["model"],
-    &["circuit", "render", "retry", "sign"],
+    &["catalogue", "circuit", "render", "retry", "sign"],
     &["store", "egress"],
     &["schedule"],
     &["dispatch"],
@@ -165,6 +165,7 @@ fn the_project_speaks_only_of_itself() {
         ".ci/test",
         "systemd/webhookd.service",
         "docs/ARCHITECTURE.md",
+        "docs/DIALECTS.md",
         "docs/FORMAT.md",
     ] {
         let path = root.join(name);

@@ -34,7 +34,7 @@ pub use reload::reload_scope;
 pub use serve::check_serve;
 pub use settings::{
     Admin, Catalogue, Circuit, Config, Dialects, Egress, EventType, Lemon, Limits, Log, LogFormat, Metrics, Omnia,
-    Retention, Retry, Secrets, Server, Store, Tls,
+    OneMetric, Retention, Retry, Secrets, Server, Store, Tls,
 };
 pub use show::Entry;
 

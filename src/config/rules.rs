@@ -87,7 +87,7 @@ impl Rules<'_> {
     pub(super) fn check(&mut self, config: &Config) {
         self.listeners(config);
         self.tls(config);
-        self.default_plan(config);
+        self.plan_names(config);
         let circuit = &config.circuit;
         if circuit.probe_first > circuit.probe_max && self.are_sound(&["circuit.probe_first", "circuit.probe_max"]) {
             self.refuse(
@@ -146,8 +146,23 @@ impl Rules<'_> {
         }
     }
 
-    fn default_plan(&mut self, config: &Config) {
-        let PlanChoice::Named(name) = &config.retry.default else { return };
+    fn plan_names(&mut self, config: &Config) {
+        if let PlanChoice::Named(name) = &config.retry.default {
+            self.plan_name("retry.default", name, config);
+        }
+        let dialects = &config.dialects;
+        for (key, plan) in [
+            ("dialects.lemon.plan", &dialects.lemon.plan),
+            ("dialects.omnia.plan", &dialects.omnia.plan),
+            ("dialects.onemetric.plan", &dialects.onemetric.plan),
+        ] {
+            if let Some(name) = plan {
+                self.plan_name(key, name, config);
+            }
+        }
+    }
+
+    fn plan_name(&mut self, key: &str, name: &str, config: &Config) {
         let written = format!("plans.{name}");
         let is_written = self.origins.contains_key(&written) || super::first_below(self.origins, &written).is_some();
         if config.plan(name).is_some() || is_written || self.is_broken {
@@ -158,7 +173,7 @@ impl Rules<'_> {
             Some(near) => format!("did you mean {near}?"),
             None => format!("plans: {}", names.collect::<Vec<_>>().join(", ")),
         };
-        self.refuse_with("retry.default", format!("there is no plan {}", quoted(name)), advice);
+        self.refuse_with(key, format!("there is no plan {}", quoted(name)), advice);
     }
 
     fn are_sound(&self, paths: &[&str]) -> bool {

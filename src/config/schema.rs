@@ -149,9 +149,11 @@ const LIMITS: &[Key] = &[
     leaf("event_bytes", Leaf::Size(KIB, 64 * MIB)),
     leaf("batch_bytes", Leaf::Size(KIB, 256 * MIB)),
 ];
+const DIALECT_PLAN: Key = optional("plan", "none", &Kind::Leaf(Leaf::PlanName));
 const DIALECTS: &[Key] = &[
-    key("lemon", Kind::Table(&[leaf("require_data_privacy_headers", Leaf::Bool)])),
-    key("omnia", Kind::Table(&[leaf("max_webhooks", Leaf::Integer(1, 10_000_000))])),
+    key("lemon", Kind::Table(&[leaf("require_data_privacy_headers", Leaf::Bool), DIALECT_PLAN])),
+    key("omnia", Kind::Table(&[leaf("max_webhooks", Leaf::Integer(1, 10_000_000)), DIALECT_PLAN])),
+    key("onemetric", Kind::Table(&[DIALECT_PLAN])),
 ];
 const SECRETS: &[Key] = &[
     leaf("rotation_overlap", Leaf::Duration(MILLISECOND, Duration::from_secs(365 * 24 * 3_600))),

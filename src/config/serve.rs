@@ -17,6 +17,7 @@ use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore};
 
 use super::problem::Problem;
 use super::settings::Config;
+use crate::catalogue::Schema;
 use crate::clock::Millis;
 
 /// What `serve` would refuse about `config` at `now_ms` (wall time); empty when it may start.
@@ -139,11 +140,8 @@ fn check_private(key: &str, path: &Path) -> Option<Problem> {
 }
 
 fn check_schema(key: String, path: &Path) -> Option<Problem> {
-    match std::fs::read(path) {
-        Ok(text) => {
-            let error = serde_json::from_slice::<serde_json::Value>(&text).err()?;
-            Some(unusable(&key, path, &format!("it is not JSON (line {}, column {})", error.line(), error.column())))
-        }
+    match std::fs::read_to_string(path) {
+        Ok(text) => Schema::read(&text).err().map(|why| unusable(&key, path, &why)),
         Err(error) => Some(unreadable(&key, path, &error)),
     }
 }
@@ -169,6 +167,13 @@ mod tests {
 
     /// 2026-06-01.
     const NOW_MS: Millis = 1_780_272_000_000;
+
+    /// What is said of a schema that is cut off, in a build that knows schemas and in one that does not.
+    const SCHEMA_TOLD: &str = if cfg!(feature = "schema") {
+        "event_types[0].schema: schema.json can't be used: it is not JSON (line 1, column 1)"
+    } else {
+        "event_types[0].schema: schema.json can't be used: this build checks no schemas: build it with --features schema"
+    };
 
     /// A folder with a good pair, valid in 2026, and a configuration that names it.
     struct Desk {
@@ -268,7 +273,7 @@ mod tests {
                 "server.tls.cert: cert.pem can't be used: there is no CERTIFICATE block in it",
                 "server.tls.key: key.pem can't be used: it is not valid PEM",
                 "egress.ca_file: gone.pem can't be read: No such file or directory (os error 2)",
-                "event_types[0].schema: schema.json can't be used: it is not JSON (line 1, column 1)",
+                SCHEMA_TOLD,
             ]
         );
         made.write("cert.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");

@@ -311,24 +311,34 @@ impl Default for Limits {
 pub struct Dialects {
     pub lemon: Lemon,
     pub omnia: Omnia,
+    pub onemetric: OneMetric,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lemon {
     pub require_data_privacy_headers: bool,
+    /// The plan of webhooks that have none of their own or their tenant's, by name; so for the other dialects.
+    pub plan: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Omnia {
     pub max_webhooks: u32,
+    pub plan: Option<String>,
 }
 
 impl Default for Omnia {
     fn default() -> Self {
-        Self { max_webhooks: 5 }
+        Self { max_webhooks: 5, plan: None }
     }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OneMetric {
+    pub plan: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

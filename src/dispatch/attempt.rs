@@ -124,7 +124,7 @@ async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Eve
         }
     };
     let webhook = &plan.webhook;
-    let body = render::body(webhook.dialect, event, &webhook.id, plan.channel(&event.kind));
+    let body = render::body(webhook.dialect, event, &webhook.id);
     let timestamp_s = dispatcher.clock.wall_ms() / 1_000;
     let Some(headers) = plan.signed(&event.id.to_string(), timestamp_s, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());

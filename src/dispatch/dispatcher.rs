@@ -197,7 +197,7 @@ impl Dispatcher {
     }
 
     pub(super) fn plan(&self, webhook: Arc<Webhook>) -> Arc<Plan> {
-        let settings = self.settings.load_full();
+        let settings = self.settings.load();
         let tenant_plan = {
             let registry = self.store.shared().registry();
             registry.tenant(webhook.tenant).and_then(|tenant| tenant.plan.clone())

@@ -1,6 +1,5 @@
 //! What can be configured about dispatching, and what it comes to for one webhook.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::clock::Millis;
 use crate::egress::guard::Rules;
 use crate::egress::target::{Target, TargetError};
 use crate::model::webhook::{Dialect, Webhook};
-use crate::retry::Policy;
+use crate::retry::{Plans, Policy};
 use crate::sign::SigningKeys;
 
 /// Receivers of lemon's shape get this long (contract §4.1).
@@ -25,44 +24,25 @@ const AGENT: &str = concat!("webhookd/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Clone)]
 pub struct Settings {
-    pub plans: HashMap<String, Arc<Policy>>,
-    /// Used where neither webhook, dialect nor tenant names one.
-    pub default_policy: Arc<Policy>,
+    pub plans: Arc<Plans>,
     pub circuit: CircuitRules,
     /// `None`: by dialect.
     pub timeout: Option<Duration>,
     pub max_in_flight_per_webhook: u32,
     pub max_in_flight_per_host: u32,
     pub max_in_flight: u32,
-    /// Event type → the Omnia channel that it is announced on.
-    pub omnia_channels: HashMap<String, String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let standard = Arc::new(Policy::standard());
-        let vibe = Arc::new(Policy::vibe());
         Self {
-            plans: HashMap::from([("standard".to_owned(), standard.clone()), ("vibe".to_owned(), vibe)]),
-            default_policy: standard,
+            plans: Arc::default(),
             circuit: CircuitRules::default(),
             timeout: None,
             max_in_flight_per_webhook: 8,
             max_in_flight_per_host: 64,
             max_in_flight: 1_024,
-            omnia_channels: HashMap::new(),
         }
-    }
-}
-
-impl Settings {
-    /// A webhook's policy: its own; `vibe` for Vibe; its tenant's; the default.
-    #[must_use]
-    pub fn policy(&self, webhook: &Webhook, tenant_plan: Option<&str>) -> Arc<Policy> {
-        let vibe = (webhook.dialect == Dialect::Vibe).then_some("vibe");
-        let named = [webhook.plan.as_deref(), vibe, tenant_plan];
-        let found = named.into_iter().flatten().find_map(|name| self.plans.get(name));
-        found.unwrap_or(&self.default_policy).clone()
     }
 }
 
@@ -81,7 +61,6 @@ pub struct Plan {
     keys: SigningKeys,
     /// When the set of valid secrets changes.
     keys_until: Option<Millis>,
-    channels: Arc<Settings>,
 }
 
 impl Plan {
@@ -89,7 +68,7 @@ impl Plan {
     pub fn new(
         webhook: Arc<Webhook>,
         tenant_plan: Option<&str>,
-        settings: &Arc<Settings>,
+        settings: &Settings,
         rules: &Rules,
         host: impl FnOnce(&str, u32) -> Arc<Gate>,
         now: Millis,
@@ -102,7 +81,7 @@ impl Plan {
         let gate =
             target.as_ref().ok().and_then(|target| target.authority().to_str().ok().map(|name| host(name, host_cap)));
         Self {
-            policy: settings.policy(&webhook, tenant_plan),
+            policy: settings.plans.of(&webhook, tenant_plan).1.clone(),
             timeout: own.or(settings.timeout).unwrap_or(by_dialect),
             max_in_flight,
             circuit: settings.circuit,
@@ -110,7 +89,6 @@ impl Plan {
             headers: headers(&webhook),
             keys: SigningKeys::new(webhook.dialect, webhook.secrets_at(now)),
             keys_until: webhook.secrets.iter().filter_map(|secret| secret.until).filter(|until| *until > now).min(),
-            channels: settings.clone(),
             target,
             webhook,
         }
@@ -131,12 +109,6 @@ impl Plan {
         }
         self.keys.write_headers(&mut headers, event_id, timestamp_s, body, attempt).ok()?;
         Some(headers)
-    }
-
-    /// The Omnia channel of an event type.
-    #[must_use]
-    pub fn channel(&self, kind: &str) -> Option<&str> {
-        self.channels.omnia_channels.get(kind).map(String::as_str)
     }
 }
 

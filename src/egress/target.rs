@@ -13,7 +13,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::guard::{Refusal, Rules, check_addr, check_port};
-use crate::limits::URL_BYTES_MAX;
+use crate::limits::{ECHO_BYTES_MAX, URL_BYTES_MAX};
 use crate::model::attempt::{Class, Failure};
 
 /// Where a URL points to.
@@ -282,9 +282,6 @@ fn cut(text: &str) -> String {
     }
     format!("{}…", &text[..text.floor_char_boundary(ECHO_BYTES_MAX - '…'.len_utf8())])
 }
-
-/// A message never shows more of the input than this (guarantees: "never echoes more than 64 bytes").
-const ECHO_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
 #[path = "tests/targets.rs"]

@@ -72,7 +72,7 @@ impl Caller {
     pub fn check(&self, access: Access) -> Result<(), Problem> {
         let publishes = self.key.as_ref().is_some_and(|key| key.publish);
         let allowed = match (access, self.role) {
-            (Access::Open, _) | (_, Role::Admin) => true,
+            (Access::Open | Access::Any, _) | (_, Role::Admin) => true,
             (Access::Publish, Role::Publisher) | (Access::Tenant, Role::Tenant) => true,
             (Access::Publish, Role::Tenant) => publishes,
             (Access::Tenant, Role::Publisher) | (Access::Admin, Role::Publisher | Role::Tenant) => false,

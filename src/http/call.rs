@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use super::auth::{self, Caller, Credentials};
 use super::body::read_body;
-use super::dialect::{lemon, vibe};
+use super::dialect::{lemon, omnia, onemetric, vibe};
 use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, deadletters, events, hygiene, reply};
+use super::{admin, deadletters, events, hygiene, lookup, reply};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::Service;
@@ -233,6 +233,8 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Event => events::see(call).await,
         Action::Explain => events::explain(call).await,
         Action::Resend => events::resend(call).await,
+        Action::EventTypes => Ok(lookup::event_types(call)),
+        Action::IpRanges => Ok(lookup::ip_ranges(call)),
         Action::LemonCreate => lemon::create(call).await,
         Action::LemonList => lemon::list(call).await,
         Action::LemonSee => lemon::see(call).await,
@@ -245,12 +247,17 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,
+        Action::OmniaCreate => omnia::create(call).await,
+        Action::OmniaList => omnia::list(call),
+        Action::OmniaSee => omnia::see(call),
+        Action::OmniaDelete => omnia::delete(call).await,
         Action::VibeCreate => vibe::create(call).await,
         Action::VibeList => vibe::list(call).await,
         Action::VibeSee => vibe::see(call).await,
         Action::VibeChange => vibe::change(call).await,
         Action::VibeDelete => vibe::delete(call).await,
         Action::VibeTest => vibe::test(call).await,
+        Action::OneMetricRegister => onemetric::register(call).await,
         Action::TenantPut => admin::put_tenant(call).await,
         Action::TenantSee => admin::see_tenant(call),
         Action::TenantList => Ok(admin::list_tenants(call)),

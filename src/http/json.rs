@@ -88,6 +88,14 @@ impl<'a> Member<'a> {
         self.raw().map(read).transpose()
     }
 
+    /// Reads what can't be left out.
+    ///
+    /// # Errors
+    /// 422 that says what `name` must be, or that it is missing.
+    pub fn required<T: Deserialize<'a>>(self, name: &str, what: &str) -> Result<T, Problem> {
+        self.read(name, what)?.ok_or_else(|| Problem::invalid(format!("{name} is required")))
+    }
+
     /// Reads it; `null` takes it back to its default.
     ///
     /// # Errors

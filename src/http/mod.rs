@@ -16,6 +16,7 @@ pub mod gate;
 pub mod hygiene;
 pub mod json;
 pub mod listen;
+mod lookup;
 pub mod problem;
 mod query;
 mod reply;

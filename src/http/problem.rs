@@ -20,8 +20,12 @@ use crate::service::Error;
 pub enum Form {
     /// `{"message","code"}`
     Lemon,
+    /// `{"code","description"}`, the vendor's own texts for 401 and 404, and 400 for whatever else is wrong with a request
+    Omnia,
     /// `{"error","code"}`
     Vibe,
+    /// `{"status","message"}`, 400 for what breaks a rule
+    OneMetric,
     /// RFC 9457
     Admin,
 }
@@ -42,6 +46,18 @@ pub struct Problem {
 struct Lemon<'a> {
     message: &'a str,
     code: &'a str,
+}
+
+#[derive(Serialize)]
+struct Omnia<'a> {
+    code: &'a str,
+    description: &'a str,
+}
+
+#[derive(Serialize)]
+struct OneMetric<'a> {
+    status: &'static str,
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -82,11 +98,57 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    /// The same problem under another code.
+    #[must_use]
+    pub fn coded(self, code: &'static str) -> Self {
+        Self { code, ..self }
+    }
+
+    /// The same problem, with the member that its message begins with called as the dialect calls it.
+    #[must_use]
+    pub fn naming(self, names: &[(&str, &str)]) -> Self {
+        let rest = |ours: &str| {
+            let rest = self.message.strip_prefix(ours)?;
+            (!rest.starts_with(|next: char| next.is_alphanumeric() || next == '_')).then_some(rest)
+        };
+        let renamed = names.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", rest(ours)?)));
+        match renamed {
+            Some(message) => Self { message: message.into(), ..self },
+            None => self,
+        }
+    }
+
+    /// As Omnia tells it: status, code and description.
+    fn for_omnia(&self) -> (StatusCode, Cow<'static, str>, &str) {
+        let message = self.message.as_ref();
+        let code = match (self.status, self.code) {
+            (StatusCode::UNAUTHORIZED, _) => return (self.status, "INVALID_NONCE".into(), "Invalid nonce"),
+            (StatusCode::NOT_FOUND, _) => return (self.status, "NOT_FOUND".into(), "Not Found"),
+            (_, "invalid_url" | "https_required" | "port_forbidden" | "target_forbidden") => "INVALID_TARGET".into(),
+            (_, "header_invalid" | "header_forbidden") => "INVALID_HEADERS".into(),
+            (_, "quota_exceeded") => "WEBHOOK_LIMIT_EXCEEDED".into(),
+            (_, "invalid_field" | "invalid_json") => "INVALID_REQUEST".into(),
+            (_, code) => code.to_ascii_uppercase().into(),
+        };
+        let status = if self.status == StatusCode::CONFLICT { StatusCode::BAD_REQUEST } else { self.lenient() };
+        (status, code, message)
+    }
+
+    /// The status where a dialect knows no 422.
+    fn lenient(&self) -> StatusCode {
+        if self.status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { self.status }
+    }
+
     #[must_use]
     pub fn reply(&self, form: Form) -> Reply {
         let (message, code) = (self.message.as_ref(), self.code);
         let mut reply: Response<ReplyBody> = match form {
             Form::Lemon => reply::json(self.status, &Lemon { message, code }),
+            Form::Omnia => {
+                let (status, code, description) = self.for_omnia();
+                reply::json(status, &Omnia { code: &code, description })
+            }
+            Form::OneMetric => reply::json(self.lenient(), &OneMetric { status: "error", message }),
             Form::Vibe => reply::json(self.status, &Vibe { error: message, code }),
             Form::Admin => {
                 let title = self.status.canonical_reason().unwrap_or_default();

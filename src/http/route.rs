@@ -25,6 +25,8 @@ pub enum Surface {
 pub enum Access {
     /// No key is asked for.
     Open,
+    /// Every key.
+    Any,
     /// Publishers, and tenant keys with the right to publish.
     Publish,
     /// Tenant keys for their own tenant, admins for the one they name.
@@ -78,6 +80,8 @@ pub enum Action {
     Event,
     Explain,
     Resend,
+    EventTypes,
+    IpRanges,
     LemonCreate,
     LemonList,
     LemonSee,
@@ -90,12 +94,17 @@ pub enum Action {
     DeadLetters,
     Redrive,
     DropDead,
+    OmniaCreate,
+    OmniaList,
+    OmniaSee,
+    OmniaDelete,
     VibeCreate,
     VibeList,
     VibeSee,
     VibeChange,
     VibeDelete,
     VibeTest,
+    OneMetricRegister,
     TenantPut,
     TenantSee,
     TenantList,
@@ -142,6 +151,9 @@ routes! {
     GET    "/v1/events/{id}/explain"          Lemon Tenant  None  Api => Explain;
     POST   "/v1/events/{id}/resend"           Lemon Tenant  Small Api => Resend;
 
+    GET    "/v1/event-types"                  Lemon Any     None  Api => EventTypes;
+    GET    "/v1/ip-ranges"                    Lemon Tenant  None  Api => IpRanges;
+
     POST   "/v1/webhooks"                     Lemon Tenant  Small Api => LemonCreate;
     GET    "/v1/webhooks"                     Lemon Tenant  None  Api => LemonList;
     GET    "/v1/webhooks/{id}"                Lemon Tenant  None  Api => LemonSee;
@@ -156,12 +168,23 @@ routes! {
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;
     DELETE "/v1/dead-letters/{id}"            Lemon Tenant  None  Api => DropDead;
 
+    POST   "/v3/webhooks"                     Omnia Tenant  Small Api => OmniaCreate;
+    GET    "/v3/webhooks"                     Omnia Tenant  None  Api => OmniaList;
+    GET    "/v3/webhooks/{id}"                Omnia Tenant  None  Api => OmniaSee;
+    DELETE "/v3/webhooks/{id}"                Omnia Tenant  None  Api => OmniaDelete;
+    POST   "/api/v3/webhooks"                 Omnia Tenant  Small Api => OmniaCreate;
+    GET    "/api/v3/webhooks"                 Omnia Tenant  None  Api => OmniaList;
+    GET    "/api/v3/webhooks/{id}"            Omnia Tenant  None  Api => OmniaSee;
+    DELETE "/api/v3/webhooks/{id}"            Omnia Tenant  None  Api => OmniaDelete;
+
     POST   "/api/v1/webhooks"                 Vibe  Tenant  Small Api => VibeCreate;
     GET    "/api/v1/webhooks"                 Vibe  Tenant  None  Api => VibeList;
     POST   "/api/v1/webhooks/test"            Vibe  Tenant  Event Api => VibeTest;
     GET    "/api/v1/webhooks/{id}"            Vibe  Tenant  None  Api => VibeSee;
     PUT    "/api/v1/webhooks/{id}"            Vibe  Tenant  Small Api => VibeChange;
     DELETE "/api/v1/webhooks/{id}"            Vibe  Tenant  None  Api => VibeDelete;
+
+    POST   "/api/webhook/register"            OneMetric Tenant Small Api => OneMetricRegister;
 
     GET    "/admin/tenants"                   Admin Admin   None  Admin => TenantList;
     PUT    "/admin/tenants/{id}"              Admin Admin   Small Admin => TenantPut;

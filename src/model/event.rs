@@ -14,6 +14,8 @@ pub struct Event {
     pub tenant: TenantNo,
     /// 1 to 128 of `[A-Za-z0-9_.-]`.
     pub kind: String,
+    /// The Omnia channel that announced its type when it was accepted; kept, so that every retry sends the same body.
+    pub channel: Option<String>,
     /// When it was accepted, in schedule time; order and time bounds of listings follow the log, which rises with it.
     pub accepted_ms: Millis,
     /// When it happened, as the publisher says; microseconds since 1970.
@@ -33,6 +35,7 @@ impl Event {
         let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
         size_of::<Self>()
             + self.kind.len()
+            + self.channel.as_ref().map_or(0, String::len)
             + part(&self.data)
             + part(&self.context)
             + part(&self.user)

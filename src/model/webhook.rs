@@ -35,7 +35,7 @@ pub enum Filter {
     All,
     /// `order.*`: every type that starts with `order.` (the dot is kept here).
     Prefix(String),
-    /// One exact type.
+    /// One exact type, or every type that the catalogue announces on the Omnia channel of this name.
     Exact(String),
 }
 
@@ -52,13 +52,14 @@ impl Filter {
         is_event_type(text).then(|| Self::Exact(text.to_owned()))
     }
 
+    /// Whether an event of this type, announced on this Omnia channel, is wanted.
     #[must_use]
-    pub fn matches(&self, kind: &str) -> bool {
+    pub fn matches(&self, kind: &str, channel: Option<&str>) -> bool {
         match self {
             // Operational events reach only those who name them: a plain `*` means the platform's own events.
             Self::All => !kind.starts_with(super::event::RESERVED_PREFIX),
             Self::Prefix(prefix) => kind.starts_with(prefix.as_str()),
-            Self::Exact(exact) => kind == exact,
+            Self::Exact(exact) => kind == exact || channel == Some(exact.as_str()),
         }
     }
 
@@ -147,8 +148,8 @@ impl Webhook {
     }
 
     #[must_use]
-    pub fn wants(&self, kind: &str) -> bool {
-        self.filters.iter().any(|filter| filter.matches(kind))
+    pub fn wants(&self, kind: &str, channel: Option<&str>) -> bool {
+        self.filters.iter().any(|filter| filter.matches(kind, channel))
     }
 
     /// The secrets that sign at `now`, newest first.
@@ -164,10 +165,13 @@ mod tests {
     #[test]
     fn filters() {
         let order = Filter::parse("order.*").unwrap();
-        assert!(order.matches("order.updated") && !order.matches("order") && !order.matches("orders.x"));
-        assert!(Filter::parse("*").unwrap().matches("anything"));
-        assert!(!Filter::parse("*").unwrap().matches("webhookd.delivery.dead"));
-        assert!(Filter::parse("webhookd.*").unwrap().matches("webhookd.delivery.dead"));
+        let matches = |filter: &str, kind| Filter::parse(filter).unwrap().matches(kind, Some("ORDERS"));
+        assert!(matches("order.*", "order.updated") && !matches("order.*", "order") && !matches("order.*", "orders.x"));
+        assert!(matches("*", "anything") && !matches("*", "webhookd.delivery.dead"));
+        assert!(matches("webhookd.*", "webhookd.delivery.dead"));
+        assert!(matches("ORDERS", "order.updated") && !matches("ORDER", "order.updated"));
+        assert!(Filter::parse("ORDERS").unwrap().matches("ORDERS", None));
+        assert!(!Filter::parse("ORDERS").unwrap().matches("order.updated", None));
         for bad in ["", "a b", "order.**", "*.created", ".*", &"x".repeat(129)] {
             assert_eq!(Filter::parse(bad), None, "{bad}");
         }

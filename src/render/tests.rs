@@ -15,6 +15,7 @@ fn event(kind: &str, at: &str, data: &str, context: &str, user: &str) -> Event {
         id: EventId::parse("evt_a8b11a37eccc49ecacb372e3a92a184d").unwrap(),
         tenant: 1,
         kind: kind.to_owned(),
+        channel: None,
         accepted_ms: 0,
         created_us: time::parse_rfc3339(at).unwrap(),
         ordering_key: Some("never shown".to_owned()),
@@ -26,7 +27,8 @@ fn event(kind: &str, at: &str, data: &str, context: &str, user: &str) -> Event {
 }
 
 fn text(dialect: Dialect, event: &Event, channel: Option<&str>) -> String {
-    let body = body(dialect, event, &WebhookId::parse(WEBHOOK).unwrap(), channel);
+    let event = &Event { channel: channel.map(str::to_owned), ..event.clone() };
+    let body = body(dialect, event, &WebhookId::parse(WEBHOOK).unwrap());
     assert!(body.len() <= size_hint(event), "{} bytes, hint {}", body.len(), size_hint(event));
     String::from_utf8(body.to_vec()).unwrap()
 }

@@ -125,7 +125,7 @@ impl Service {
             return Err(Error::Invalid { code: "reserved", message: "tenant operator is reserved".to_owned() });
         }
         if let Some(Some(plan)) = &plan
-            && !self.settings().plans.contains_key(plan)
+            && !self.settings().plans.knows(plan)
         {
             return Err(invalid_field(format!("plan {:?} is unknown", shown(plan))));
         }

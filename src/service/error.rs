@@ -1,6 +1,7 @@
 //! Why something that was asked did not happen, told apart by what the caller does next. Messages name the member and the
 //! rule and never echo more than 64 bytes of what was sent.
 
+use crate::limits::ECHO_BYTES_MAX;
 use crate::store::StoreError;
 use crate::store::inbox::SubmitError;
 use crate::store::op::Refusal;
@@ -39,10 +40,10 @@ pub fn invalid_field(message: impl Into<String>) -> Error {
     Error::Invalid { code: "invalid_field", message: message.into() }
 }
 
-/// At most 64 bytes of what was sent, for a message.
+/// At most `ECHO_BYTES_MAX` of what was sent, for a message.
 #[must_use]
 pub fn shown(text: &str) -> &str {
-    &text[..text.floor_char_boundary(64)]
+    &text[..text.floor_char_boundary(ECHO_BYTES_MAX)]
 }
 
 impl From<StoreError> for Error {

@@ -127,7 +127,7 @@ impl Service {
             let glance = self.dispatch.glance(facts.now.no, event.seq);
             waiting(settings, tenant, &facts, glance, self.clock.now_ms())
         });
-        let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, &event.kind));
+        let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, event));
         let attempts = facts.chain.into_iter().filter_map(|(_, entry)| match entry {
             Entry::Attempt(attempt) => Some(attempt),
             _ => None,
@@ -171,12 +171,13 @@ pub fn state_of(chain: &[(JournalSeq, Entry)], matched: bool, deleted: bool) -> 
     Some(if state == State::Pending && deleted { State::Cancelled } else { state })
 }
 
-fn unmatched(then: Option<&Webhook>, now: &Webhook, kind: &str) -> (Reason, String) {
+fn unmatched(then: Option<&Webhook>, now: &Webhook, event: &Event) -> (Reason, String) {
     let Some(then) = then else {
         let created = crate::model::time::millis_z(now.created_ms);
         return (Reason::CreatedLater, format!("the webhook was created at {created}, after the event was accepted"));
     };
-    if !then.wants(kind) {
+    let kind = &event.kind;
+    if !then.wants(kind, event.channel.as_deref()) {
         let filters: Vec<_> = then.filters.iter().take(8).map(crate::model::webhook::Filter::text).collect();
         return (Reason::Type, format!("{kind} is not among {}", filters.join(", ")));
     }
@@ -218,7 +219,7 @@ fn waiting(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts, glance: 
 
 /// Such as `retry 3 of 9 of plan standard, 30 min ± 20 %`.
 fn backoff_rule(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts) -> String {
-    let (name, policy) = settings.plan_of(&facts.now, tenant);
+    let (name, policy) = settings.plans.of(&facts.now, tenant.and_then(|tenant| tenant.plan.as_deref()));
     let row = facts.row.unwrap_or_default();
     let retry = row.attempts.saturating_sub(row.budget_from).max(1);
     let of = policy.delays_ms.len();

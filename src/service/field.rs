@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 
 use super::Settings;
 use super::error::{Error, invalid_field, shown};
+use crate::catalogue::Catalogue;
 use crate::egress::target::Target;
 use crate::limits::{WEBHOOK_FILTERS_MAX, WEBHOOK_HEADER_VALUE_MAX, WEBHOOK_HEADERS_MAX};
 use crate::model::secret::Secret;
@@ -62,6 +63,18 @@ pub fn filters(texts: &[String]) -> Result<Vec<Filter>, Error> {
     texts.iter().map(read).collect()
 }
 
+/// Event types as Omnia has them: channels that the catalogue announces something on.
+pub fn channels(texts: &[String], catalogue: &Catalogue) -> Result<(), Error> {
+    let refuse = |message| Err(Error::Invalid { code: "invalid_event_type", message });
+    if let Err(rule) = filters(texts) {
+        return refuse(rule.to_string());
+    }
+    let Some(unknown) = texts.iter().find(|text| !catalogue.is_channel(text)) else { return Ok(()) };
+    let known: Vec<&str> = catalogue.channels().take(8).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    refuse(format!("events: {:?} is not among those that can be subscribed to: {known}", shown(unknown)))
+}
+
 pub fn headers(given: Vec<(String, String)>) -> Result<Vec<(String, Secret)>, Error> {
     let invalid = |message: String| Error::Invalid { code: "header_invalid", message };
     if given.len() > WEBHOOK_HEADERS_MAX {
@@ -101,7 +114,7 @@ pub fn secret(text: String) -> Result<Secret, Error> {
 }
 
 pub fn plan(name: String, settings: &Settings) -> Result<String, Error> {
-    if settings.plans.contains_key(&name) {
+    if settings.plans.knows(&name) {
         return Ok(name);
     }
     Err(invalid_field(format!("plan {:?} is unknown", shown(&name))))

@@ -112,9 +112,14 @@ fn draft(
     if kind.starts_with(RESERVED_PREFIX) {
         return Err(Error::Invalid { code: "reserved", message: "type: webhookd.* is reserved".to_owned() });
     }
-    if settings.strict && !settings.known_types.contains(kind) {
+    let known = settings.catalogue.get(kind);
+    if settings.strict && known.is_none() {
         let message = format!("type {} is not in the catalogue", shown(kind));
         return Err(Error::Invalid { code: "unknown_type", message });
+    }
+    if let Some(schema) = known.and_then(|known| known.schema.as_ref()) {
+        let fits = schema.check(event.data);
+        fits.map_err(|error| Error::Invalid { code: "schema_mismatch", message: error.to_string() })?;
     }
     if event.ordering_key.as_ref().is_some_and(|key| !(1..=ORDERING_KEY_MAX).contains(&key.len())) {
         return Err(invalid_field("ordering_key must have 1 to 255 bytes"));
@@ -124,6 +129,7 @@ fn draft(
     Ok(Draft {
         tenant,
         kind: kind.to_owned(),
+        channel: known.and_then(|known| known.omnia_channel.clone()),
         created_us: event.created_us.unwrap_or(now_us),
         ordering_key: event.ordering_key.as_deref().map(str::to_owned),
         data: part(event.data),

@@ -37,6 +37,13 @@ pub struct Seen {
     pub last_success_ms: Option<Millis>,
 }
 
+/// A webhook of which its tenant has one.
+pub struct Registered {
+    /// Holds its secrets: they are for the answer to the first registration.
+    pub webhook: Arc<Webhook>,
+    pub first: bool,
+}
+
 /// What a test sends.
 pub struct Trial {
     pub kind: String,
@@ -63,18 +70,39 @@ impl Service {
         change: Change,
         worker: Option<usize>,
     ) -> Result<Arc<Webhook>, Error> {
-        let (draft, quota) = {
-            let settings = self.settings();
-            let of_dialect = (dialect == Dialect::Omnia).then_some(settings.omnia_max);
-            let quota = Quota { of_tenant: settings.webhooks_per_tenant, of_dialect };
-            (self.draft(&settings, tenant, dialect, change)?, quota)
-        };
+        let (draft, quota) = self.draft(tenant, dialect, change)?;
         let op = Op::CreateWebhook { draft: Box::new(draft), quota };
         self.webhook_from(op, worker).await
     }
 
-    fn draft(&self, settings: &Settings, tenant: TenantNo, dialect: Dialect, change: Change) -> Result<Webhook, Error> {
-        let patch = judge(settings, change)?;
+    /// Registers the one webhook of this dialect that a tenant may have; where there is one, it is made active and gets the
+    /// new URL, and with it what is pending, and keeps everything else.
+    ///
+    /// # Errors
+    /// The rule that a member breaks, or the quota.
+    pub async fn register_sole(
+        &self,
+        tenant: TenantNo,
+        dialect: Dialect,
+        change: Change,
+        worker: Option<usize>,
+    ) -> Result<Registered, Error> {
+        let (draft, quota) = self.draft(tenant, dialect, change)?;
+        let id = draft.id;
+        let webhook = self.webhook_from(Op::RegisterSole { draft: Box::new(draft), quota }, worker).await?;
+        Ok(Registered { first: webhook.id == id, webhook })
+    }
+
+    fn draft(&self, tenant: TenantNo, dialect: Dialect, change: Change) -> Result<(Webhook, Quota), Error> {
+        let settings = self.settings();
+        let of_dialect = (dialect == Dialect::Omnia).then_some(settings.omnia_max);
+        let quota = Quota { of_tenant: settings.webhooks_per_tenant, of_dialect };
+        if dialect == Dialect::Omnia
+            && let Some(events) = &change.events
+        {
+            field::channels(events, &settings.catalogue)?;
+        }
+        let patch = judge(&settings, change)?;
         let now = self.clock.wall_ms();
         let inactive = WebhookState::Inactive { reason: InactiveReason::Owner, since: now };
         let secret = match patch.secret {
@@ -82,7 +110,7 @@ impl Service {
             None => generate_secret(&self.entropy),
         };
         let id = uuid::Builder::from_unix_timestamp_millis(now, &self.entropy.bytes()).into_uuid();
-        Ok(Webhook {
+        let webhook = Webhook {
             // The store gives numbers and times.
             no: 0,
             id: WebhookId(*id.as_bytes()),
@@ -101,7 +129,8 @@ impl Service {
             description: patch.description.flatten(),
             created_ms: now,
             updated_ms: now,
-        })
+        };
+        Ok((webhook, quota))
     }
 
     /// Changes a webhook; no attempt that starts after this returns uses what was before.
@@ -154,9 +183,11 @@ impl Service {
         worker: Option<usize>,
     ) -> Result<Tried, Error> {
         let webhook = self.webhook_of(tenant, id)?;
+        let channel = self.settings().catalogue.get(&trial.kind).and_then(|known| known.omnia_channel.clone());
         let draft = Draft {
             tenant,
             kind: trial.kind,
+            channel,
             created_us: trial.created_us.unwrap_or_else(|| self.clock.wall_us()),
             ordering_key: None,
             data: trial.data,
@@ -213,6 +244,12 @@ impl Service {
         page.truncate(limit);
         let next = page.last().filter(|_| more).map(|webhook| webhook.no);
         Ok((self.see_all(page).await?, next))
+    }
+
+    /// All live webhooks of a tenant, in the order of creation.
+    #[must_use]
+    pub fn webhooks(&self, tenant: TenantNo) -> Vec<Arc<Webhook>> {
+        self.store.shared().registry().webhooks_of(tenant).cloned().collect()
     }
 
     async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {

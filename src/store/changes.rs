@@ -29,6 +29,19 @@ impl Engine {
         Ok(Done::Webhook(self.put(group, webhook)))
     }
 
+    pub(super) fn register_sole(&mut self, group: &mut Group<'_>, draft: &Webhook, quota: Quota) -> Decided {
+        let present = self.registry.webhooks_of(draft.tenant).find(|webhook| webhook.dialect == draft.dialect).cloned();
+        match present {
+            None => self.create_webhook(group, draft, quota),
+            Some(present) if present.url == draft.url && present.is_active() => Ok(Done::Webhook(present)),
+            Some(present) => {
+                let patch =
+                    WebhookPatch { url: Some(draft.url.clone()), active: Some(true), ..WebhookPatch::default() };
+                self.update_webhook(group, present.no, &patch)
+            }
+        }
+    }
+
     pub(super) fn update_webhook(&mut self, group: &mut Group<'_>, no: WebhookNo, patch: &WebhookPatch) -> Decided {
         let Some(current) = self.registry.webhook(no) else { return Err(Refusal::NotFound) };
         let mut webhook = Webhook::clone(current);

@@ -54,18 +54,21 @@ impl Engine {
 
     fn append(&mut self, group: &mut Group<'_>, draft: &Draft) -> Arc<Event> {
         let seq = group.events.next();
+        let channel = draft.channel.as_deref();
+        let matched = if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind, channel) };
         let event = Arc::new(Event {
             seq,
             id: self.minter.mint(seq, group.now),
             tenant: draft.tenant,
             kind: draft.kind.clone(),
+            channel: draft.channel.clone(),
             accepted_ms: group.now,
             created_us: draft.created_us,
             ordering_key: draft.ordering_key.clone(),
             data: draft.data.clone(),
             context: draft.context.clone(),
             user: draft.user.clone(),
-            matched: if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind) },
+            matched,
         });
         group.events.push(|out| record::write_event(out, &event));
         self.fresh.push(event.matched.len());

@@ -281,6 +281,7 @@ impl Engine {
             }
             Op::Expire { webhook, before_ms, max } => self.expire(group, *webhook, *before_ms, *max),
             Op::CreateWebhook { draft, quota } => Ok(self.create_webhook(group, draft, *quota)),
+            Op::RegisterSole { draft, quota } => Ok(self.register_sole(group, draft, *quota)),
             Op::UpdateWebhook { no, patch } => Ok(self.update_webhook(group, *no, patch)),
             Op::DeleteWebhook { no } => Ok(self.delete_webhook(group, *no)),
             Op::PutTenant { id, name, plan } => Ok(self.put_tenant(group, id, name.as_ref(), plan.as_ref())),

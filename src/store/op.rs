@@ -39,6 +39,11 @@ pub enum Op {
         draft: Box<Webhook>,
         quota: Quota,
     },
+    /// The one webhook of the draft's dialect that its tenant has: made, or made active with the draft's URL.
+    RegisterSole {
+        draft: Box<Webhook>,
+        quota: Quota,
+    },
     UpdateWebhook {
         no: WebhookNo,
         patch: Box<WebhookPatch>,
@@ -86,6 +91,8 @@ pub struct Draft {
     /// 0: everybody's.
     pub tenant: TenantNo,
     pub kind: String,
+    /// The Omnia channel that the catalogue announces the type on.
+    pub channel: Option<String>,
     pub created_us: u64,
     pub ordering_key: Option<String>,
     pub data: Option<Bytes>,

@@ -271,6 +271,7 @@ mod tests {
         let event = Draft {
             tenant: 1,
             kind: "order.created".to_owned(),
+            channel: None,
             created_us: 0,
             ordering_key: None,
             data: None,

@@ -130,10 +130,10 @@ impl Registry {
         self.webhooks_of(tenant).filter(|webhook| dialect.is_none_or(|wanted| webhook.dialect == wanted)).count()
     }
 
-    /// The webhooks that get an event of this type of this tenant, rising.
+    /// The webhooks that get an event of this tenant, type and channel, rising.
     #[must_use]
-    pub fn matching(&self, tenant: TenantNo, kind: &str) -> Vec<WebhookNo> {
-        let takes = |webhook: &&Arc<Webhook>| webhook.is_active() && webhook.wants(kind);
+    pub fn matching(&self, tenant: TenantNo, kind: &str, channel: Option<&str>) -> Vec<WebhookNo> {
+        let takes = |webhook: &&Arc<Webhook>| webhook.is_active() && webhook.wants(kind, channel);
         let mut matched: Vec<WebhookNo> = if tenant == BROADCAST {
             self.webhooks.values().filter(takes).map(|webhook| webhook.no).collect()
         } else {

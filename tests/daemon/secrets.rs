@@ -34,6 +34,12 @@ fn no_secret_stands_in_a_log_or_a_store() {
         secrets.push(("a rotated secret", text(&rotated, "signature_secret")));
     }
     stage.register(&json!({"url": failing.url("/given"), "events": ["*"], "secret": GIVEN, "plan": "quick"}));
+    let canary = json!({"X-Canary": HEADER});
+    let target =
+        json!({"eventTypes": ["ACCOUNT_ACTIVITY"], "target": {"url": failing.url("/omnia"), "headers": canary}});
+    stage.owner.post("/v3/webhooks", &target).expect(201);
+    let made = stage.owner.post("/api/webhook/register", &json!({"webhook_url": failing.url("/token")})).expect(200);
+    secrets.push(("a made secret", text(&made.json(), "signature_secret")));
     for role in [json!({"role": "tenant", "tenant": "acme"}), json!({"role": "publisher"}), json!({"role": "admin"})] {
         let made = key(&stage.daemon, &role);
         stage.daemon.client().bearer(&made.token).get("/v1/webhooks");
@@ -42,6 +48,7 @@ fn no_secret_stands_in_a_log_or_a_store() {
     let wrong = "whd_canarycanarycanarycanarycanarycanarycanary1";
     stage.daemon.client().bearer(wrong).get("/v1/webhooks").expect(401);
     secrets.push(("a wrong token", wrong.to_owned()));
+    stage.publish(&json!({"type": "account.deposit_received", "tenant": "acme"}));
     for _ in 0..4 {
         stage.publish(&json!({"type": "order.created", "tenant": "acme", "data": {"public": "canary-payload"}}));
     }

@@ -138,6 +138,10 @@ impl World {
             let filter = *self.chance.pick(&FILTERS).unwrap();
             ops.push(drafts::create_webhook(tenant, self.chance.bytes(), &[filter]));
         }
+        if !self.model.tenants.is_empty() && self.chance.percent(8) {
+            let tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
+            ops.push(drafts::register_sole(tenant, self.chance.bytes()));
+        }
         if self.chance.percent(10)
             && let Some(no) = self.chance.pick(&live).copied()
         {

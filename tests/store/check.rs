@@ -47,7 +47,7 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
 fn equals(event: &Event, fact: &Fact) -> bool {
     let draft = &fact.draft;
     event.tenant == draft.tenant
-        && event.kind == draft.kind
+        && (&event.kind, &event.channel) == (&draft.kind, &draft.channel)
         && event.created_us == draft.created_us
         && event.ordering_key == draft.ordering_key
         && (&event.data, &event.context, &event.user) == (&draft.data, &draft.context, &draft.user)

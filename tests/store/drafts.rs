@@ -15,7 +15,9 @@ use webhookd::store::seal::Sealer;
 use crate::chance::Chance;
 
 pub const KINDS: [&str; 4] = ["order.created", "order.paid", "user.created", "ping"];
-pub const FILTERS: [&str; 4] = ["*", "order.*", "order.paid", "user.created"];
+pub const FILTERS: [&str; 5] = ["*", "order.*", "order.paid", "user.created", CHANNEL];
+/// The channel that some events are announced on.
+const CHANNEL: &str = "ACTIVITY";
 
 pub fn place() -> &'static Path {
     Path::new("/simulated/webhookd.redb")
@@ -29,13 +31,25 @@ pub fn put_tenant(name: &str) -> Op {
     Op::PutTenant { id: TenantId::parse(name).unwrap(), name: None, plan: None }
 }
 
+/// One of three URLs, so that some are the present one.
+pub fn register_sole(tenant: TenantNo, id: [u8; 16]) -> Op {
+    let draft = webhook(tenant, Dialect::OneMetric, [id[0] % 3; 16], &["*"]);
+    let draft = Webhook { id: WebhookId(id), ..draft };
+    Op::RegisterSole { draft: Box::new(draft), quota: Quota { of_tenant: 1_000, of_dialect: None } }
+}
+
 pub fn create_webhook(tenant: TenantNo, id: [u8; 16], filters: &[&str]) -> Op {
-    let draft = Webhook {
+    let draft = Box::new(webhook(tenant, Dialect::Lemon, id, filters));
+    Op::CreateWebhook { draft, quota: Quota { of_tenant: 1_000, of_dialect: None } }
+}
+
+fn webhook(tenant: TenantNo, dialect: Dialect, id: [u8; 16], filters: &[&str]) -> Webhook {
+    Webhook {
         no: 0,
         id: WebhookId(id),
         tenant,
         since_seq: 0,
-        dialect: Dialect::Lemon,
+        dialect,
         url: format!("https://receiver.example/{}", id[0]),
         filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
         state: WebhookState::Active,
@@ -48,14 +62,14 @@ pub fn create_webhook(tenant: TenantNo, id: [u8; 16], filters: &[&str]) -> Op {
         description: None,
         created_ms: 0,
         updated_ms: 0,
-    };
-    Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 1_000, of_dialect: None } }
+    }
 }
 
 pub fn draft(tenant: TenantNo, kind: &str, data: Bytes) -> Draft {
     Draft {
         tenant,
         kind: kind.to_owned(),
+        channel: None,
         created_us: 1,
         ordering_key: None,
         data: Some(data),
@@ -77,6 +91,7 @@ pub fn random_draft(chance: &mut Chance, tenants: u64) -> Draft {
     let mut draft =
         draft(tenant, chance.pick(&KINDS).unwrap(), Bytes::from(format!("{{\"tag\":{tag},\"x\":\"{filler}\"}}")));
     draft.created_us = chance.next() >> 12;
+    draft.channel = chance.percent(20).then(|| CHANNEL.to_owned());
     draft.context = chance.percent(20).then(|| Bytes::from_static(b"{\"region\":\"eu\"}"));
     draft.ordering_key = chance.percent(10).then(|| "key".to_owned());
     draft.test = chance.percent(5);

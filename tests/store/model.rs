@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::id::{BROADCAST, EventId, JournalSeq, Seq, TenantNo, WebhookNo};
-use webhookd::model::webhook::Filter;
+use webhookd::model::webhook::{Dialect, Filter, Webhook};
 use webhookd::store::op::{Accept, Draft, Op, Outcome, Refusal, WebhookPatch};
 use webhookd::store::record::{Entry, QueueRow, Remembered};
 
@@ -21,6 +21,7 @@ pub enum Life {
 #[derive(Clone, Debug)]
 pub struct Hook {
     pub tenant: TenantNo,
+    pub dialect: Dialect,
     pub filters: Vec<Filter>,
     pub life: Life,
     pub url: String,
@@ -105,23 +106,19 @@ impl Model {
                 Ok(Expected::Nothing)
             }
             Op::Expire { webhook, before_ms, max } => Ok(self.expire(*webhook, *before_ms, *max)),
-            Op::CreateWebhook { draft, .. } => {
-                if draft.tenant as usize > self.tenants.len() {
-                    return Err(Refusal::UnknownTenant);
-                }
-                let no = u32::try_from(self.hooks.len()).unwrap() + 1;
-                let hook = Hook {
-                    tenant: draft.tenant,
-                    filters: draft.filters.clone(),
-                    life: Life::Active,
-                    url: draft.url.clone(),
-                    versions: BTreeMap::new(),
-                    failures: 0,
-                    failing_since_ms: None,
+            Op::CreateWebhook { draft, .. } => self.create(draft),
+            Op::RegisterSole { draft, .. } => {
+                let sole = |hook: &Hook| {
+                    (hook.tenant, hook.dialect) == (draft.tenant, draft.dialect) && hook.life != Life::Deleted
                 };
-                self.hooks.insert(no, hook);
-                self.version(no);
-                Ok(Expected::Webhook(no))
+                match self.hooks.iter().find(|(_, hook)| sole(hook)).map(|(no, hook)| (*no, hook)) {
+                    None => self.create(draft),
+                    Some((no, hook)) if hook.life == Life::Active && hook.url == draft.url => Ok(Expected::Webhook(no)),
+                    Some((no, _)) => {
+                        let (url, active) = (Some(draft.url.clone()), Some(true));
+                        self.update(no, &WebhookPatch { url, active, ..WebhookPatch::default() })
+                    }
+                }
             }
             Op::UpdateWebhook { no, patch } => self.update(*no, patch),
             Op::DeleteWebhook { no } => {
@@ -155,6 +152,26 @@ impl Model {
         }
     }
 
+    fn create(&mut self, draft: &Webhook) -> Result<Expected, Refusal> {
+        if draft.tenant as usize > self.tenants.len() {
+            return Err(Refusal::UnknownTenant);
+        }
+        let no = u32::try_from(self.hooks.len()).unwrap() + 1;
+        let hook = Hook {
+            tenant: draft.tenant,
+            dialect: draft.dialect,
+            filters: draft.filters.clone(),
+            life: Life::Active,
+            url: draft.url.clone(),
+            versions: BTreeMap::new(),
+            failures: 0,
+            failing_since_ms: None,
+        };
+        self.hooks.insert(no, hook);
+        self.version(no);
+        Ok(Expected::Webhook(no))
+    }
+
     fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {
         let key = accept.idempotency;
         if let Some(key) = key
@@ -177,7 +194,7 @@ impl Model {
                 !draft.test
                     && hook.life == Life::Active
                     && (draft.tenant == BROADCAST || hook.tenant == draft.tenant)
-                    && hook.filters.iter().any(|filter| filter.matches(&draft.kind))
+                    && hook.filters.iter().any(|filter| filter.matches(&draft.kind, draft.channel.as_deref()))
             };
             let matched: Vec<WebhookNo> = self.hooks.iter().filter(|(_, h)| takes(h)).map(|(no, _)| *no).collect();
             self.fresh.extend(matched.iter().map(|no| (seq, *no)));

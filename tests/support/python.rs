@@ -1,4 +1,4 @@
-//! Receivers written in Python, in a virtual environment that is made once for the build folder.
+//! Receivers in other languages: Python in a virtual environment, JavaScript for Node, both made once for the build folder.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,8 +13,8 @@ use super::{free_port, poll};
 
 const START: Duration = Duration::from_secs(30);
 
-/// A Python receiver that runs; killed with its handle. It appends one JSON line to `OUT` for each event it accepts.
-pub struct Python {
+/// A receiver that runs; killed with its handle. It appends one JSON line to `OUT` for each event it accepts.
+pub struct Script {
     child: Child,
     folder: TempDir,
     port: u16,
@@ -22,26 +22,35 @@ pub struct Python {
 
 /// Starts `tests/receivers/{script}` with `environment`, `PORT` and `OUT`; makes the virtual environment first. A secret
 /// that is only known after registration is passed by reserving the port with `free_port` and `PORT` in `environment`.
-pub fn python_receiver(script: &str, environment: &[(&str, &str)]) -> Python {
-    let interpreter = virtual_environment().join("bin/python");
+pub fn python_receiver(script: &str, environment: &[(&str, &str)]) -> Script {
+    start(Command::new(virtual_environment().join("bin/python")), script, environment)
+}
+
+/// As `python_receiver`, for a script in JavaScript.
+pub fn node_receiver(script: &str, environment: &[(&str, &str)]) -> Script {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", tools().join("node/node_modules"));
+    start(command, script, environment)
+}
+
+fn start(mut command: Command, script: &str, environment: &[(&str, &str)]) -> Script {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let given = environment.iter().find(|(name, _)| *name == "PORT");
     let port = given.map_or_else(free_port, |(_, value)| value.parse().expect("a port"));
     let log = File::create(folder.path().join("log")).expect("a log");
-    let mut command = Command::new(interpreter);
     command.arg(receivers().join(script)).envs(environment.iter().copied());
     command.env("PORT", port.to_string()).env("OUT", folder.path().join("out"));
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-    let mut python = Python { child: command.spawn().expect("python"), folder, port };
+    let mut running = Script { child: command.spawn().expect("its interpreter"), folder, port };
     let listening = poll(START, || {
-        let ended = python.child.try_wait().expect("a child to look at").is_some();
+        let ended = running.child.try_wait().expect("a child to look at").is_some();
         (ended || TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(!ended)
     });
-    assert!(listening == Some(true), "{script} does not listen:\n{}", python.log());
-    python
+    assert!(listening == Some(true), "{script} does not listen:\n{}", running.log());
+    running
 }
 
-impl Python {
+impl Script {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
@@ -67,7 +76,7 @@ impl Python {
     }
 }
 
-impl Drop for Python {
+impl Drop for Script {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -78,14 +87,18 @@ fn receivers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/receivers")
 }
 
-/// Makes the virtual environment unless it is there; several test processes take turns.
+/// The folder of the virtual environment, made unless it is there.
 pub fn virtual_environment() -> PathBuf {
+    tools().join("venv")
+}
+
+/// Makes what the scripts need unless it is there; several test processes take turns.
+fn tools() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build folder");
     let lock = File::create(target.join("venv.lock")).expect("a lock file");
     lock.lock().expect("a lock");
-    let folder = target.join("venv");
-    let made = Command::new("bash").arg(receivers().join("setup.sh")).arg(&folder).output().expect("bash");
+    let made = Command::new("bash").arg(receivers().join("setup.sh")).arg(target).output().expect("bash");
     let told = String::from_utf8_lossy(&made.stderr);
     assert!(made.status.success(), "tests/receivers/setup.sh: {}\n{told}", made.status);
-    folder
+    target.to_owned()
 }

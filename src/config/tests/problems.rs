@@ -144,6 +144,11 @@ fn plans() {
         ("[plans.Gold]\ndelays = [\"5s\"]", "1:8: plans: \"Gold\" is not a plan's name: 1 to 64 of a–z 0–9 _ -"),
         ("[retry]\ndefault = \"vibes\"", "2:1: retry.default: there is no plan \"vibes\"; did you mean vibe?"),
         (
+            "[dialects.omnia]\nplan = \"gold\"",
+            "2:1: dialects.omnia.plan: there is no plan \"gold\"; plans: standard, vibe",
+        ),
+        ("[dialects.vibe]\nplan = \"gold\"", "1:11: dialects.vibe: unknown key; known here: lemon, omnia, onemetric"),
+        (
             "[retry]\ndefault = { first = \"5s\" }",
             "2:1: retry.default: needs delays, or first and retries; retries is missing",
         ),

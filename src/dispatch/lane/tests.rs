@@ -9,7 +9,7 @@ use crate::egress::guard::Rules;
 use crate::model::id::WebhookId;
 use crate::model::secret::Secret;
 use crate::model::webhook::{Dialect, Filter, InactiveReason, SigningSecret, Webhook, WebhookState};
-use crate::retry::Policy;
+use crate::retry::{Plans, Policy};
 use crate::store::record::QueueRow;
 
 const NOW: Millis = 1_700_000_000_000;
@@ -38,7 +38,7 @@ fn webhook() -> Webhook {
 }
 
 fn planned(webhook: Webhook, policy: Policy, host: &Arc<Gate>) -> Arc<Plan> {
-    let settings = Arc::new(Settings { default_policy: Arc::new(policy), ..Settings::default() });
+    let settings = Settings { plans: Arc::new(Plans::with_default(policy)), ..Settings::default() };
     let rules = Rules { require_https: false, allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
     Arc::new(Plan::new(Arc::new(webhook), None, &settings, &rules, |_, _| host.clone(), NOW))
 }

@@ -29,7 +29,7 @@ use crate::model::event::Event;
 use crate::model::id::{TenantId, WebhookId, WebhookNo};
 use crate::model::secret::Secret;
 use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
-use crate::retry::Policy;
+use crate::retry::{Plans, Policy};
 use crate::store::op::{Accept, Done, Draft, Op, Quota, WebhookPatch};
 use crate::store::open::Place;
 use crate::store::record::Standing;
@@ -74,7 +74,7 @@ impl Daemon {
         let timeout = Some(Duration::from_secs(60));
         let dispatcher = Dispatcher::new(Components {
             workers: 2,
-            settings: Settings { default_policy: Arc::new(policy), timeout, ..Settings::default() },
+            settings: Settings { plans: Arc::new(Plans::with_default(policy)), timeout, ..Settings::default() },
             egress,
             store: store.clone(),
             clock,
@@ -144,6 +144,7 @@ impl Daemon {
         let draft = Draft {
             tenant,
             kind: "order.created".to_owned(),
+            channel: None,
             created_us: NOW * 1_000,
             ordering_key: None,
             data: Some(Bytes::from_static(b"{\"n\":1}")),

@@ -111,8 +111,8 @@ async fn who_may_publish_for_whom() {
 
 #[tokio::test]
 async fn a_strict_catalogue_names_the_type_it_does_not_know() {
-    let known_types = ["order.created".to_owned()].into();
-    let world = World::with(Settings { strict: true, known_types, ..Settings::default() }).await;
+    let catalogue = catalogue(&[("order.created", None)]);
+    let world = World::with(Settings { strict: true, catalogue, ..Settings::default() }).await;
     world.publish("acme", "order.created").await;
     let got = world.call("POST", "/v1/events", &world.publisher, r#"{"type":"order.x","tenant":"acme"}"#).await;
     assert_eq!(got.told(), (422, "unknown_type".to_owned()));

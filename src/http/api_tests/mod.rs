@@ -2,9 +2,11 @@
 
 mod access;
 mod dead;
+mod dialects;
 mod events;
 mod explain;
 mod idempotency;
+mod lookup;
 mod matrix;
 mod requests;
 mod webhooks;
@@ -20,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::server::{Peer, ReplyBody};
 use super::{Api, Surface};
+use crate::catalogue::{Catalogue, EventType};
 use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
 use crate::entropy::Entropy;
@@ -264,6 +267,17 @@ impl World {
             Outcome { attempt, row, budget_from: 0, since_ms: self.clock.now_ms(), deactivate: None, test: false };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
     }
+}
+
+/// A catalogue of these types, each with its channel.
+fn catalogue(types: &[(&str, Option<&str>)]) -> Arc<Catalogue> {
+    let known = |(name, channel): &(&str, Option<&str>)| EventType {
+        name: (*name).to_owned(),
+        description: format!("{name} happened"),
+        omnia_channel: channel.map(str::to_owned),
+        schema: None,
+    };
+    Arc::new(Catalogue::new(types.iter().map(known).collect()))
 }
 
 fn peer() -> Peer {

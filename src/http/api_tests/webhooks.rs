@@ -128,9 +128,9 @@ async fn what_is_refused_when_registering() {
     assert_eq!(world.call("POST", "/v1/webhooks", &world.acme, ignored).await.status, 201);
 }
 
-type Refused = Vec<(String, &'static str, &'static str)>;
+pub(super) type Refused = Vec<(String, &'static str, &'static str)>;
 
-fn urls_refused() -> Refused {
+pub(super) fn urls_refused() -> Refused {
     let inner = "127.0.0.1 2130706433 0x7f.1 0177.0.0.1 127.1 [::1] [::ffff:127.0.0.1] 169.254.169.254 100.64.0.1 198.18.0.1 \
         0.0.0.0 [64:ff9b::7f00:1] [2002:7f00:1::1] [fe80::1] [fd00:ec2::254] localhost LOCALHOST. a.localhost";
     let inner = inner.split_whitespace().map(|host| (format!("https://{host}/"), "target_forbidden"));

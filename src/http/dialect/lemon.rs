@@ -1,24 +1,20 @@
 //! lemon's webhooks, `/v1/webhooks`, with what we add to webhooks of every dialect (contract §4.1).
 
-use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::{filter_texts, newest_secret, trial, webhook_id};
 use crate::http::call::Call;
 use crate::http::json::{self, Member, Pairs};
 use crate::http::problem::Problem;
 use crate::http::server::Reply;
 use crate::http::show::{AttemptJson, PageJson, Pagination, PendingJson, TestJson};
 use crate::http::{cursor, reply};
-use crate::model::event::is_event_type;
-use crate::model::id::{JournalSeq, WebhookId, WebhookNo};
+use crate::model::id::{JournalSeq, WebhookNo};
 use crate::model::time::millis_z;
-use crate::model::webhook::{Dialect, Filter, Webhook, WebhookState};
+use crate::model::webhook::{Dialect, WebhookState};
 use crate::service::inspect::PendingPlace;
-use crate::service::subscribe::{Change, Seen, Trial};
-
-/// The type of a test that names none.
-const TEST_TYPE: &str = "webhookd.test";
+use crate::service::subscribe::{Change, Seen};
 
 /// A webhook as it is asked for.
 #[derive(Default, Deserialize)]
@@ -126,20 +122,6 @@ fn duration(ms: u32) -> String {
     if ms.is_multiple_of(1_000) { format!("{}s", ms / 1_000) } else { format!("{ms}ms") }
 }
 
-/// The filters as they were registered.
-pub(super) fn filter_texts(webhook: &Webhook) -> Vec<String> {
-    webhook.filters.iter().map(Filter::text).collect()
-}
-
-/// The newest secret, for the answer that shows it this once.
-pub(super) fn newest_secret(webhook: &Webhook) -> &str {
-    webhook.secrets.first().map_or("", |newest| newest.secret.expose())
-}
-
-pub(super) fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
-    WebhookId::parse(text).ok_or_else(Problem::not_found)
-}
-
 /// `POST /v1/webhooks`
 pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
@@ -221,23 +203,6 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
     let trial = trial(("type", body.kind), ("created_at", body.created_at), ("data", body.data))?;
     let tried = call.service.test(tenant, id, trial, call.worker).await?;
     Ok(reply::json(StatusCode::OK, &TestJson::new(&tried)))
-}
-
-/// A test's event, from members with the names they have in their dialect.
-pub(super) fn trial(
-    kind: (&str, Member<'_>),
-    created: (&str, Member<'_>),
-    data: (&str, Member<'_>),
-) -> Result<Trial, Problem> {
-    let text = kind.1.text(kind.0)?.map_or_else(|| TEST_TYPE.to_owned(), std::borrow::Cow::into_owned);
-    if !is_event_type(&text) {
-        return Err(Problem::invalid(format!("{} must be an event type", kind.0)));
-    }
-    Ok(Trial {
-        kind: text,
-        created_us: created.1.moment(created.0)?,
-        data: data.1.object(data.0)?.map(|text| Bytes::copy_from_slice(text.as_bytes())),
-    })
 }
 
 /// `GET /v1/webhooks/{id}/attempts`

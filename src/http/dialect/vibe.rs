@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::lemon::{filter_texts, newest_secret, trial, webhook_id};
+use super::{filter_texts, newest_secret, trial, webhook_id};
 use crate::http::call::Call;
 use crate::http::json::{self, Member};
 use crate::http::problem::Problem;
@@ -84,8 +84,8 @@ pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
 
 /// `GET /api/v1/webhooks`: all of the tenant's, as the vendor's form has no pages.
 pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
-    let (seen, _) = call.service.list(call.tenant()?, 0, usize::MAX).await?;
-    let webhooks = seen.iter().map(|seen| WebhookJson::new(&seen.webhook)).collect();
+    let found = call.service.webhooks(call.tenant()?);
+    let webhooks = found.iter().map(|webhook| WebhookJson::new(webhook)).collect();
     Ok(reply::json(StatusCode::OK, &ListJson { webhooks }))
 }
 

@@ -58,6 +58,7 @@ impl Fixture {
         let draft = Draft {
             tenant,
             kind: kind.to_owned(),
+            channel: None,
             created_us: 0,
             ordering_key: None,
             data: None,

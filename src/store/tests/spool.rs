@@ -52,6 +52,7 @@ fn accept() -> Op {
     let draft = Draft {
         tenant: 1,
         kind: "order.created".to_owned(),
+        channel: None,
         created_us: 0,
         ordering_key: None,
         data: None,
