@@ -11,6 +11,7 @@ pub mod engine;
 #[cfg(test)]
 pub(crate) mod failing_disk;
 pub mod fresh;
+pub mod guard;
 pub mod ids;
 pub mod inbox;
 pub mod listing;
