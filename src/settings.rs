@@ -80,6 +80,7 @@ pub fn service(config: &Config, rules: Arc<Rules>) -> desk::Settings {
         plans,
         default_plan,
         rotation_overlap_ms: millis(config.secrets.rotation_overlap),
+        audit_kept_ms: millis(config.retention.audit),
         require_data_privacy: config.dialects.lemon.require_data_privacy_headers,
         rules,
     }

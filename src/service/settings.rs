@@ -29,6 +29,8 @@ pub struct Settings {
     pub default_plan: (String, Policy),
     /// How long a rotated secret signs along.
     pub rotation_overlap_ms: Millis,
+    /// How long audit records are kept.
+    pub audit_kept_ms: Millis,
     /// Ask for lemon's data privacy headers on its routes.
     pub require_data_privacy: bool,
     /// Where webhooks may point to.
@@ -50,6 +52,7 @@ impl Default for Settings {
             plans: plans.into_iter().map(|(name, policy)| (name.to_owned(), policy)).collect(),
             default_plan: ("standard".to_owned(), Policy::standard()),
             rotation_overlap_ms: 24 * 3_600_000,
+            audit_kept_ms: 90 * 24 * 3_600_000,
             require_data_privacy: false,
             rules: Arc::new(Rules::default()),
         }

@@ -76,11 +76,8 @@ impl Engine {
             found?;
             removed += 1;
         }
-        let mut audit = group.txn().open_table(AUDIT)?;
-        for _ in 0..max {
-            if !oldest(&audit)?.is_some_and(|oldest| oldest.since_ms < audit_before_ms) {
-                break;
-            }
+        let (mut audit, most) = (group.txn().open_table(AUDIT)?, removed + max);
+        while removed < most && oldest(&audit)?.is_some_and(|oldest| oldest.since_ms < audit_before_ms) {
             audit.pop_first()?;
             removed += 1;
         }

@@ -10,7 +10,7 @@ use crate::http::problem::Problem;
 use crate::http::server::Reply;
 use crate::http::show::{AttemptJson, PageJson, Pagination, PendingJson, TestJson};
 use crate::http::{cursor, reply};
-use crate::model::event::is_event_type;
+use crate::model::event::{RESERVED_PREFIX, is_event_type};
 use crate::model::id::{JournalSeq, WebhookId, WebhookNo};
 use crate::model::time::millis_z;
 use crate::model::webhook::{Dialect, Filter, Webhook, WebhookState};
@@ -144,7 +144,7 @@ pub(super) fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
 pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
-    let webhook = call.service.create(tenant, Dialect::Lemon, change, call.worker).await?;
+    let webhook = call.service.create(tenant, Dialect::Lemon, change, call.asker).await?;
     let created = Created {
         events: filter_texts(&webhook),
         id: webhook.id.to_string(),
@@ -180,13 +180,13 @@ pub async fn change(call: &Call<'_>) -> Result<Reply, Problem> {
     // Before the body is judged, so that a foreign webhook tells nothing.
     call.service.webhook_of(tenant, id)?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
-    call.service.update(tenant, id, change, call.worker).await?;
+    call.service.update(tenant, id, change, call.asker).await?;
     see(call).await
 }
 
 /// `DELETE /v1/webhooks/{id}`
 pub async fn delete(call: &Call<'_>) -> Result<Reply, Problem> {
-    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.worker).await?;
+    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -197,7 +197,7 @@ struct Rotated<'a> {
 
 /// `POST /v1/webhooks/{id}/rotate-secret`
 pub async fn rotate(call: &Call<'_>) -> Result<Reply, Problem> {
-    let webhook = call.service.rotate(call.tenant()?, webhook_id(call.id)?, call.worker).await?;
+    let webhook = call.service.rotate(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::secret_json(StatusCode::OK, &Rotated { signature_secret: newest_secret(&webhook) }))
 }
 
@@ -219,7 +219,7 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
     call.service.webhook_of(tenant, id)?;
     let body: TestBody<'_> = json::parse_optional(call.body)?;
     let trial = trial(("type", body.kind), ("created_at", body.created_at), ("data", body.data))?;
-    let tried = call.service.test(tenant, id, trial, call.worker).await?;
+    let tried = call.service.test(tenant, id, trial, call.asker).await?;
     Ok(reply::json(StatusCode::OK, &TestJson::new(&tried)))
 }
 
@@ -232,6 +232,10 @@ pub(super) fn trial(
     let text = kind.1.text(kind.0)?.map_or_else(|| TEST_TYPE.to_owned(), std::borrow::Cow::into_owned);
     if !is_event_type(&text) {
         return Err(Problem::invalid(format!("{} must be an event type", kind.0)));
+    }
+    if text.starts_with(RESERVED_PREFIX) && text != TEST_TYPE {
+        let problem = Problem::invalid(format!("{}: webhookd.* is reserved", kind.0));
+        return Err(Problem { code: "reserved", ..problem });
     }
     Ok(Trial {
         kind: text,
