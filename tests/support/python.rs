@@ -1,4 +1,4 @@
-//! Receivers written in Python, in a virtual environment that is made once for the build folder.
+//! Receivers and clients written in Python, in a virtual environment that is made once for the build folder.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -39,6 +39,19 @@ pub fn python_receiver(script: &str, environment: &[(&str, &str)]) -> Python {
     });
     assert!(listening == Some(true), "{script} does not listen:\n{}", python.log());
     python
+}
+
+/// Runs `tests/clients/{script}` with `environment` to its end; gives the JSON lines that it printed.
+pub fn python_client(script: &str, environment: &[(&str, &str)]) -> Vec<Value> {
+    let mut command = Command::new(virtual_environment().join("bin/python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script));
+    // Whatever proxy this machine has, the daemon stands behind none.
+    command.envs(environment.iter().copied()).env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
+    let done = command.output().expect("python");
+    let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{script}: {}\n{told}\n{errors}", done.status);
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    told.lines().map(line).collect()
 }
 
 impl Python {
