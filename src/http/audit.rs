@@ -2,8 +2,10 @@
 //! that what is on record names things and quotes nothing but lemon's two data privacy headers.
 //!
 //! Every change is on record, and every request on lemon's routes that carries those headers, whatever it does and whatever
-//! comes of it. Publishing is no change in this sense: what was published stands in the event log.
+//! comes of it, unless it was turned away unheard (too fast, or too much at a time): what is to spare the store may not
+//! write to it. Publishing is no change in this sense: what was published stands in the event log.
 
+use http::header::HeaderName;
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +26,11 @@ use crate::model::webhook::Filter;
 use crate::service::Service;
 use crate::service::audit::AuditQuery;
 
-const PRINCIPAL: &str = "LMG-Data-Privacy-Access-Principal";
-const JUSTIFICATION: &str = "LMG-Data-Privacy-Access-Justification";
+/// Each with its name as the vendor writes it.
+const PRINCIPAL: (HeaderName, &str) =
+    (HeaderName::from_static("lmg-data-privacy-access-principal"), "LMG-Data-Privacy-Access-Principal");
+const JUSTIFICATION: (HeaderName, &str) =
+    (HeaderName::from_static("lmg-data-privacy-access-justification"), "LMG-Data-Privacy-Access-Justification");
 
 /// lemon's data privacy headers: on whose behalf personal data is looked at, and why.
 #[derive(Default)]
@@ -50,8 +55,8 @@ impl Privacy {
     }
 }
 
-fn text(headers: &HeaderMap, name: &str, required: bool) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all(name).iter();
+fn text(headers: &HeaderMap, (key, name): (HeaderName, &str), required: bool) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(key).iter();
     let value = values.next().map_or(&b""[..], http::HeaderValue::as_bytes);
     if values.next().is_some() {
         return Err(Problem::invalid(format!("{name} stands there twice")));
@@ -65,6 +70,12 @@ fn text(headers: &HeaderMap, name: &str, required: bool) -> Result<Option<String
     let read = std::str::from_utf8(value).ok().filter(fits);
     let rule = || Problem::invalid(format!("{name} may have 256 characters of UTF-8, no control characters"));
     read.map(|text| Some(text.to_owned())).ok_or_else(rule)
+}
+
+/// Whether a request that was refused in this way is on record, if it carries lemon's headers.
+#[must_use]
+pub fn is_heard(problem: &Problem) -> bool {
+    problem.status != StatusCode::TOO_MANY_REQUESTS && !problem.status.is_server_error()
 }
 
 /// What a request leaves in the audit log, if it leaves anything. The store adds what its change was about.

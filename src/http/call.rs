@@ -198,7 +198,7 @@ impl Inner {
         {
             return Ok(Problem::unauthorized());
         }
-        if on_record {
+        if on_record && audit::is_heard(&problem) {
             let asker = Asker::new(None, Guard { mark: None, ..guard });
             asker.came_to(problem.code);
             self.service.sign_off(&asker).await?;

@@ -107,6 +107,19 @@ async fn lemon_s_headers_put_a_request_on_record_whatever_it_does() {
 }
 
 #[tokio::test]
+async fn what_is_turned_away_for_being_too_fast_writes_nothing() {
+    let limits = Settings { publish_rate: std::num::NonZeroU32::new(1), ..Settings::default() };
+    let world = World::with(limits).await;
+    let start = world.audit("").await.len();
+    for (n, status) in [(0, 201), (1, 429), (2, 429)] {
+        let body = format!(r#"{{"type":"a","tenant":"acme","data":{{"n":{n}}}}}"#);
+        let got = world.call_with("POST", "/v1/events", &world.publisher, body, &PRIVACY).await;
+        assert_eq!(got.status, status);
+    }
+    assert_eq!(world.audit("").await.len(), start + 1);
+}
+
+#[tokio::test]
 async fn a_header_that_can_t_be_recorded_is_refused_by_name() {
     let world = World::new().await;
     let name = PRIVACY[1].0;
