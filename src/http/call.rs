@@ -237,8 +237,8 @@ impl Inner {
                 let caller = auth::by_signature(service, &signed, incoming.parts, &body, peer)?;
                 caller.check(route.access)?;
                 let mark = (route.method != Method::GET).then(|| signed.mark());
-                // The store has the last word. Asked here too, so that a repetition gets this answer and not that of a
-                // webhook which its first sending has deleted.
+                // The store has the last word. Asked here too, so that who repeats what somebody else has sent uses up
+                // nothing of theirs, their rate above all.
                 if let Some(mark) = mark
                     && service.is_replay(mark).await?
                 {
