@@ -195,7 +195,7 @@ fn supervise(running: Running, signals: reload::Held, reloader: &reload::Reloade
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
-                    reload::Signal::Reload => reloader.reload(&running),
+                    reload::Signal::Reload => reloader.reload(&running).await,
                     reload::Signal::Stop => return Ok(()),
                 },
                 _ = watch.tick() => {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,9 @@ use crate::store::writer::{Parts, Store};
 const REQUESTS_GRACE: Duration = Duration::from_secs(10);
 /// Attempts that are under way when the daemon stops get this long: more than the longest time-out.
 const ATTEMPTS_GRACE: Duration = Duration::from_secs(65);
+
+/// How often what has served its time is looked for.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +208,7 @@ pub struct Running {
     requests: TaskTracker,
     threads: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
+    upkeep: tokio::task::JoinHandle<()>,
     admin: Runtime,
 }
 
@@ -251,6 +256,7 @@ impl Bound {
             })?);
         }
         let admin = served.administer(admin)?;
+        let upkeep = admin.spawn(keep_up(service.clone(), closing.clone()));
         dispatcher.resume(fresh, &queued);
         ready.store(true, Ordering::Release);
         let config = ArcSwap::from_pointee(config);
@@ -270,6 +276,7 @@ impl Bound {
             requests,
             threads,
             writer,
+            upkeep,
             admin,
         })
     }
@@ -286,7 +293,8 @@ impl Running {
     #[must_use]
     pub fn failed_thread(&self) -> Option<&str> {
         let worker = self.threads.iter().find(|thread| thread.is_finished()).and_then(|thread| thread.thread().name());
-        worker.or_else(|| self.writer.is_finished().then_some("writer"))
+        let writer = || self.writer.is_finished().then_some("writer");
+        worker.or_else(writer).or_else(|| self.upkeep.is_finished().then_some("upkeep"))
     }
 
     /// Stops in order; gives false when attempts had to be cut off, which are then tried again at the next start.
@@ -360,6 +368,21 @@ impl Served {
             let (gate, closing) = (self.gate.clone(), self.closing.clone());
             let (limits, requests) = (self.limits.clone(), self.requests.clone());
             tokio::spawn(server::serve(listener, tls, door, limits, gate, closing, requests));
+        }
+    }
+}
+
+/// Removes what has served its time, until the daemon stops.
+async fn keep_up(service: Arc<Service>, closing: CancellationToken) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = closing.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = service.tidy().await {
+            tracing::warn!(%error, "what has served its time is removed later");
         }
     }
 }

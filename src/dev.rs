@@ -13,8 +13,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Running;
 use crate::http::tls;
+use crate::model::audit::Actor;
 use crate::model::id::TenantId;
 use crate::model::key::Role;
+use crate::service::Asker;
 use crate::service::access::NewKey;
 
 /// The file that tells a scratch folder from any other: only a folder that has it is wiped.
@@ -74,12 +76,13 @@ impl Scratch {
     pub async fn introduce(&self, running: &Running) -> Result<(), String> {
         let service = &running.service;
         let told = |error: crate::service::Error| error.to_string();
+        let by = |action| Asker::of_actor(Actor::Daemon, action);
         let tenant = TenantId::parse(DEMO_TENANT).ok_or("the demo tenant's id does not read")?;
-        service.put_tenant(&tenant, None, None).await.map_err(told)?;
+        service.put_tenant(&tenant, None, None, &by("tenant.put")).await.map_err(told)?;
         let publisher = NewKey { role: Role::Publisher, ..NewKey::named("demo publisher") };
-        let publisher = service.create_key(publisher).await.map_err(told)?;
+        let publisher = service.create_key(publisher, &by("key.create")).await.map_err(told)?;
         let of_tenant = NewKey { tenant: Some(tenant), publish: true, ..NewKey::named("demo tenant") };
-        let of_tenant = service.create_key(of_tenant).await.map_err(told)?;
+        let of_tenant = service.create_key(of_tenant, &by("key.create")).await.map_err(told)?;
         let env = format!(
             "export WEBHOOKD_URL=http://{}\nexport WEBHOOKD_TOKEN={}\nexport DEMO_PUBLISHER_TOKEN={}\n\
              export DEMO_SOCKET={}\nexport DEMO_CA={}\nexport DEMO_FOLDER={}\n",

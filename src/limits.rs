@@ -40,6 +40,18 @@ pub const ECHO_BYTES_MAX: usize = 64;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 100;
 
+/// How far the clock of a signed request may be off, both ways, in seconds (contract §2).
+pub const SIGNATURE_TOLERANCE_S: u64 = 300;
+/// How long, in seconds, the mark of an accepted signature is kept after its timestamp: for as long as that could be
+/// accepted, and as long again, so that a clock that is set back a little opens nothing.
+pub const MARK_KEPT_S: u64 = 2 * SIGNATURE_TOLERANCE_S;
+/// Characters of a data privacy header's value, which goes into the audit log.
+pub const AUDIT_TEXT_MAX: usize = 256;
+/// Audit records that one page looks at before it comes back short.
+pub const AUDIT_LOOKED_AT_MAX: usize = 10_000;
+/// Rows of a table that are removed in one step when they have served their time.
+pub const TIDY_ROWS_MAX: usize = 1_024;
+
 /// A webhook without one success for this long, in ms, and with at least `FAILING_ATTEMPTS_MIN` failures in a row is made
 /// inactive (contract: 5 days, 10 attempts).
 pub const FAILING_FOR_MS: u64 = 5 * 86_400_000;
@@ -73,5 +85,6 @@ pub const WAL_BYTES: u64 = 4 * 1024 * 1024;
 pub const LANE_SPOOLED_MAX: usize = 1_024;
 
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
+const _: () = assert!(MARK_KEPT_S > SIGNATURE_TOLERANCE_S && MARK_KEPT_S.is_multiple_of(60));
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
 const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);

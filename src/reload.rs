@@ -10,6 +10,8 @@ use crate::config::{self, Problems};
 use crate::daemon::Running;
 use crate::http::tls;
 use crate::logs::LogHandle;
+use crate::model::audit::{Actor, Audit};
+use crate::service::Asker;
 use crate::{dev, settings};
 
 /// What the process is asked to do.
@@ -79,17 +81,24 @@ impl Reloader {
         Self { file, dev, log }
     }
 
-    /// Reads everything again and applies it; on any problem all stays as it was.
-    pub fn reload(&self, running: &Running) {
-        match self.try_reload(running) {
+    /// Reads everything again and applies it; on any problem all stays as it was. Either is on record.
+    pub async fn reload(&self, running: &Running) {
+        let outcome = match self.try_reload(running) {
             Ok(()) => {
                 running.metrics.reload_success.set(1);
                 tracing::info!("reloaded");
+                Audit::OK
             }
             Err(why) => {
                 running.metrics.reload_success.set(0);
                 tracing::error!("not reloaded, the old configuration stays: {why}");
+                "refused"
             }
+        };
+        let asker = Asker::of_actor(Actor::Signal, "config.reload");
+        asker.came_to(outcome);
+        if let Err(error) = running.service.sign_off(&asker).await {
+            tracing::error!(%error, "the reload can't be put on record");
         }
     }
 

@@ -106,6 +106,7 @@ pub fn service(config: &Config, catalogue: Arc<Catalogue>, plans: Arc<Plans>, ru
         catalogue,
         plans,
         rotation_overlap_ms: millis(config.secrets.rotation_overlap),
+        audit_kept_ms: millis(config.retention.audit),
         require_data_privacy: config.dialects.lemon.require_data_privacy_headers,
         rules,
         source_addresses: config.egress.source_addresses.clone(),

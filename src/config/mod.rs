@@ -88,6 +88,18 @@ pub fn load_text(path: &Path, text: &str, env: impl Iterator<Item = (String, Str
     Ok(Loaded { config, file: Some(path.to_owned()), origins })
 }
 
+/// A key that systemd hands over takes the place of one that the configuration does not name: the file `webhookd.key` in the
+/// folder that `CREDENTIALS_DIRECTORY` names (systemd.exec(5), `LoadCredential=`).
+fn take_credential(loaded: &mut Loaded, variables: &[(String, String)]) {
+    let folder = variables.iter().find(|(name, text)| name == source::CREDENTIALS_VARIABLE && !text.is_empty());
+    let file = folder.map(|(_, folder)| Path::new(folder).join(settings::KEY_FILE)).filter(|file| file.exists());
+    if loaded.config.secrets.key_file.is_none() && file.is_some() {
+        loaded.config.secrets.key_file = file;
+        let place = Place::Variable(source::CREDENTIALS_VARIABLE.to_owned());
+        loaded.origins.insert("secrets.key_file".to_owned(), place);
+    }
+}
+
 fn load_from(
     path: Option<&Path>,
     env: impl Iterator<Item = (String, String)>,
@@ -98,8 +110,10 @@ fn load_from(
     let file = path.map(Path::to_owned).or_else(|| named.map(|(_, text)| PathBuf::from(text)));
     let file = file.or_else(|| source::find(usual));
     let file_layer = file.as_deref().map(source::read_file).unwrap_or_default();
-    let (config, origins) = merge(file_layer, source::read_variables(variables.into_iter()))?;
-    Ok(Loaded { config, file, origins })
+    let (config, origins) = merge(file_layer, source::read_variables(variables.iter().cloned()))?;
+    let mut loaded = Loaded { config, file, origins };
+    take_credential(&mut loaded, &variables);
+    Ok(loaded)
 }
 
 /// Lays the variables over the file and both over the defaults, and applies the rules between keys.

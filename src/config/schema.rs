@@ -133,6 +133,7 @@ const RETENTION: &[Key] = &[
     leaf("attempts", KEPT),
     leaf("dead_letters", KEPT),
     leaf("idempotency", KEPT),
+    leaf("audit", KEPT),
     optional("max_bytes", "off", &SIZE),
 ];
 const METRICS: &[Key] = &[optional("listen", "off", &ADDRESS)];

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::plan::{self, Plan, PlanChoice};
 use super::text;
 
+/// Name of the key file, in the state folder and among systemd's credentials.
+pub(super) const KEY_FILE: &str = "webhookd.key";
+
 /// The effective configuration. Field names are the keys of `webhookd.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -57,7 +60,7 @@ impl Config {
     /// Where the key file is: `secrets.key_file`, otherwise in the state folder.
     #[must_use]
     pub fn key_file(&self) -> PathBuf {
-        self.secrets.key_file.clone().unwrap_or_else(|| self.state_dir.join("webhookd.key"))
+        self.secrets.key_file.clone().unwrap_or_else(|| self.state_dir.join(KEY_FILE))
     }
 
     /// Where the store is.
@@ -227,6 +230,9 @@ pub struct Retention {
     pub dead_letters: Duration,
     #[serde(with = "text::duration")]
     pub idempotency: Duration,
+    /// What stands in the audit log.
+    #[serde(with = "text::duration")]
+    pub audit: Duration,
     /// Bytes of the store above which the oldest finished events go early.
     #[serde(with = "text::size_option")]
     pub max_bytes: Option<u64>,
@@ -235,7 +241,14 @@ pub struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3_600);
-        Self { events: 30 * DAY, attempts: 14 * DAY, dead_letters: 90 * DAY, idempotency: DAY, max_bytes: None }
+        Self {
+            events: 30 * DAY,
+            attempts: 14 * DAY,
+            dead_letters: 90 * DAY,
+            idempotency: DAY,
+            audit: 90 * DAY,
+            max_bytes: None,
+        }
     }
 }
 
@@ -347,7 +360,8 @@ pub struct Secrets {
     /// How long the old secret signs too after a rotation.
     #[serde(with = "text::duration")]
     pub rotation_overlap: Duration,
-    /// `None`: `webhookd.key` in the state folder ([`Config::key_file`]).
+    /// `None`: `webhookd.key` in the state folder ([`Config::key_file`]); a credential of that name that systemd hands over
+    /// stands here as if it had been configured.
     pub key_file: Option<PathBuf>,
 }
 

@@ -19,6 +19,8 @@ const PREFIX: &str = "WEBHOOKD_";
 const NOT_SETTINGS: [&str; 3] = [FILE_VARIABLE, "WEBHOOKD_URL", "WEBHOOKD_TOKEN"];
 /// Names the file.
 pub(super) const FILE_VARIABLE: &str = "WEBHOOKD_CONFIG";
+/// Names the folder in which systemd puts a service's credentials.
+pub(super) const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// Looked for in this order when no file is named.
 pub(super) const USUAL_FILES: [&str; 2] = ["webhookd.toml", "/etc/webhookd/webhookd.toml"];
 

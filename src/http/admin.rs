@@ -55,7 +55,7 @@ pub async fn put_tenant(call: &Call<'_>) -> Result<Reply, Problem> {
     let plan = body.plan.settable("plan", "a string")?;
     let rule = "a tenant's id is 1 to 64 of a-z, 0-9, '_' and '-', and starts with a letter or digit";
     let id = TenantId::parse(call.id).ok_or_else(|| Problem::invalid(rule))?;
-    let tenant = call.service.put_tenant(&id, name, plan).await?;
+    let tenant = call.service.put_tenant(&id, name, plan, call.asker).await?;
     Ok(reply::json(StatusCode::OK, &TenantJson::new(&tenant)))
 }
 
@@ -146,7 +146,7 @@ impl<'a> KeyJson<'a> {
 /// `POST /admin/keys`: the one answer that holds a token.
 pub async fn create_key(call: &Call<'_>) -> Result<Reply, Problem> {
     let new = json::parse::<KeyBody<'_>>(call.body)?.read()?;
-    let made = call.service.create_key(new).await?;
+    let made = call.service.create_key(new, call.asker).await?;
     let shown = KeyJson {
         token: Some(made.token.expose()),
         secret_key: Some(made.key.secret_key.expose()),
@@ -165,6 +165,6 @@ pub fn list_keys(call: &Call<'_>) -> Reply {
 /// `DELETE /admin/keys/{id}`
 pub async fn revoke_key(call: &Call<'_>) -> Result<Reply, Problem> {
     let id = KeyId::parse(call.id).ok_or_else(Problem::not_found)?;
-    call.service.revoke_key(id).await?;
+    call.service.revoke_key(id, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }

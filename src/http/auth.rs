@@ -9,21 +9,21 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
 use super::query::Query;
 use super::route::Access;
 use super::server::Peer;
+use crate::limits::SIGNATURE_TOLERANCE_S;
 use crate::model::id::{KeyId, TenantNo};
 use crate::model::key::{Key, Role};
 use crate::service::publish::Publisher;
 use crate::service::{Error, Service};
+use crate::store::op::Mark;
 
 /// A token longer than this is none of ours.
 const TOKEN_BYTES_MAX: usize = 256;
-/// How far a signed request's clock may be off, both ways, in seconds.
-const TOLERANCE_S: u64 = 300;
 
 /// Someone who was recognised.
 pub struct Caller {
@@ -44,8 +44,21 @@ pub enum Credentials<'a> {
 /// Vibe's signed form.
 pub struct Signed<'a> {
     key: KeyId,
+    /// As it was sent, which is what was signed.
     timestamp: &'a str,
+    timestamp_s: u64,
     signature: [u8; 32],
+}
+
+impl Signed<'_> {
+    /// What tells this request from every other one that is signed.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        let digest = Sha256::new().chain_update(self.key.0).chain_update(self.signature).finalize();
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest[..16]);
+        Mark { minute: u32::try_from(self.timestamp_s / 60).unwrap_or(u32::MAX), hash }
+    }
 }
 
 impl Caller {
@@ -63,6 +76,12 @@ impl Caller {
     #[must_use]
     pub fn key(&self) -> Option<KeyId> {
         self.key.as_ref().map(|key| key.id)
+    }
+
+    /// The tenant whose own the key is, if it is one's.
+    #[must_use]
+    pub fn own_tenant(&self) -> Option<TenantNo> {
+        self.key.as_ref().and_then(|key| key.tenant)
     }
 
     /// Whether the caller's role is among those of a route.
@@ -86,7 +105,7 @@ impl Caller {
     /// 403.
     pub fn publisher(&self) -> Result<Publisher, Problem> {
         self.check(Access::Publish)?;
-        Ok(match self.key.as_ref().and_then(|key| key.tenant) {
+        Ok(match self.own_tenant() {
             Some(tenant) if self.role == Role::Tenant => Publisher::Tenant(tenant),
             _ => Publisher::Any,
         })
@@ -98,7 +117,7 @@ impl Caller {
     /// 422 when an admin names none, or one that is unknown; 403 when a tenant names another.
     pub fn tenant(&self, service: &Service, query: &Query<'_>) -> Result<TenantNo, Problem> {
         let named = query.one("tenant")?;
-        match self.key.as_ref().and_then(|key| key.tenant) {
+        match self.own_tenant() {
             Some(own) if self.role == Role::Tenant => {
                 let is_own = |named| service.tenant_no(own).is_some_and(|tenant| tenant.id.as_str() == named);
                 if named.is_some_and(|named| !is_own(named)) {
@@ -146,13 +165,11 @@ pub fn by_token(service: &Service, token: &str, peer: &Peer) -> Result<Caller, P
 /// # Errors
 /// 401.
 pub fn worth_reading(service: &Service, signed: &Signed<'_>) -> Result<(), Problem> {
-    let near = |at: u64| at.abs_diff(service.clock().wall_ms() / 1_000) <= TOLERANCE_S;
-    let digits = signed.timestamp.bytes().all(|byte| byte.is_ascii_digit());
-    let fresh = digits && signed.timestamp.parse().is_ok_and(near);
-    (fresh && service.key_by_id(signed.key).is_some()).then_some(()).ok_or_else(Problem::unauthorized)
+    let near = signed.timestamp_s.abs_diff(service.clock().wall_ms() / 1_000) <= SIGNATURE_TOLERANCE_S;
+    (near && service.key_by_id(signed.key).is_some()).then_some(()).ok_or_else(Problem::unauthorized)
 }
 
-/// Recognises a signed request. Whether it was sent before is not looked at here.
+/// Recognises a signed request. Whether it was accepted before is not looked at here.
 ///
 /// # Errors
 /// 401; 403 from an address that the key is not for.
@@ -202,5 +219,7 @@ fn signed<'a>(headers: &'a HeaderMap, key: &str, signature: &str) -> Option<Sign
     let mut bytes = [0; 32];
     hex::decode_to_slice(signature, &mut bytes).ok()?;
     let timestamp = single(headers, "x-timestamp").ok()??;
-    Some(Signed { key: KeyId::parse(key)?, timestamp, signature: bytes })
+    let digits = timestamp.bytes().all(|byte| byte.is_ascii_digit());
+    let timestamp_s = timestamp.parse().ok().filter(|_| digits)?;
+    Some(Signed { key: KeyId::parse(key)?, timestamp, timestamp_s, signature: bytes })
 }

@@ -8,20 +8,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use serde::Serialize;
 
+use super::audit::Privacy;
 use super::auth::{self, Caller, Credentials};
 use super::body::read_body;
 use super::dialect::{lemon, omnia, onemetric, vibe};
 use super::problem::{Form, Problem};
 use super::query::Query;
-use super::route::{Access, Action, Body, Found, Route, Table, is_socket};
+use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, deadletters, events, hygiene, lookup, reply};
+use super::{admin, audit, deadletters, events, hygiene, lookup, reply};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
-use crate::service::Service;
+use crate::service::{Asker, Service};
+use crate::store::op::{Guard, Mark};
 
 pub use super::route::Surface;
 
@@ -58,8 +60,8 @@ impl Handler for Door {
 /// A request that was let in, as its route's function sees it.
 pub struct Call<'a> {
     pub service: &'a Service,
-    /// The worker whose task waits for the store.
-    pub worker: Option<usize>,
+    /// On whose behalf the service changes something.
+    pub asker: &'a Asker,
     pub caller: &'a Caller,
     /// The path's parameter.
     pub id: &'a str,
@@ -121,6 +123,13 @@ struct Incoming<'a> {
     id: &'a str,
 }
 
+/// A request that was let in: who sends it, what it holds, and what it leaves so that it is not sent twice.
+struct Entrant {
+    caller: Caller,
+    body: Bytes,
+    mark: Option<Mark>,
+}
+
 #[derive(Serialize)]
 struct Status {
     status: &'static str,
@@ -128,10 +137,11 @@ struct Status {
 
 impl Inner {
     fn find<'a>(&self, surface: Surface, parts: &'a Parts) -> Result<(&'static Route, &'a str), (Form, Problem)> {
-        hygiene::check(parts).map_err(|refusal| (Form::Lemon, refusal.into()))?;
-        match self.table.find(surface, &parts.method, parts.uri.path()) {
+        let path = parts.uri.path();
+        hygiene::check(parts).map_err(|refusal| (form_near(path), refusal.into()))?;
+        match self.table.find(surface, &parts.method, path) {
             Found::Route { route, id } => Ok((route, id)),
-            Found::Nothing => Err((Form::Lemon, Problem::not_found())),
+            Found::Nothing => Err((form_near(path), Problem::not_found())),
             Found::WrongMethod { form, allow } => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 let problem = Problem::new(status, "method_not_allowed", "this path does not take this method");
@@ -149,23 +159,51 @@ impl Inner {
         if open {
             return Ok(self.open(route.action));
         }
-        let (caller, body) = self.let_in(&incoming, body).await?;
+        let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
         if route.action == Action::Metrics {
             return Ok(self.open(route.action));
         }
-        if route.form == Form::Lemon && self.service.settings().require_data_privacy {
-            check_data_privacy(&parts.headers)?;
-        }
+        let privacy = match route.form {
+            Form::Lemon => Privacy::read(&parts.headers, self.service.settings().require_data_privacy)?,
+            _ => Privacy::default(),
+        };
+        let (query, is_read) = (Query::parse(parts.uri.query()), privacy.is_given());
+        let audit = audit::draft(&self.service, &caller, incoming.peer, route, incoming.id, &query, privacy);
+        let asker = Asker::new(incoming.worker, Guard { mark, audit });
         let call = Call {
             service: &self.service,
-            worker: incoming.worker,
+            asker: &asker,
             caller: &caller,
             id: incoming.id,
-            query: Query::parse(parts.uri.query()),
+            query,
             headers: &parts.headers,
             body: &body,
         };
-        perform(route.action, &call).await
+        match perform(route.action, &call).await {
+            Ok(reply) => {
+                self.service.sign_off(&asker).await?;
+                Ok(reply)
+            }
+            Err(problem) => Err(self.refused(&asker, problem, is_read).await?),
+        }
+    }
+
+    /// What is answered when a route's function refuses. Its signature is not used up, unless its twin was first, which
+    /// may be why it was refused; with data privacy headers it is on record all the same.
+    async fn refused(&self, asker: &Asker, problem: Problem, on_record: bool) -> Result<Problem, Problem> {
+        let Some(guard) = asker.unwritten() else { return Ok(problem) };
+        if let Some(mark) = guard.mark
+            && !problem.status.is_server_error()
+            && self.service.is_replay(mark).await?
+        {
+            return Ok(Problem::unauthorized());
+        }
+        if on_record && audit::is_heard(&problem) {
+            let asker = Asker::new(None, Guard { mark: None, ..guard });
+            asker.came_to(problem.code);
+            self.service.sign_off(&asker).await?;
+        }
+        Ok(problem)
     }
 
     /// What needs no caller.
@@ -184,7 +222,7 @@ impl Inner {
     }
 
     /// Recognises the caller and reads the body: in this order, unless the body itself was signed.
-    async fn let_in<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<(Caller, Bytes), Problem>
+    async fn let_in<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Entrant, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
@@ -195,14 +233,36 @@ impl Inner {
             Credentials::Token(token) => auth::by_token(service, token, peer)?,
             Credentials::Signed(signed) => {
                 auth::worth_reading(service, &signed)?;
-                let body = self.read(incoming, body).await?;
+                let body = self.read_signed(incoming, body).await?;
                 let caller = auth::by_signature(service, &signed, incoming.parts, &body, peer)?;
                 caller.check(route.access)?;
-                return Ok((caller, body));
+                let mark = (route.method != Method::GET).then(|| signed.mark());
+                // The store has the last word. Asked here too, so that who repeats what somebody else has sent uses up
+                // nothing of theirs, their rate above all.
+                if let Some(mark) = mark
+                    && service.is_replay(mark).await?
+                {
+                    return Err(Problem::unauthorized());
+                }
+                return Ok(Entrant { caller, body, mark });
             }
         };
         caller.check(route.access)?;
-        Ok((caller, self.read(incoming, body).await?))
+        Ok(Entrant { caller, body: self.read(incoming, body).await?, mark: None })
+    }
+
+    /// The body that was signed: for `GET` and `DELETE` an empty one, otherwise what was sent, also where the route has no
+    /// use for it.
+    async fn read_signed<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Bytes, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let bodiless = matches!(incoming.route.method, Method::GET | Method::DELETE);
+        if bodiless || incoming.route.body != Body::None {
+            return self.read(incoming, body).await;
+        }
+        let length = hygiene::content_length(&incoming.parts.headers);
+        Ok(read_body(body, length, SMALL_BODY_BYTES, self.body_timeout).await?)
     }
 
     async fn read<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Bytes, Problem>
@@ -264,6 +324,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::KeyCreate => admin::create_key(call).await,
         Action::KeyList => Ok(admin::list_keys(call)),
         Action::KeyRevoke => admin::revoke_key(call).await,
+        Action::AuditList => audit::list(call).await,
         Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
     }
 }
@@ -287,14 +348,4 @@ fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
         (Some(kind), None) if fits(kind) => Ok(()),
         _ => Err(unsupported("Content-Type must be application/json")),
     }
-}
-
-fn check_data_privacy(headers: &HeaderMap) -> Result<(), Problem> {
-    for name in ["LMG-Data-Privacy-Access-Principal", "LMG-Data-Privacy-Access-Justification"] {
-        if headers.get(name).is_none_or(|value| value.is_empty()) {
-            let message = format!("{name} is required");
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "data_privacy_header_missing", message));
-        }
-    }
-    Ok(())
 }

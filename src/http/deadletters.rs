@@ -67,7 +67,7 @@ struct Redriven<'a> {
 pub async fn redrive(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let (event, webhook) = letter(call)?;
-    call.service.redrive(tenant, event, webhook, call.worker).await?;
+    call.service.redrive(tenant, event, webhook, call.asker).await?;
     Ok(reply::json(StatusCode::ACCEPTED, &Redriven { id: call.id, state: "pending" }))
 }
 
@@ -75,7 +75,7 @@ pub async fn redrive(call: &Call<'_>) -> Result<Reply, Problem> {
 pub async fn drop_dead(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let (event, webhook) = letter(call)?;
-    call.service.drop_dead(tenant, event, webhook, call.worker).await?;
+    call.service.drop_dead(tenant, event, webhook, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 

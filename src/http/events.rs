@@ -124,7 +124,7 @@ async fn submit(call: &Call<'_>, events: Vec<Publish<'_>>, batch: bool) -> Resul
         body: call.body,
         batch,
         events,
-        worker: call.worker,
+        asker: call.asker,
     };
     Ok(call.service.publish(request).await?)
 }
@@ -308,7 +308,7 @@ pub async fn resend(call: &Call<'_>) -> Result<Reply, Problem> {
         Some(text) => Some(WebhookId::parse(&text).ok_or_else(Problem::not_found)?),
         None => None,
     };
-    let deliveries = call.service.resend(tenant, id, webhook, call.worker).await?;
+    let deliveries = call.service.resend(tenant, id, webhook, call.asker).await?;
     Ok(reply::json(StatusCode::ACCEPTED, &Resent { event: id.to_string(), deliveries }))
 }
 

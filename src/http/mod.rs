@@ -4,6 +4,7 @@
 //! dialect that the route speaks (`events`, `dialect`, `admin`), which parses, asks the `service`, and renders.
 
 pub mod admin;
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod call;

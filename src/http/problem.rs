@@ -186,6 +186,7 @@ impl From<Error> for Problem {
             Error::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message),
             Error::Forbidden(message) => Self::forbidden(message),
             Error::NotFound => Self::not_found(),
+            Error::Replayed => Self::unauthorized(),
             Error::Conflict { code, message } => Self::new(StatusCode::CONFLICT, code, message),
             Error::RateLimited { retry_after_s } => {
                 let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);

@@ -111,6 +111,7 @@ pub enum Action {
     KeyCreate,
     KeyList,
     KeyRevoke,
+    AuditList,
 }
 
 #[derive(Debug)]
@@ -192,6 +193,7 @@ routes! {
     POST   "/admin/keys"                      Admin Admin   Small Admin => KeyCreate;
     GET    "/admin/keys"                      Admin Admin   None  Admin => KeyList;
     DELETE "/admin/keys/{id}"                 Admin Admin   None  Admin => KeyRevoke;
+    GET    "/admin/audit"                     Admin Admin   None  Admin => AuditList;
 }
 
 /// The table, ready to be asked.
@@ -249,6 +251,15 @@ impl Default for Table {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// In whose form an error is told about a path that has no route: that of the public routes which begin most like it.
+#[must_use]
+pub fn form_near(path: &str) -> Form {
+    let alike = |route: &Route| route.path.split('/').zip(path.split('/')).take_while(|(a, b)| a == b).count();
+    // The first of the nearest; every path begins with the same empty segment.
+    let near = ROUTES.iter().filter(|route| route.on == Where::Api && alike(route) > 1);
+    near.rev().max_by_key(|route| alike(route)).map_or(Form::Lemon, |route| route.form)
 }
 
 /// Whether the way in is itself the right to administer.

@@ -1,6 +1,7 @@
 //! The words of the daemon: ids, events, webhooks, attempts, secrets. Plain data with its own rules; no I/O, no async.
 
 pub mod attempt;
+pub mod audit;
 pub mod event;
 pub mod id;
 pub mod key;

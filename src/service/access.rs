@@ -7,8 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::Service;
 use super::error::{Error, invalid_field, shown, unknown_tenant};
+use super::{Asker, Service};
 use crate::model::event::OPERATOR;
 use crate::model::id::{KeyId, TenantId, TenantNo};
 use crate::model::key::{Key, Role, Tenant};
@@ -58,7 +58,7 @@ impl Service {
     ///
     /// # Errors
     /// The rule that a member breaks.
-    pub async fn create_key(&self, new: NewKey) -> Result<Made, Error> {
+    pub async fn create_key(&self, new: NewKey, asker: &Asker) -> Result<Made, Error> {
         let role = new.role;
         let tenant = match (role, &new.tenant) {
             (Role::Tenant, Some(id)) => Some(self.tenant(id.as_str())?.no),
@@ -90,7 +90,7 @@ impl Service {
                 .ok_or_else(|| invalid_field("cidrs may have 64 members"))?,
             revoked_ms: None,
         };
-        match self.store.submit(Op::CreateKey(Box::new(key)), None).await? {
+        match self.submit(Op::CreateKey(Box::new(key)), asker).await? {
             Done::Key(key) => Ok(Made { key, token: Secret::new(token) }),
             _ => Err(Error::Internal),
         }
@@ -100,8 +100,8 @@ impl Service {
     ///
     /// # Errors
     /// Not found, already revoked ones too.
-    pub async fn revoke_key(&self, id: KeyId) -> Result<(), Error> {
-        self.store.submit(Op::RevokeKey(id), None).await?;
+    pub async fn revoke_key(&self, id: KeyId, asker: &Asker) -> Result<(), Error> {
+        self.submit(Op::RevokeKey(id), asker).await?;
         Ok(())
     }
 
@@ -120,6 +120,7 @@ impl Service {
         id: &TenantId,
         name: Option<Option<String>>,
         plan: Option<Option<String>>,
+        asker: &Asker,
     ) -> Result<Arc<Tenant>, Error> {
         if id.as_str() == OPERATOR {
             return Err(Error::Invalid { code: "reserved", message: "tenant operator is reserved".to_owned() });
@@ -133,7 +134,7 @@ impl Service {
             Some(Some(name)) => Some(Some(named("name", name)?)),
             other => other,
         };
-        match self.store.submit(Op::PutTenant { id: id.clone(), name, plan }, None).await? {
+        match self.submit(Op::PutTenant { id: id.clone(), name, plan }, asker).await? {
             Done::Tenant(tenant) => Ok(tenant),
             _ => Err(Error::Internal),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::explain::{State, state_of};
-use super::{Service, inspect};
+use super::{Asker, Service, inspect};
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason, Verdict};
 use crate::model::event::Event;
@@ -62,10 +62,10 @@ impl Service {
         tenant: TenantNo,
         event: EventId,
         webhook: WebhookId,
-        worker: Option<usize>,
+        asker: &Asker,
     ) -> Result<(), Error> {
         let (webhook, event) = self.letter(tenant, event, webhook).await?;
-        self.store.submit(Op::Redrive { webhook, event }, worker).await?;
+        self.submit(Op::Redrive { webhook, event }, asker).await?;
         Ok(())
     }
 
@@ -78,10 +78,10 @@ impl Service {
         tenant: TenantNo,
         event: EventId,
         webhook: WebhookId,
-        worker: Option<usize>,
+        asker: &Asker,
     ) -> Result<(), Error> {
         let (webhook, event) = self.letter(tenant, event, webhook).await?;
-        self.store.submit(Op::DropDead { webhook, event }, worker).await?;
+        self.submit(Op::DropDead { webhook, event }, asker).await?;
         Ok(())
     }
 
@@ -94,7 +94,7 @@ impl Service {
         tenant: TenantNo,
         id: EventId,
         webhook: Option<WebhookId>,
-        worker: Option<usize>,
+        asker: &Asker,
     ) -> Result<usize, Error> {
         let named = webhook.map(|webhook| self.webhook_of(tenant, webhook)).transpose()?.map(|webhook| webhook.no);
         let found = self.store.read(move |shared| resendable(shared, tenant, id, named)).await?;
@@ -102,7 +102,7 @@ impl Service {
         if webhooks.is_empty() {
             return if pending { Err(crate::store::op::Refusal::Pending.into()) } else { Ok(0) };
         }
-        Ok(self.store.submit(Op::Resend { event, webhooks }, worker).await?.count())
+        Ok(self.submit(Op::Resend { event, webhooks }, asker).await?.count())
     }
 
     /// The store's names of a delivery.

@@ -22,6 +22,9 @@ pub enum Error {
     /// Not there, or somebody else's.
     #[error("not found")]
     NotFound,
+    /// A signed request that was accepted before: its signature opens nothing any more.
+    #[error("the signed request was accepted before")]
+    Replayed,
     /// Against the present state of things.
     #[error("{message}")]
     Conflict { code: &'static str, message: &'static str },
@@ -70,6 +73,7 @@ impl From<Refusal> for Error {
             Refusal::QuotaExceeded => {
                 Self::Conflict { code: "quota_exceeded", message: "the tenant has as many webhooks as it may have" }
             }
+            Refusal::Replayed => Self::Replayed,
             Refusal::Pending => Self::Conflict { code: "pending", message: "a delivery of this event is pending" },
         }
     }

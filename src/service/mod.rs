@@ -5,6 +5,8 @@
 //! left to dispatch, which is reached through `Dispatching` only.
 
 pub mod access;
+mod asker;
+pub mod audit;
 pub mod deadletter;
 mod error;
 pub mod explain;
@@ -30,6 +32,7 @@ use crate::model::id::{Seq, WebhookNo};
 use crate::model::webhook::Webhook;
 use crate::store::writer::Store;
 
+pub use asker::Asker;
 pub use error::{Error, shown, unknown_tenant};
 pub use settings::Settings;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, invalid_field, shown, unknown_tenant};
-use super::{Service, Settings};
+use super::{Asker, Service, Settings};
 use crate::limits::{BATCH_EVENTS_MAX, IDEMPOTENCY_KEY_MAX, JSON_DEPTH_MAX, ORDERING_KEY_MAX};
 use crate::model::event::{OPERATOR, RESERVED_PREFIX, is_event_type};
 use crate::model::id::{BROADCAST, KeyId, TenantId, TenantNo};
@@ -49,8 +49,7 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     pub batch: bool,
     pub events: Vec<Publish<'a>>,
-    /// The worker whose task waits.
-    pub worker: Option<usize>,
+    pub asker: &'a Asker,
 }
 
 impl Service {
@@ -59,7 +58,7 @@ impl Service {
     /// # Errors
     /// Whatever rule the request breaks, or that the store can't say that it is durable.
     pub async fn publish(&self, request: Request<'_>) -> Result<Receipt, Error> {
-        let (accept, worker) = {
+        let accept = {
             let settings = self.settings();
             if !depth_ok(request.body, JSON_DEPTH_MAX) {
                 return Err(Error::Malformed("the body is nested deeper than 128 levels"));
@@ -81,10 +80,10 @@ impl Service {
                 let taken = self.rates.take(key, rate, drafts.len(), self.clock.now_ms());
                 taken.map_err(|retry_after_s| Error::RateLimited { retry_after_s })?;
             }
-            (Accept { drafts, idempotency }, request.worker)
+            Accept { drafts, idempotency }
         };
         let count = accept.drafts.len();
-        match self.store.submit(Op::Accept(accept), worker).await? {
+        match self.submit(Op::Accept(accept), request.asker).await? {
             Done::Accepted(receipt) => {
                 if !receipt.replayed() {
                     self.metrics.events_accepted.inc_by(count as u64);

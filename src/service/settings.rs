@@ -25,6 +25,8 @@ pub struct Settings {
     pub plans: Arc<Plans>,
     /// How long a rotated secret signs along.
     pub rotation_overlap_ms: Millis,
+    /// How long audit records are kept.
+    pub audit_kept_ms: Millis,
     /// Ask for lemon's data privacy headers on its routes.
     pub require_data_privacy: bool,
     /// Where webhooks may point to.
@@ -46,6 +48,7 @@ impl Default for Settings {
             catalogue: Arc::default(),
             plans: Arc::default(),
             rotation_overlap_ms: 24 * 3_600_000,
+            audit_kept_ms: 90 * 24 * 3_600_000,
             require_data_privacy: false,
             rules: Arc::new(Rules::default()),
             source_addresses: Vec::new(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::error::{Error, invalid_field};
-use super::{Service, Settings, field};
+use super::{Asker, Service, Settings, field};
 use crate::clock::Millis;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
@@ -68,11 +68,11 @@ impl Service {
         tenant: TenantNo,
         dialect: Dialect,
         change: Change,
-        worker: Option<usize>,
+        asker: &Asker,
     ) -> Result<Arc<Webhook>, Error> {
         let (draft, quota) = self.draft(tenant, dialect, change)?;
         let op = Op::CreateWebhook { draft: Box::new(draft), quota };
-        self.webhook_from(op, worker).await
+        self.webhook_from(op, asker).await
     }
 
     /// Registers the one webhook of this dialect that a tenant may have; where there is one, it is made active and gets the
@@ -85,11 +85,11 @@ impl Service {
         tenant: TenantNo,
         dialect: Dialect,
         change: Change,
-        worker: Option<usize>,
+        asker: &Asker,
     ) -> Result<Registered, Error> {
         let (draft, quota) = self.draft(tenant, dialect, change)?;
         let id = draft.id;
-        let webhook = self.webhook_from(Op::RegisterSole { draft: Box::new(draft), quota }, worker).await?;
+        let webhook = self.webhook_from(Op::RegisterSole { draft: Box::new(draft), quota }, asker).await?;
         Ok(Registered { first: webhook.id == id, webhook })
     }
 
@@ -142,32 +142,32 @@ impl Service {
         tenant: TenantNo,
         id: WebhookId,
         change: Change,
-        worker: Option<usize>,
+        asker: &Asker,
     ) -> Result<Arc<Webhook>, Error> {
         let no = self.webhook_of(tenant, id)?.no;
         let patch = Box::new(judge(&self.settings(), change)?);
-        self.webhook_from(Op::UpdateWebhook { no, patch }, worker).await
+        self.webhook_from(Op::UpdateWebhook { no, patch }, asker).await
     }
 
     /// Gives a webhook a new secret; the old one signs along for the configured time.
     ///
     /// # Errors
     /// Not found.
-    pub async fn rotate(&self, tenant: TenantNo, id: WebhookId, worker: Option<usize>) -> Result<Arc<Webhook>, Error> {
+    pub async fn rotate(&self, tenant: TenantNo, id: WebhookId, asker: &Asker) -> Result<Arc<Webhook>, Error> {
         let no = self.webhook_of(tenant, id)?.no;
         let old_until = self.clock.now_ms().saturating_add(self.settings().rotation_overlap_ms);
         let secret = SecretChange::Rotate { new: generate_secret(&self.entropy), old_until };
         let patch = Box::new(WebhookPatch { secret: Some(secret), ..WebhookPatch::default() });
-        self.webhook_from(Op::UpdateWebhook { no, patch }, worker).await
+        self.webhook_from(Op::UpdateWebhook { no, patch }, asker).await
     }
 
     /// Deletes a webhook, which cancels what is pending for it.
     ///
     /// # Errors
     /// Not found.
-    pub async fn delete(&self, tenant: TenantNo, id: WebhookId, worker: Option<usize>) -> Result<(), Error> {
+    pub async fn delete(&self, tenant: TenantNo, id: WebhookId, asker: &Asker) -> Result<(), Error> {
         let no = self.webhook_of(tenant, id)?.no;
-        self.store.submit(Op::DeleteWebhook { no }, worker).await?;
+        self.submit(Op::DeleteWebhook { no }, asker).await?;
         Ok(())
     }
 
@@ -175,14 +175,9 @@ impl Service {
     ///
     /// # Errors
     /// Not found, or that the test could not be put on record. A receiver's failure is in the attempt.
-    pub async fn test(
-        &self,
-        tenant: TenantNo,
-        id: WebhookId,
-        trial: Trial,
-        worker: Option<usize>,
-    ) -> Result<Tried, Error> {
+    pub async fn test(&self, tenant: TenantNo, id: WebhookId, trial: Trial, asker: &Asker) -> Result<Tried, Error> {
         let webhook = self.webhook_of(tenant, id)?;
+        asker.about(webhook.id);
         let channel = self.settings().catalogue.get(&trial.kind).and_then(|known| known.omnia_channel.clone());
         let draft = Draft {
             tenant,
@@ -196,7 +191,7 @@ impl Service {
             test: true,
         };
         let accept = Accept { drafts: vec![draft], idempotency: None };
-        let event = match self.store.submit(Op::Accept(accept), worker).await? {
+        let event = match self.submit(Op::Accept(accept), asker).await? {
             Done::Accepted(receipt) => receipt.events().first().cloned().ok_or(Error::Internal)?,
             _ => return Err(Error::Internal),
         };
@@ -204,7 +199,7 @@ impl Service {
         let since_ms = self.clock.now_ms();
         let outcome =
             Outcome { attempt: attempt.clone(), row: None, budget_from: 0, since_ms, deactivate: None, test: true };
-        self.store.submit(Op::Outcome(Box::new(outcome)), worker).await?;
+        self.submit(Op::Outcome(Box::new(outcome)), asker).await?;
         Ok(Tried { event, webhook, attempt })
     }
 
@@ -272,8 +267,8 @@ impl Service {
         Ok(seen)
     }
 
-    async fn webhook_from(&self, op: Op, worker: Option<usize>) -> Result<Arc<Webhook>, Error> {
-        match self.store.submit(op, worker).await? {
+    async fn webhook_from(&self, op: Op, asker: &Asker) -> Result<Arc<Webhook>, Error> {
+        match self.submit(op, asker).await? {
             Done::Webhook(webhook) => Ok(webhook),
             _ => Err(Error::Internal),
         }

@@ -23,7 +23,7 @@ use super::op::{Done, Effects, Op, Refusal};
 use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{DEAD, DEAD_OF, IDEMPOTENCY, KEYS, META, QUEUE, STANDING, TENANTS, WEBHOOKS, meta};
+use super::schema::{AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, QUEUE, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -268,7 +268,7 @@ impl Engine {
         Ok(())
     }
 
-    fn decide(&mut self, group: &mut Group<'_>, op: &Op) -> Result<Result<Done, Refusal>, StoreError> {
+    pub(super) fn decide(&mut self, group: &mut Group<'_>, op: &Op) -> Result<Result<Done, Refusal>, StoreError> {
         match op {
             Op::Accept(accept) => self.accept(group, accept),
             Op::Outcome(outcome) => self.outcome(group, outcome),
@@ -290,6 +290,8 @@ impl Engine {
             Op::Redrive { webhook, event } => self.redrive(group, *webhook, *event),
             Op::DropDead { webhook, event } => self.drop_dead(group, *webhook, *event),
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
+            Op::Guarded { guard, op } => self.guarded(group, guard, op),
+            Op::Tidy { marks_before, audit_before_ms, max } => self.tidy(group, *marks_before, *audit_before_ms, *max),
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }
@@ -401,6 +403,8 @@ pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(WEBHOOKS)?;
     txn.open_table(TENANTS)?;
     txn.open_table(KEYS)?;
+    txn.open_table(MARKS)?;
+    txn.open_table(AUDIT)?;
     txn.open_table(super::schema::BY_TENANT)?;
     txn.open_table(super::schema::BY_WEBHOOK)?;
     txn.open_table(super::schema::FATES)?;

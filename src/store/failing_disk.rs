@@ -15,7 +15,8 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 
 const DAY_MS: u64 = 86_400_000;
-const WAL_BYTES: u64 = 16 * 1024;
+/// So little that most groups are checkpoints.
+const WAL_BYTES: u64 = 160;
 
 /// Which operation fails, counted from when it is armed, and whether it takes effect all the same.
 #[derive(Clone, Copy, Debug)]

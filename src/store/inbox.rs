@@ -222,7 +222,11 @@ fn now() -> Instant {
 }
 
 fn weight(op: &Op) -> usize {
-    let Op::Accept(accept) = op else { return 0 };
+    let accept = match op {
+        Op::Accept(accept) => accept,
+        Op::Guarded { op, .. } => return weight(op),
+        _ => return 0,
+    };
     let part = |part: &Option<bytes::Bytes>| part.as_ref().map_or(0, bytes::Bytes::len);
     accept.drafts.iter().map(|d| 256 + part(&d.data) + part(&d.context) + part(&d.user)).sum()
 }

@@ -12,6 +12,7 @@ pub mod engine;
 pub(crate) mod failing_disk;
 pub mod fresh;
 pub mod group;
+pub mod guard;
 pub mod ids;
 pub mod inbox;
 pub mod listing;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
+use crate::model::audit::Audit;
 use crate::model::event::Event;
 use crate::model::id::{KeyId, Seq, TenantId, TenantNo, WebhookNo};
 use crate::model::key::{Key, Tenant};
@@ -74,8 +75,38 @@ pub enum Op {
         event: Seq,
         webhooks: Vec<WebhookNo>,
     },
+    /// An op with what is written beside it when it is accepted. When it is refused, nothing is.
+    Guarded {
+        guard: Guard,
+        op: Box<Op>,
+    },
+    /// Removes marks of minutes before `marks_before` and audit records that have been kept since before
+    /// `audit_before_ms`, the oldest first, at most `max` of each.
+    Tidy {
+        marks_before: u32,
+        audit_before_ms: Millis,
+        max: usize,
+    },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
+}
+
+/// What stands or falls with an op.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    /// The op is refused when this mark is there already, and leaves it there when it is accepted.
+    pub mark: Option<Mark>,
+    pub audit: Option<Box<Audit>>,
+}
+
+/// The mark that a signed request leaves, so that it is accepted once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Of the timestamp that was signed: a repetition looks here, and the whole minute is forgotten at once when no
+    /// timestamp in it can be accepted any more.
+    pub minute: u32,
+    /// Hash of key and signature.
+    pub hash: [u8; 16],
 }
 
 /// Events to accept, all or none.
@@ -212,6 +243,8 @@ pub enum Refusal {
     QuotaExceeded,
     #[error("a delivery of it is pending")]
     Pending,
+    #[error("the signed request was accepted before")]
+    Replayed,
 }
 
 /// What dispatch needs to know of a committed group.

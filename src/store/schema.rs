@@ -38,6 +38,11 @@ pub const WEBHOOKS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("w
 pub const TENANTS: TableDefinition<u32, &[u8]> = TableDefinition::new("tenants");
 pub const KEYS: TableDefinition<&[u8; 8], &[u8]> = TableDefinition::new("keys");
 
+/// Signatures that were accepted: (minute of the signed timestamp, hash) → nothing.
+pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("marks");
+/// The audit log: number, rising → record.
+pub const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
+
 /// Derived: (tenant, first event) → the tenant's events, as a posting list.
 pub const BY_TENANT: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_tenant");
 /// Derived: (webhook, first journal number) → the webhook's attempts, as a posting list.
@@ -61,4 +66,6 @@ pub mod meta {
     pub const WAL: &str = "wal";
     pub const NEXT_WEBHOOK: &str = "next_webhook";
     pub const NEXT_TENANT: &str = "next_tenant";
+    /// u64, little endian; absent while there was no audit record.
+    pub const NEXT_AUDIT: &str = "next_audit";
 }

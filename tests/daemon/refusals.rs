@@ -148,7 +148,7 @@ fn f_a_damaged_store_is_refused_and_left_as_it_is() {
     fs::write(&store, &good).expect("restoring the store");
     let files = fs::read_dir(store.parent().expect("a folder")).expect("a folder");
     let names: BTreeSet<_> = files.map(|file| file.expect("a file").file_name()).collect();
-    let wanted = ["webhookd.key", "webhookd.redb", "webhookd.spool.0", "webhookd.spool.1"];
+    let wanted = ["webhookd.key", "webhookd.redb", "webhookd.spool.0", "webhookd.spool.1", "webhookd.wal"];
     assert_eq!(names, wanted.iter().map(Into::into).collect(), "nothing new beside the store");
     assert_eq!(fs::read(key_of(&daemon)).expect("a key"), key);
     daemon.start();

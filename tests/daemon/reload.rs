@@ -56,6 +56,13 @@ fn f_a_bad_configuration_changes_nothing_and_a_good_one_everything() {
     stage.publish(&json!({"type": "order.created", "tenant": "acme"}));
     let attempts = stage.attempts(&webhook, 2);
     assert_eq!(attempts.len(), 2, "the changed plan: {attempts:#?}");
+    let on_record = poll(SOON, || {
+        let audit = stage.daemon.admin().get("/admin/audit?action=config.reload").expect(200).json();
+        audit["data"].as_array().filter(|all| all.len() == 2).cloned()
+    });
+    let told = |record: &Value| (record["actor"].clone(), record["outcome"].clone());
+    let wanted = ["ok", "refused"].map(|outcome| (json!("signal"), json!(outcome)));
+    assert_eq!(on_record.expect("both on record").iter().map(told).collect::<Vec<_>>(), wanted);
 
     replace(&stage.daemon, "egress.allow = [\"127.0.0.0/8\"]", "egress.allow = []");
     stage.daemon.signal(Signal::HUP);

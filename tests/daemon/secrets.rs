@@ -1,6 +1,8 @@
-//! Secrets stand in no log and in no store: looked for byte by byte after a life with every occasion to spill them.
+//! Secrets stand in no log, no store and no audit record: looked for byte by byte after a life with every occasion to spill
+//! them. And the key that seals them comes from a file or from systemd.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +10,7 @@ use memchr::memmem;
 use serde_json::json;
 
 use super::support::{Authority, Certificate, Daemon, Receiver, Reply, SOON, Stage, free_port, key, text};
+use super::{refused, says};
 
 #[test]
 fn no_secret_stands_in_a_log_or_a_store() {
@@ -56,25 +59,67 @@ fn no_secret_stands_in_a_log_or_a_store() {
     failing.wait_for(8, SOON);
     let arrived = ok.requests().remove(0);
     assert_eq!(arrived.header("x-canary"), Some(HEADER), "the secrets were in use");
+    let audit = stage.daemon.admin().get("/admin/audit").expect(200);
+    for action in ["webhook.create", "webhook.rotate_secret", "key.create"] {
+        assert!(audit.text().contains(action), "{action} is on record: {audit:?}");
+    }
     assert!(stage.daemon.term().success());
 
-    let key_file = fs::read_to_string(stage.daemon.folder().join("state/webhookd.key")).expect("a key file");
+    let state = stage.daemon.folder().join("state");
+    let key_file = fs::read_to_string(state.join("webhookd.key")).expect("a key file");
     secrets.push(("the key file", key_file.trim().to_owned()));
-    let (log, store) = (stage.daemon.log(), stage.daemon.folder().join("state/webhookd.redb"));
+    let log = stage.daemon.log();
     for class in ["status", "protocol", "redirect", "tls", "connect"] {
         assert!(log.contains(&format!("\"class\":\"{class}\"")), "no attempt failed with {class}:\n{log}");
     }
-    let store = fs::read(store).expect("a store");
-    assert!(memmem::find(&store, b"canary-payload").is_some(), "what is not secret is found this way");
+    let [store, ahead] =
+        ["webhookd.redb", "webhookd.wal"].map(|name| fs::read(state.join(name)).expect("a file of the store"));
+    for place in [&store, &ahead] {
+        assert!(memmem::find(place, b"canary-payload").is_some(), "what is not secret is found this way");
+    }
+    let places: [(&str, &[u8]); 4] =
+        [("log", log.as_bytes()), ("store", &store), ("write-ahead log", &ahead), ("audit log", &audit.body)];
+    search(&secrets, &places);
+}
+
+/// No secret stands in any of the places, neither as text nor as bytes.
+fn search(secrets: &[(&str, String)], places: &[(&str, &[u8])]) {
     for (what, secret) in secrets {
         let raw = match secret.strip_prefix("whsec_") {
             Some(coded) => STANDARD.decode(coded).expect("base64"),
-            None => hex::decode(&secret).unwrap_or_else(|_| secret.clone().into_bytes()),
+            None => hex::decode(secret).unwrap_or_else(|_| secret.clone().into_bytes()),
         };
-        for (place, bytes) in [("log", log.as_bytes()), ("store", &store)] {
+        for (place, bytes) in places {
             for form in [secret.as_bytes(), &raw] {
                 assert!(memmem::find(bytes, form).is_none(), "{what} stands in the {place}: {secret}");
             }
         }
     }
+}
+
+#[test]
+fn the_key_may_be_a_credential_that_systemd_hands_over() {
+    let credentials = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let file = credentials.path().join("webhookd.key");
+    // As systemd does it: to be read, by the service's user and through its group at most.
+    fs::write(&file, "5f".repeat(32)).expect("a credential");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).expect("a mode");
+    let folder = credentials.path().to_str().expect("a path of letters");
+    let mut stage = Stage::start(Daemon::builder().env("CREDENTIALS_DIRECTORY", folder));
+    let receiver = Receiver::ok();
+    stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
+    let state_key = stage.daemon.folder().join("state/webhookd.key");
+    assert!(!state_key.exists(), "no other key is made");
+    stage.daemon.restart();
+    stage.publish(&json!({"type": "order.created", "tenant": "acme"}));
+    receiver.wait_for(1, SOON);
+
+    // Without it, or with another one, the store is refused.
+    assert!(stage.daemon.term().success());
+    fs::rename(&file, credentials.path().join("moved")).expect("moving it away");
+    says(&refused(&mut stage.daemon, 78), &[state_key.to_str().expect("letters"), "can't be read"]);
+    fs::write(&file, "60".repeat(32)).expect("another credential");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).expect("a mode");
+    says(&refused(&mut stage.daemon, 78), &["another key"]);
+    assert!(!state_key.exists(), "and still none is made");
 }

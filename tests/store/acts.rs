@@ -6,7 +6,7 @@ use std::time::Duration;
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::id::{Seq, WebhookNo};
 use webhookd::model::webhook::{Filter, InactiveReason};
-use webhookd::store::op::{Op, WebhookPatch};
+use webhookd::store::op::{Guard, Mark, Op, WebhookPatch};
 
 use crate::drafts::{self, FILTERS, Try};
 use crate::model::Life;
@@ -31,7 +31,39 @@ impl World {
         if self.chance.percent(30) {
             self.chance.shuffle(&mut ops);
         }
+        self.guard(&mut ops);
         self.write(ops)
+    }
+
+    /// Some of what clients ask for is signed or on record, sometimes with a signature that was used before; and what has
+    /// served its time is removed.
+    fn guard(&mut self, ops: &mut Vec<Op>) {
+        let minute = u32::try_from(self.clock.wall_ms() / 60_000).unwrap();
+        if self.chance.percent(10) {
+            ops.push(Op::Ping);
+        }
+        for op in ops.iter_mut() {
+            let own = matches!(op, Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. });
+            if own || self.chance.percent(75) {
+                continue;
+            }
+            let hash = [u8::try_from(self.chance.below(6)).unwrap(); 16];
+            let mark = Mark { minute: minute - u32::try_from(self.chance.below(3)).unwrap(), hash };
+            let audit = drafts::audit(&mut self.chance);
+            let guard = match self.chance.below(3) {
+                0 => Guard { mark: Some(mark), audit: None },
+                1 => Guard { mark: None, audit: Some(audit) },
+                _ => Guard { mark: Some(mark), audit: Some(audit) },
+            };
+            *op = Op::Guarded { guard, op: Box::new(op.clone()) };
+        }
+        let twin = ops.iter().find(|op| matches!(op, Op::Guarded { guard, .. } if guard.mark.is_some())).cloned();
+        ops.extend(twin.filter(|_| self.chance.percent(20)));
+        if self.chance.percent(10) {
+            let marks_before = minute - u32::try_from(self.chance.below(4)).unwrap();
+            let audit_before_ms = self.clock.now_ms().saturating_sub(self.chance.below(10_000_000));
+            ops.push(Op::Tidy { marks_before, audit_before_ms, max: 1 + self.chance.index(5) });
+        }
     }
 
     fn publish(&mut self, ops: &mut Vec<Op>) {

@@ -35,6 +35,7 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
     dead_letters(&view, model)?;
     fates(&view, model)?;
     conservation(&view, model)?;
+    guards(&view, model)?;
     for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
         event_pages(shared, model, tenant, chance)?;
     }
@@ -219,6 +220,29 @@ fn conservation(view: &View<'_>, model: &Model) -> Checked {
         }
     }
     Ok(())
+}
+
+/// Marks and audit records are those of the accepted ops, no more and no fewer.
+fn guards(view: &View<'_>, model: &Model) -> Checked {
+    for (mark, kept) in &model.marks {
+        same(|| format!("{mark:?}"), &view.is_marked(mark).map_err(text)?, kept)?;
+    }
+    let mut found = Vec::new();
+    view.scan_audit(u64::MAX, |number, record| {
+        found.push((number, record));
+        Ok(true)
+    })
+    .map_err(text)?;
+    found.reverse();
+    same(|| "audit records".to_owned(), &found, &model.audit.clone().into_iter().collect())?;
+    let middle = found.get(found.len() / 2).map_or(1, |(number, _)| *number);
+    let mut newest = None;
+    view.scan_audit(middle, |number, _| {
+        newest = Some(number);
+        Ok(false)
+    })
+    .map_err(text)?;
+    same(|| format!("audit records below {middle}"), &newest, &model.audit.range(..middle).next_back().map(|r| *r.0))
 }
 
 fn event_pages(shared: &Shared, model: &Model, tenant: u32, chance: &mut Chance) -> Checked {

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use webhookd::clock::Millis;
 use webhookd::entropy::Entropy;
 use webhookd::model::attempt::{Attempt, Class, Verdict};
-use webhookd::model::id::{AttemptNumber, JournalSeq, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
+use webhookd::model::audit::{Actor, Audit};
+use webhookd::model::id::{AttemptNumber, JournalSeq, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
+use webhookd::model::key::Role;
 use webhookd::model::secret::Secret;
 use webhookd::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
 use webhookd::store::op::{Accept, Draft, Idempotency, Op, Outcome, Quota, RowKey};
@@ -104,6 +106,16 @@ pub fn accept(drafts: Vec<Draft>, key: Option<[u8; 16]>) -> Accept {
     let tags = drafts.iter().flat_map(|draft| draft.data.iter().flatten());
     tags.enumerate().for_each(|(i, byte)| body_hash[i % 32] ^= byte.rotate_left(u32::try_from(i / 32 % 8).unwrap()));
     Accept { drafts, idempotency: key.map(|hash| Idempotency { hash, body_hash }) }
+}
+
+/// A record of something asked for; its target is always given.
+pub fn audit(chance: &mut Chance) -> Box<Audit> {
+    let key = Actor::Key { id: KeyId([chance.bytes::<1>()[0]; 8]), role: Role::Tenant };
+    let actor = if chance.percent(50) { key } else { Actor::Socket };
+    let target = Some(format!("wbh_{}", chance.next()));
+    let principal = chance.percent(30).then(|| "somebody".to_owned());
+    let remote = "192.0.2.7:5555".parse().ok();
+    Box::new(Audit { target, principal, remote, ..Audit::new(actor, "webhook.change") })
 }
 
 /// An attempt on a delivery and what follows from it.

@@ -70,7 +70,10 @@ fn g09_nth_operation_fault_loses_nothing() {
     each_seed("g09", 1, |seed| {
         for (kind, (name, ..)) in KINDS.iter().enumerate() {
             let mut nth = if all { 0 } else { seed % stride(kind) };
-            while run(seed, kind, nth) {
+            // Whether a file grows within 60 commits is the luck of a seed: one whose run meets no fault tells nothing.
+            let mut worlds = (0..8).map(|step| seed + step * 1_000_003);
+            let world = worlds.find(|world| run(*world, kind, nth)).unwrap_or(seed);
+            while run(world, kind, nth) {
                 met[kind] += 1;
                 nth += if all { 1 } else { stride(kind) };
             }

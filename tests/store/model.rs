@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{DeadReason, Verdict};
+use webhookd::model::audit::Audit;
 use webhookd::model::id::{BROADCAST, EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use webhookd::model::webhook::{Dialect, Filter, Webhook};
-use webhookd::store::op::{Accept, Draft, Op, Outcome, Refusal, WebhookPatch};
+use webhookd::store::op::{Accept, Draft, Guard, Mark, Op, Outcome, Refusal, WebhookPatch};
 use webhookd::store::record::{Entry, QueueRow, Remembered};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,11 @@ pub struct Model {
     pub queue: BTreeMap<QueuePlace, QueueRow>,
     pub dead: BTreeMap<(WebhookNo, Seq), JournalSeq>,
     pub remembered: HashMap<[u8; 16], Remembered>,
+    /// Marks of accepted signatures, and whether they are still kept.
+    pub marks: Vec<(Mark, bool)>,
+    /// What is still kept, with its numbers.
+    pub audit: BTreeMap<u64, Audit>,
+    next_audit: u64,
     /// Deliveries whose chain of records has two ends, because something was decided while they were in flight.
     pub forked: BTreeSet<(Seq, WebhookNo)>,
     retention_ms: Millis,
@@ -148,6 +154,8 @@ impl Model {
                 Ok(Expected::Count(1))
             }
             Op::Resend { event, webhooks } => self.resend(*event, webhooks),
+            Op::Guarded { guard, op } => self.guarded(guard, op),
+            Op::Tidy { marks_before, audit_before_ms, max } => Ok(self.tidy(*marks_before, *audit_before_ms, *max)),
             Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
         }
     }
@@ -170,6 +178,44 @@ impl Model {
         self.hooks.insert(no, hook);
         self.version(no);
         Ok(Expected::Webhook(no))
+    }
+
+    fn guarded(&mut self, guard: &Guard, op: &Op) -> Result<Expected, Refusal> {
+        if guard.mark.is_some_and(|mark| self.marks.contains(&(mark, true))) {
+            return Err(Refusal::Replayed);
+        }
+        let done = self.op(op)?;
+        if let Some(mark) = guard.mark {
+            self.marks.retain(|(known, _)| *known != mark);
+            self.marks.push((mark, true));
+        }
+        if let Some(draft) = &guard.audit {
+            let of =
+                |no: TenantNo| if no == BROADCAST { "*".to_owned() } else { self.tenants[no as usize - 1].clone() };
+            let tenant = match &done {
+                Expected::Accepted { events, .. } => {
+                    events.first().map(|seq| of(self.events[*seq as usize - 1].draft.tenant))
+                }
+                Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
+                Expected::Tenant(no) => Some(of(*no)),
+                Expected::Count(_) | Expected::Nothing => None,
+            };
+            let tenant = tenant.or(draft.tenant.clone());
+            let record = Audit { at_ms: self.wall_ms, since_ms: self.now, tenant, ..Audit::clone(draft) };
+            self.next_audit += 1;
+            self.audit.insert(self.next_audit, record);
+        }
+        Ok(done)
+    }
+
+    fn tidy(&mut self, marks_before: u32, audit_before_ms: Millis, max: usize) -> Expected {
+        self.marks.sort_by_key(|(mark, _)| (mark.minute, mark.hash));
+        let old = self.marks.iter_mut().filter(|(mark, kept)| *kept && mark.minute < marks_before).take(max);
+        let marks = old.map(|(_, kept)| *kept = false).count();
+        let old = self.audit.iter().take(max).take_while(|(_, record)| record.since_ms < audit_before_ms);
+        let numbers: Vec<u64> = old.map(|(number, _)| *number).collect();
+        self.audit.retain(|number, _| !numbers.contains(number));
+        Expected::Count(marks + numbers.len())
     }
 
     fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {

@@ -1,4 +1,5 @@
-//! Receivers in other languages: Python in a virtual environment, JavaScript for Node, both made once for the build folder.
+//! Receivers and clients in other languages: Python in a virtual environment, JavaScript for Node, both made once for the build
+//! folder.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -48,6 +49,19 @@ fn start(mut command: Command, script: &str, environment: &[(&str, &str)]) -> Sc
     });
     assert!(listening == Some(true), "{script} does not listen:\n{}", running.log());
     running
+}
+
+/// Runs `tests/clients/{script}` with `environment` to its end; gives the JSON lines that it printed.
+pub fn python_client(script: &str, environment: &[(&str, &str)]) -> Vec<Value> {
+    let mut command = Command::new(virtual_environment().join("bin/python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script));
+    // Whatever proxy this machine has, the daemon stands behind none.
+    command.envs(environment.iter().copied()).env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
+    let done = command.output().expect("python");
+    let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{script}: {}\n{told}\n{errors}", done.status);
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    told.lines().map(line).collect()
 }
 
 impl Script {

@@ -121,6 +121,33 @@ fn the_file_is_found_in_order_and_a_missing_one_is_told() {
 }
 
 #[test]
+fn a_credential_takes_the_place_of_a_key_file_that_is_not_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let load = |text: &str, list: &[(&str, &str)]| {
+        let file = folder.path().join("webhookd.toml");
+        std::fs::write(&file, text).unwrap();
+        load_from(Some(&file), variables(list).into_iter(), &[]).unwrap()
+    };
+    let key_file = |loaded: &Loaded| loaded.config.secrets.key_file.clone();
+    let given = [("CREDENTIALS_DIRECTORY", path)];
+    assert_eq!(key_file(&load("", &given)), None, "there is no such credential");
+    let credential = folder.path().join("webhookd.key");
+    std::fs::write(&credential, "0".repeat(64)).unwrap();
+    for text in ["", "[secrets]\nkey_file = \"auto\""] {
+        let loaded = load(text, &given);
+        assert_eq!(key_file(&loaded), Some(credential.clone()), "{text}");
+        assert_eq!(loaded.origin("secrets.key_file").to_string(), "CREDENTIALS_DIRECTORY");
+    }
+    assert_eq!(key_file(&load("", &[])), None);
+    assert_eq!(key_file(&load("", &[("CREDENTIALS_DIRECTORY", "")])), None);
+    let other = Some("/etc/webhookd/other.key".into());
+    assert_eq!(key_file(&load("[secrets]\nkey_file = \"/etc/webhookd/other.key\"", &given)), other);
+    let variable = ("WEBHOOKD_SECRETS__KEY_FILE", "/etc/webhookd/other.key");
+    assert_eq!(key_file(&load("", &[given[0], variable])), other);
+}
+
+#[test]
 fn plans_come_in_both_forms() {
     let text = "
         [retry]

@@ -73,6 +73,63 @@ async fn every_route_lets_in_whom_it_names_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn every_route_takes_each_form_of_credential_and_refuses_all_others_alike() {
+    let world = World::new().await;
+    let publisher = world.holder(json!({"role": "publisher"})).await;
+    let tenant = world.holder(json!({"role": "tenant", "tenant": "acme"})).await;
+    let admin = world.holder(json!({"role": "admin"})).await;
+    let long = "x".repeat(300);
+    for route in ROUTES.iter().filter(|route| route.access != Access::Open) {
+        let holder = match route.access {
+            Access::Publish => &publisher,
+            Access::Tenant => &tenant,
+            Access::Admin | Access::Any | Access::Open => &admin,
+        };
+        let (method, path) = (route.method.as_str(), route.path.replace("{id}", "x"));
+        let body = if route.body == Body::None { "" } else { "{}" };
+        let told = format!("{method} {path}");
+        let bearer = format!("Bearer {}", holder.token);
+        let by_bearer = world.with_headers(method, &path, body, [("authorization", bearer.as_str())]).await.status;
+        let by_key = world.with_headers(method, &path, body, [("x-api-key", holder.token.as_str())]).await.status;
+        let by_signature = world.signed(holder, method, &path, body).await.status;
+        assert!(!matches!(by_bearer.as_u16(), 401 | 403) && !by_bearer.is_server_error(), "{told}: {by_bearer}");
+        assert_eq!((by_key, by_signature), (by_bearer, by_bearer), "{told}");
+
+        let none = world.with_headers(method, &path, body, []).await;
+        assert_eq!((none.status.as_u16(), none.header("www-authenticate")), (401, Some("Bearer")), "{told}");
+        let now = START / 1_000;
+        let [id, time, signature] = holder.sign(method, &path, &format!("{body} "), now).map(|(_, value)| value);
+        let stale = holder.sign(method, &path, body, now - 301).map(|(_, value)| value);
+        let fresh = holder.sign(method, &path, body, now + 7).map(|(_, value)| value);
+        let unknown = "key_0000000000000000";
+        let refused: [&[(&str, &str)]; 9] = [
+            &[("authorization", "Bearer whd_wrong")],
+            &[("authorization", long.as_str())],
+            &[("x-api-key", long.as_str())],
+            &[("x-api-key", &id)],
+            &[("authorization", &bearer), ("x-api-key", &holder.token)],
+            &[("x-api-key", &id), ("x-timestamp", &time), ("x-signature", &signature)],
+            &[("x-api-key", &stale[0]), ("x-timestamp", &stale[1]), ("x-signature", &stale[2])],
+            &[("x-api-key", unknown), ("x-timestamp", &fresh[1]), ("x-signature", &fresh[2])],
+            &[
+                ("authorization", &bearer),
+                ("x-api-key", &fresh[0]),
+                ("x-timestamp", &fresh[1]),
+                ("x-signature", &fresh[2]),
+            ],
+        ];
+        for headers in refused {
+            let got = world.with_headers(method, &path, body, headers.iter().copied()).await;
+            assert_eq!(
+                (got.status, &got.headers, &got.body),
+                (none.status, &none.headers, &none.body),
+                "{told} {headers:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn g14_a_foreign_id_answers_as_an_unknown_one() {
     let world = World::new().await;
     let webhook = world.webhook(&["*"]).await;

@@ -1,6 +1,8 @@
 //! The API as its clients see it: requests through `Api::handle` on a real store, with a dispatcher that only answers.
 
 mod access;
+mod audit;
+mod changes;
 mod dead;
 mod dialects;
 mod events;
@@ -9,6 +11,7 @@ mod idempotency;
 mod lookup;
 mod matrix;
 mod requests;
+mod signed;
 mod webhooks;
 
 use std::sync::atomic::AtomicBool;
@@ -16,9 +19,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use super::server::{Peer, ReplyBody};
 use super::{Api, Surface};
@@ -109,6 +114,23 @@ struct World {
     _dir: tempfile::TempDir,
 }
 
+/// A key as its holder has it.
+struct Holder {
+    id: String,
+    token: String,
+    secret_key: String,
+}
+
+impl Holder {
+    /// The headers of Vibe's signed form.
+    fn sign(&self, method: &str, path: &str, body: &str, at_s: u64) -> [(&'static str, String); 3] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret_key.as_bytes()).unwrap();
+        mac.update(format!("{method}{path}{body}{at_s}").as_bytes());
+        let signature = hex::encode(mac.finalize().into_bytes());
+        [("x-api-key", self.id.clone()), ("x-timestamp", at_s.to_string()), ("x-signature", signature)]
+    }
+}
+
 /// An answer, read.
 struct Got {
     status: StatusCode,
@@ -176,9 +198,45 @@ impl World {
 
     /// A new key's token.
     async fn key(&self, body: Value) -> String {
+        self.holder(body).await.token
+    }
+
+    /// A new key.
+    async fn holder(&self, body: Value) -> Holder {
         let got = self.socket("POST", "/admin/keys", &body.to_string()).await;
         assert_eq!(got.status, 201, "{:?}", got.body);
-        got.json()["token"].as_str().unwrap().to_owned()
+        let text = |name: &str| got.json()[name].as_str().unwrap().to_owned();
+        Holder { id: text("id"), token: text("token"), secret_key: text("secret_key") }
+    }
+
+    /// A request over TCP with these headers, on the listener that has the path.
+    async fn with_headers<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Got {
+        let mut request = Request::builder().method(method).uri(path).header("host", "d");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let admins = path.starts_with("/admin/") || path == "/metrics";
+        let surface = if admins { Surface::Admin } else { Surface::Public };
+        self.send(surface, peer(), request.body(Full::from(body.to_owned())).unwrap()).await
+    }
+
+    /// A request that is signed now.
+    async fn signed(&self, holder: &Holder, method: &str, path: &str, body: &str) -> Got {
+        let headers = holder.sign(method, path, body, self.clock.wall_ms() / 1_000);
+        self.with_headers(method, path, body, headers.iter().map(|(name, value)| (*name, value.as_str()))).await
+    }
+
+    /// The audit log through a query, newest first.
+    async fn audit(&self, query: &str) -> Vec<Value> {
+        let got = self.socket("GET", &format!("/admin/audit{query}"), "").await;
+        assert_eq!(got.status, 200, "{:?}", got.body);
+        got.json()["data"].as_array().unwrap().clone()
     }
 
     /// A request on the admin socket.

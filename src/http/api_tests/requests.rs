@@ -27,6 +27,10 @@ async fn paths_that_are_none_and_methods_that_do_not_fit() {
         let got = world.call(method, path, "", "").await;
         assert_eq!((got.status.as_u16(), got.header("allow")), (405, Some(allow)), "{method} {path}");
     }
+    for path in ["/api/v1/webhooks/x/y", "/api/v1/nothing", "/api/v1/webhooks/%00"] {
+        let got = world.call("GET", path, &world.admin, "").await.json();
+        assert!(got["error"].is_string() && got["code"] == "not_found", "{path} in the form of its neighbours: {got}");
+    }
     let got = world.call("PATCH", "/api/v1/webhooks", "", "").await;
     assert_eq!((got.status.as_u16(), got.json()["code"].clone()), (405, json!("method_not_allowed")));
     assert!(got.json().get("error").is_some(), "in the form of the path's dialect");

@@ -126,7 +126,7 @@ fn duration(ms: u32) -> String {
 pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
-    let webhook = call.service.create(tenant, Dialect::Lemon, change, call.worker).await?;
+    let webhook = call.service.create(tenant, Dialect::Lemon, change, call.asker).await?;
     let created = Created {
         events: filter_texts(&webhook),
         id: webhook.id.to_string(),
@@ -162,13 +162,13 @@ pub async fn change(call: &Call<'_>) -> Result<Reply, Problem> {
     // Before the body is judged, so that a foreign webhook tells nothing.
     call.service.webhook_of(tenant, id)?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
-    call.service.update(tenant, id, change, call.worker).await?;
+    call.service.update(tenant, id, change, call.asker).await?;
     see(call).await
 }
 
 /// `DELETE /v1/webhooks/{id}`
 pub async fn delete(call: &Call<'_>) -> Result<Reply, Problem> {
-    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.worker).await?;
+    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -179,7 +179,7 @@ struct Rotated<'a> {
 
 /// `POST /v1/webhooks/{id}/rotate-secret`
 pub async fn rotate(call: &Call<'_>) -> Result<Reply, Problem> {
-    let webhook = call.service.rotate(call.tenant()?, webhook_id(call.id)?, call.worker).await?;
+    let webhook = call.service.rotate(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::secret_json(StatusCode::OK, &Rotated { signature_secret: newest_secret(&webhook) }))
 }
 
@@ -201,7 +201,7 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
     call.service.webhook_of(tenant, id)?;
     let body: TestBody<'_> = json::parse_optional(call.body)?;
     let trial = trial(("type", body.kind), ("created_at", body.created_at), ("data", body.data))?;
-    let tried = call.service.test(tenant, id, trial, call.worker).await?;
+    let tried = call.service.test(tenant, id, trial, call.asker).await?;
     Ok(reply::json(StatusCode::OK, &TestJson::new(&tried)))
 }
 

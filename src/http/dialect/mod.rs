@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::json::Member;
 use super::problem::Problem;
-use crate::model::event::is_event_type;
+use crate::model::event::{RESERVED_PREFIX, is_event_type};
 use crate::model::id::WebhookId;
 use crate::model::webhook::{Filter, Webhook};
 use crate::service::subscribe::Trial;
@@ -40,6 +40,10 @@ fn trial(kind: (&str, Member<'_>), created: (&str, Member<'_>), data: (&str, Mem
     let text = kind.1.text(kind.0)?.map_or_else(|| TEST_TYPE.to_owned(), std::borrow::Cow::into_owned);
     if !is_event_type(&text) {
         return Err(Problem::invalid(format!("{} must be an event type", kind.0)));
+    }
+    if text.starts_with(RESERVED_PREFIX) && text != TEST_TYPE {
+        let problem = Problem::invalid(format!("{}: webhookd.* is reserved", kind.0));
+        return Err(Problem { code: "reserved", ..problem });
     }
     Ok(Trial {
         kind: text,

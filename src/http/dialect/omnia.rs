@@ -118,7 +118,7 @@ struct ListJson<'a> {
 pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
-    let webhook = call.service.create(tenant, Dialect::Omnia, change, call.worker).await;
+    let webhook = call.service.create(tenant, Dialect::Omnia, change, call.asker).await;
     let webhook = webhook.map_err(|error| Problem::from(error).naming(NAMES))?;
     Ok(reply::secret_json(StatusCode::CREATED, &WebhookJson::new(&webhook, call)))
 }
@@ -138,6 +138,6 @@ pub fn see(call: &Call<'_>) -> Result<Reply, Problem> {
 
 /// `DELETE /v3/webhooks/{subscriptionId}`
 pub async fn delete(call: &Call<'_>) -> Result<Reply, Problem> {
-    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.worker).await?;
+    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }

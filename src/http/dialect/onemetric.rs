@@ -36,7 +36,7 @@ pub async fn register(call: &Call<'_>) -> Result<Reply, Problem> {
     let asked: Asked<'_> = json::parse(call.body)?;
     let url = asked.webhook_url.required("webhook_url", "a string")?;
     let change = Change { url: Some(url), events: Some(vec!["*".to_owned()]), ..Change::default() };
-    let registered = call.service.register_sole(tenant, Dialect::OneMetric, change, call.worker).await;
+    let registered = call.service.register_sole(tenant, Dialect::OneMetric, change, call.asker).await;
     let Registered { webhook, first } = registered.map_err(|error| Problem::from(error).naming(NAMES))?;
     let message = if first {
         "the webhook URL is registered; verify deliveries with signature_secret, which is shown this once"

@@ -77,7 +77,7 @@ pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
     let generated = change.secret.is_none();
-    let webhook = call.service.create(tenant, Dialect::Vibe, change, call.worker).await?;
+    let webhook = call.service.create(tenant, Dialect::Vibe, change, call.asker).await?;
     let secret = generated.then(|| newest_secret(&webhook));
     Ok(reply::secret_json(StatusCode::CREATED, &WebhookJson { secret, ..WebhookJson::new(&webhook) }))
 }
@@ -100,13 +100,13 @@ pub async fn change(call: &Call<'_>) -> Result<Reply, Problem> {
     let (tenant, id) = (call.tenant()?, webhook_id(call.id)?);
     call.service.webhook_of(tenant, id)?;
     let change = json::parse::<Asked<'_>>(call.body)?.read()?;
-    let webhook = call.service.update(tenant, id, change, call.worker).await?;
+    let webhook = call.service.update(tenant, id, change, call.asker).await?;
     Ok(reply::json(StatusCode::OK, &WebhookJson::new(&webhook)))
 }
 
 /// `DELETE /api/v1/webhooks/{id}`
 pub async fn delete(call: &Call<'_>) -> Result<Reply, Problem> {
-    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.worker).await?;
+    call.service.delete(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -143,6 +143,6 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
         ("testEvent.timestamp", event.timestamp),
         ("testEvent.data", event.data),
     )?;
-    let tried = call.service.test(tenant, id, trial, call.worker).await?;
+    let tried = call.service.test(tenant, id, trial, call.asker).await?;
     Ok(reply::json(StatusCode::OK, &TestJson::new(&tried)))
 }

@@ -1,6 +1,8 @@
-//! Tests that need the store's insides: pages over list and tail, the watermark, the queue's counts, how groups are closed.
+//! Tests that need the store's insides: pages over list and tail, the watermark, the queue's counts, how groups are closed,
+//! what stands or falls with an op.
 
 mod fresh;
+mod guard;
 mod inbox;
 mod page;
 mod queue;

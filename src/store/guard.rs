@@ -1,0 +1,143 @@
+//! What is written beside a change: the mark of the signature that asked for it, and its audit record. Owns both tables,
+//! how they are read, and how they are emptied.
+//!
+//! Invariant: a mark or record stands there exactly when the op it came with was accepted, because all of it is one
+//! transaction; a refused request leaves nothing. Marks are looked up inside the transaction, so twins in one group are
+//! seen.
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::StoreError;
+use super::engine::{Engine, Group};
+use super::op::{Done, Guard, Mark, Op, Refusal};
+use super::record;
+use super::schema::{AUDIT, MARKS, META, meta};
+use super::view::View;
+use crate::clock::Millis;
+use crate::model::audit::Audit;
+use crate::model::id::{BROADCAST, TenantNo};
+
+type Decided = Result<Result<Done, Refusal>, StoreError>;
+
+impl Engine {
+    pub(super) fn guarded(&mut self, group: &mut Group<'_>, guard: &Guard, op: &Op) -> Decided {
+        if let Some(mark) = &guard.mark
+            && group.txn().open_table(MARKS)?.get((mark.minute, &mark.hash))?.is_some()
+        {
+            return Ok(Err(Refusal::Replayed));
+        }
+        let done = match self.decide(group, op)? {
+            Ok(done) => done,
+            refused => return Ok(refused),
+        };
+        if let Some(mark) = &guard.mark {
+            group.txn().open_table(MARKS)?.insert((mark.minute, &mark.hash), ())?;
+        }
+        if let Some(draft) = &guard.audit {
+            let mut audit = Audit::clone(draft);
+            (audit.at_ms, audit.since_ms) = (group.wall_ms, group.now);
+            let (tenant, target) = self.about(&done);
+            audit.tenant = tenant.or(audit.tenant);
+            audit.target = audit.target.or(target);
+            append(group.txn(), &audit)?;
+        }
+        Ok(Ok(done))
+    }
+
+    /// The tenant and the public id of what was changed, as far as the answer tells.
+    fn about(&self, done: &Done) -> (Option<String>, Option<String>) {
+        let id_of = |no: TenantNo| {
+            let tenant = || self.registry.tenant(no).map(|tenant| tenant.id.to_string());
+            if no == BROADCAST { Some("*".to_owned()) } else { tenant() }
+        };
+        match done {
+            Done::Accepted(receipt) => match receipt.events() {
+                [] => (None, None),
+                [event] => (id_of(event.tenant), Some(event.id.to_string())),
+                [first, .., last] => (id_of(first.tenant), Some(format!("{}..{}", first.id, last.id))),
+            },
+            Done::Webhook(webhook) => (id_of(webhook.tenant), Some(webhook.id.to_string())),
+            Done::Tenant(tenant) => (Some(tenant.id.to_string()), Some(tenant.id.to_string())),
+            Done::Key(key) => (key.tenant.and_then(id_of), Some(key.id.to_string())),
+            Done::Count(_) | Done::Nothing => (None, None),
+        }
+    }
+
+    pub(super) fn tidy(
+        &mut self,
+        group: &mut Group<'_>,
+        marks_before: u32,
+        audit_before_ms: Millis,
+        max: usize,
+    ) -> Decided {
+        let mut removed = 0;
+        let mut marks = group.txn().open_table(MARKS)?;
+        for found in marks.extract_from_if(..(marks_before, &[0; 16]), |_, ()| true)?.take(max) {
+            found?;
+            removed += 1;
+        }
+        let (mut audit, most) = (group.txn().open_table(AUDIT)?, removed + max);
+        while removed < most && oldest(&audit)?.is_some_and(|oldest| oldest.since_ms < audit_before_ms) {
+            audit.pop_first()?;
+            removed += 1;
+        }
+        Ok(Ok(Done::Count(removed)))
+    }
+}
+
+impl View<'_> {
+    /// Whether a signature was accepted before.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_marked(&self, mark: &Mark) -> Result<bool, StoreError> {
+        Ok(self.txn.open_table(MARKS)?.get((mark.minute, &mark.hash))?.is_some())
+    }
+
+    /// Audit records with numbers below `before`, newest first, while `each` wants more.
+    ///
+    /// # Errors
+    /// When the store or `each` fails.
+    pub fn scan_audit(
+        &self,
+        before: u64,
+        mut each: impl FnMut(u64, Audit) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        for found in self.txn.open_table(AUDIT)?.range(..before)?.rev() {
+            let (number, value) = found?;
+            if !each(number.value(), record::read(value.value())?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `Op::Tidy` with these bounds would find something to remove.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_untidy(&self, marks_before: u32, audit_before_ms: Millis) -> Result<bool, StoreError> {
+        let marks = self.txn.open_table(MARKS)?;
+        let old_mark = marks.first()?.is_some_and(|(key, _)| key.value().0 < marks_before);
+        let old_record = oldest(&self.txn.open_table(AUDIT)?)?.is_some_and(|oldest| oldest.since_ms < audit_before_ms);
+        Ok(old_mark || old_record)
+    }
+}
+
+fn oldest(audit: &impl ReadableTable<u64, &'static [u8]>) -> Result<Option<Audit>, StoreError> {
+    audit.first()?.map(|(_, value)| record::read(value.value())).transpose()
+}
+
+/// Numbers rise for ever: one that was given is not given again when the table has been emptied since.
+fn append(txn: &WriteTransaction, audit: &Audit) -> Result<(), StoreError> {
+    let mut counters = txn.open_table(META)?;
+    let number = match counters.get(meta::NEXT_AUDIT)? {
+        Some(value) => u64::from_le_bytes(
+            value.value().try_into().map_err(|_| StoreError::Damaged("the count of audit records does not read"))?,
+        ),
+        None => 1,
+    };
+    counters.insert(meta::NEXT_AUDIT, (number + 1).to_le_bytes().as_slice())?;
+    txn.open_table(AUDIT)?.insert(number, record::to_bytes(audit).as_slice())?;
+    Ok(())
+}
