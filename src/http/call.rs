@@ -167,7 +167,7 @@ impl Inner {
             Form::Lemon => Privacy::read(&parts.headers, self.service.settings().require_data_privacy)?,
             _ => Privacy::default(),
         };
-        let (query, is_read) = (Query::parse(parts.uri.query()), privacy.is_given());
+        let (query, has_reason) = (Query::parse(parts.uri.query()), privacy.is_given());
         let audit = audit::draft(&self.service, &caller, incoming.peer, route, incoming.id, &query, privacy);
         let asker = Asker::new(incoming.worker, Guard { mark, audit });
         let call = Call {
@@ -184,7 +184,7 @@ impl Inner {
                 self.service.sign_off(&asker).await?;
                 Ok(reply)
             }
-            Err(problem) => Err(self.refused(&asker, problem, is_read).await?),
+            Err(problem) => Err(self.refused(&asker, problem, has_reason).await?),
         }
     }
 
