@@ -28,6 +28,12 @@ pub enum Outcome {
     dead,
 }
 
+/// What was reported of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NewsLabels {
+    pub kind: &'static str,
+}
+
 /// Requests by status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -39,6 +45,7 @@ pub struct Metrics {
     pub events_accepted: Counter,
     pub deliveries: Family<DeliveryLabels, Counter>,
     pub attempts: Family<AttemptLabels, Counter>,
+    pub operational_events: Family<NewsLabels, Counter>,
     pub attempt_seconds: Histogram,
     /// Start of an attempt against its due time.
     pub lateness_seconds: Histogram,
@@ -61,6 +68,7 @@ impl Default for Metrics {
             events_accepted: Counter::default(),
             deliveries: Family::default(),
             attempts: Family::default(),
+            operational_events: Family::default(),
             attempt_seconds: seconds(0.000_25),
             lateness_seconds: seconds(0.001),
             in_flight: Gauge::default(),
@@ -78,6 +86,11 @@ impl Default for Metrics {
         registry.register("events_accepted", "Events accepted, durable", metrics.events_accepted.clone());
         registry.register("deliveries", "Deliveries that ended, by outcome", metrics.deliveries.clone());
         registry.register("attempts", "Attempts, by result", metrics.attempts.clone());
+        registry.register(
+            "operational_events",
+            "What was reported of webhooks, by type",
+            metrics.operational_events.clone(),
+        );
         registry.register_with_unit(
             "attempt_duration",
             "Duration of an attempt",

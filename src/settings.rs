@@ -74,6 +74,7 @@ pub fn service(config: &Config, rules: Arc<Rules>) -> desk::Settings {
         omnia_max: config.dialects.omnia.max_webhooks as usize,
         event_bytes: bytes(config.limits.event_bytes),
         batch_bytes: bytes(config.limits.batch_bytes),
+        pending_per_tenant: config.limits.pending_per_tenant,
         publish_rate: config.limits.publish_rate.and_then(NonZeroU32::new),
         strict: config.catalogue.strict,
         known_types: config.event_types.iter().map(|kind| kind.name.clone()).collect(),

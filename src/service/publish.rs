@@ -81,7 +81,7 @@ impl Service {
                 let taken = self.rates.take(key, rate, drafts.len(), self.clock.now_ms());
                 taken.map_err(|retry_after_s| Error::RateLimited { retry_after_s })?;
             }
-            (Accept { drafts, idempotency }, request.worker)
+            (Accept { drafts, idempotency, pending_max: settings.pending_per_tenant }, request.worker)
         };
         let count = accept.drafts.len();
         match self.store.submit(Op::Accept(accept), worker).await? {

@@ -49,6 +49,8 @@ pub struct Engine {
     pub(super) succeeded: BTreeSet<WebhookNo>,
     /// Deleted webhooks whose queue still has rows.
     pub(super) sweeps: VecDeque<WebhookNo>,
+    /// Webhooks with deaths that no event has told of yet.
+    pub(super) untold: BTreeSet<WebhookNo>,
     pub(super) retention_idempotency_ms: Millis,
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Group<'txn> {
     /// Idempotency records of this group, so that twins in one group are seen: hash → index of the first event.
     pub remembered: HashMap<[u8; 16], record::Remembered>,
     pub accepted: Vec<Arc<Event>>,
+    /// Wall times of successes, in the order of the journal.
+    pub successes: Vec<(WebhookNo, Millis)>,
 }
 
 /// What a finished group leaves behind.
@@ -86,13 +90,14 @@ struct Written {
     changes: Vec<Change>,
     dirty: BTreeSet<WebhookNo>,
     effects: Effects,
+    successes: Vec<(WebhookNo, Millis)>,
 }
 
 impl<'txn> Group<'txn> {
     /// Lets go of the transaction.
     fn finish(self) -> Written {
-        let Self { events, journal, entries, tenants, changes, dirty, effects, .. } = self;
-        Written { events, journal, entries, tenants, changes, dirty, effects }
+        let Self { events, journal, entries, tenants, changes, dirty, effects, successes, .. } = self;
+        Written { events, journal, entries, tenants, changes, dirty, effects, successes }
     }
 
     pub(super) fn txn(&self) -> &'txn WriteTransaction {
@@ -166,13 +171,15 @@ impl Engine {
             effects: Effects::default(),
             remembered: HashMap::new(),
             accepted: Vec::new(),
+            successes: Vec::new(),
         };
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.decide(&mut group, op)?);
         }
         self.sweep(&mut group)?;
-        let Written { events, journal, entries, tenants, changes, dirty, effects } = group.finish();
+        let Written { events, journal, entries, tenants, changes, dirty, mut effects, successes } = group.finish();
+        effects.untold = !self.untold.is_empty();
         self.next_event = events.next();
         self.next_journal = journal.next();
         log::append(&txn, Log::Events, events)?;
@@ -181,6 +188,7 @@ impl Engine {
         self.write_changes(&txn, &changes)?;
         let flushed = self.step_flush(&txn)?;
         txn.commit()?;
+        self.shared.add_successes(&successes);
         self.publish(&changes, &tenants, &entries, flushed);
         Ok(Applied { answers, effects })
     }
@@ -206,6 +214,7 @@ impl Engine {
             Op::Redrive { webhook, event } => self.redrive(group, *webhook, *event),
             Op::DropDead { webhook, event } => self.drop_dead(group, *webhook, *event),
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
+            Op::Tell => self.tell(group),
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }

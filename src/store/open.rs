@@ -13,10 +13,12 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase};
 use super::StoreError;
 use super::engine::create_tables;
 use super::ids::Mask;
-use super::schema::{FORMAT, META, meta};
+use super::schema::{FORMAT, META, TENANTS, meta};
 use super::seal::{self, KeyFileError, Sealer};
 use super::view::Shared;
+use super::{news, record};
 use crate::entropy::Entropy;
+use crate::model::id::OPERATOR_NO;
 
 /// Name of the store file in the state folder.
 pub const STORE_FILE: &str = "webhookd.redb";
@@ -179,6 +181,7 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
         table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
         table.insert(meta::ID_MASK, mask.as_slice())?;
         table.insert(meta::KEY_CHECK, check.as_slice())?;
+        txn.open_table(TENANTS)?.insert(OPERATOR_NO, record::write_tenant(&news::operator()).as_slice())?;
     }
     txn.commit()?;
     Ok(())

@@ -140,6 +140,24 @@ pub fn read_event(seq: Seq, bytes: &[u8]) -> Result<Event, StoreError> {
     })
 }
 
+/// Whether an event matched a webhook.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn is_matched(bytes: &[u8], webhook: WebhookNo) -> Result<bool, StoreError> {
+    let record: EventRecord<'_> = read(bytes)?;
+    Ok(record.matched.contains(&webhook))
+}
+
+/// An event's public id and its type.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn read_event_name(bytes: &[u8]) -> Result<(EventId, String), StoreError> {
+    let record: EventRecord<'_> = read(bytes)?;
+    Ok((EventId(record.id), record.kind.to_owned()))
+}
+
 /// One line of the journal: something that became of a delivery. `previous` chains the records of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
@@ -248,6 +266,13 @@ pub struct Standing {
     pub failing_since_ms: Option<Millis>,
     /// Wall time; written when something else is.
     pub last_success_ms: Option<Millis>,
+    /// The newest warning of this row of failures: percent of the time until it is made inactive; 0: none yet.
+    pub warned: u8,
+    /// Deaths that no operational event has told of yet, and the newest of them.
+    pub untold: u64,
+    pub newest_death: Option<(Seq, DeadReason)>,
+    /// Schedule time of the last event that told of deaths.
+    pub told_ms: Option<Millis>,
 }
 
 /// An idempotency record.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::Event;
-use webhookd::model::id::{EventId, JournalSeq, Seq, WebhookNo};
+use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::WebhookState;
 use webhookd::store::page::EventQuery;
 use webhookd::store::queue::Queued;
@@ -14,6 +14,7 @@ use webhookd::store::view::{Shared, View};
 
 use crate::chance::Chance;
 use crate::model::{Fact, Life, Model};
+use crate::news::Health;
 
 pub type Checked = Result<(), String>;
 
@@ -35,13 +36,18 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
     dead_letters(&view, model)?;
     fates(&view, model)?;
     conservation(&view, model)?;
-    for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
+    for tenant in tenants(model) {
         event_pages(shared, model, tenant, chance)?;
     }
     for webhook in model.hooks.keys() {
         attempt_pages(shared, model, *webhook, chance)?;
     }
     Ok(())
+}
+
+/// Every tenant's number.
+fn tenants(model: &Model) -> impl Iterator<Item = u32> {
+    (1..=u32::try_from(model.tenants.len()).unwrap()).chain([OPERATOR_NO])
 }
 
 fn equals(event: &Event, fact: &Fact) -> bool {
@@ -97,7 +103,8 @@ fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued
 
 fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
     let registry = shared.registry();
-    same(|| "tenants".to_owned(), &registry.tenants().len(), &model.tenants.len())?;
+    let known: BTreeSet<u32> = registry.tenants().iter().map(|tenant| tenant.no).collect();
+    same(|| "tenants".to_owned(), &known, &tenants(model).collect())?;
     let live = model.hooks.values().filter(|hook| hook.life != Life::Deleted).count();
     same(|| "live webhooks".to_owned(), &registry.webhooks().count(), &live)?;
     for (no, hook) in &model.hooks {
@@ -118,8 +125,16 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
         }
         let dead = model.dead.keys().filter(|(webhook, _)| webhook == no).count() as u64;
         same(|| format!("count of dead letters of {no}"), &standing.dead, &dead)?;
-        let failing = (standing.failures, standing.failing_since_ms);
-        same(|| format!("failures of {no}"), &failing, &(hook.failures, hook.failing_since_ms))?;
+        let shown = Health {
+            failures: standing.failures,
+            failing_since_ms: standing.failing_since_ms,
+            last_success_ms: standing.last_success_ms,
+            warned: standing.warned,
+            untold: standing.untold,
+            newest_death: standing.newest_death,
+            told_ms: standing.told_ms,
+        };
+        same(|| format!("health of {no}"), &shown, &hook.health)?;
         let here = registry.webhook(*no).map(|webhook| (life(&webhook.state), webhook.url.clone()));
         let wanted = (hook.life != Life::Deleted).then(|| (hook.life, hook.url.clone()));
         same(|| format!("webhook {no}"), &here, &wanted)?;
@@ -143,7 +158,7 @@ fn life(state: &WebhookState) -> Life {
 
 fn dead_letters(view: &View<'_>, model: &Model) -> Checked {
     let mut found = BTreeMap::new();
-    for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
+    for tenant in tenants(model) {
         let mut before = JournalSeq::MAX;
         let mut rising = false;
         view.scan_dead(tenant, JournalSeq::MAX, |letter| {

@@ -15,7 +15,7 @@ use webhookd::store::seal::Sealer;
 use crate::chance::Chance;
 
 pub const KINDS: [&str; 4] = ["order.created", "order.paid", "user.created", "ping"];
-pub const FILTERS: [&str; 4] = ["*", "order.*", "order.paid", "user.created"];
+pub const FILTERS: [&str; 6] = ["*", "order.*", "order.paid", "user.created", "webhookd.*", "webhookd.delivery.dead"];
 
 pub fn place() -> &'static Path {
     Path::new("/simulated/webhookd.redb")
@@ -88,7 +88,7 @@ pub fn accept(drafts: Vec<Draft>, key: Option<[u8; 16]>) -> Accept {
     let mut body_hash = [0; 32];
     let tags = drafts.iter().flat_map(|draft| draft.data.iter().flatten());
     tags.enumerate().for_each(|(i, byte)| body_hash[i % 32] ^= byte.rotate_left(u32::try_from(i / 32 % 8).unwrap()));
-    Accept { drafts, idempotency: key.map(|hash| Idempotency { hash, body_hash }) }
+    Accept { drafts, idempotency: key.map(|hash| Idempotency { hash, body_hash }), pending_max: None }
 }
 
 /// An attempt on a delivery and what follows from it.

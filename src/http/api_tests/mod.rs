@@ -6,6 +6,7 @@ mod events;
 mod explain;
 mod idempotency;
 mod matrix;
+mod news;
 mod requests;
 mod webhooks;
 
@@ -27,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{AttemptNumber, EventId, Seq, WebhookId, WebhookNo};
-use crate::model::webhook::Webhook;
+use crate::model::webhook::{InactiveReason, Webhook};
 use crate::service::{BoxFuture, Dispatching, Parts, Service, Settings};
 use crate::store::inbox::{Answer, Waiter};
 use crate::store::op::{Effects, Op, Outcome, RowKey};
@@ -103,6 +104,8 @@ struct World {
     publisher: String,
     acme: String,
     beta: String,
+    /// What the next attempts on record do to their webhook.
+    deactivate: Mutex<Option<InactiveReason>>,
     _dir: tempfile::TempDir,
 }
 
@@ -159,6 +162,7 @@ impl World {
             publisher: String::new(),
             acme: String::new(),
             beta: String::new(),
+            deactivate: Mutex::default(),
             _dir: dir,
         };
         for tenant in ["acme", "beta"] {
@@ -241,6 +245,10 @@ impl World {
         (event, no)
     }
 
+    fn deactivating(&self, reason: Option<InactiveReason>) {
+        *self.deactivate.lock().unwrap() = reason;
+    }
+
     /// Puts an attempt of a delivery on record, as dispatch would.
     async fn attempted(&self, event: &str, webhook: &str, number: u32, verdict: Verdict) {
         let (event, webhook) = self.names(event, webhook);
@@ -260,8 +268,8 @@ impl World {
             attempt.status = Some(204);
             attempt.error = String::new();
         }
-        let outcome =
-            Outcome { attempt, row, budget_from: 0, since_ms: self.clock.now_ms(), deactivate: None, test: false };
+        let (deactivate, since_ms) = (*self.deactivate.lock().unwrap(), self.clock.now_ms());
+        let outcome = Outcome { attempt, row, budget_from: 0, since_ms, deactivate, test: false };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
     }
 }

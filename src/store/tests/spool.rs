@@ -59,7 +59,7 @@ fn accept() -> Op {
         user: None,
         test: false,
     };
-    Op::Accept(Accept { drafts: vec![draft], idempotency: None })
+    Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })
 }
 
 fn failed(event: &Event) -> Op {
