@@ -18,7 +18,7 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, deadletters, events, hygiene, reply};
+use super::{admin, deadletters, events, hygiene, reply, stats};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::Service;
@@ -242,6 +242,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::LemonTest => lemon::test(call).await,
         Action::LemonAttempts => lemon::attempts(call).await,
         Action::LemonDeliveries => lemon::deliveries(call).await,
+        Action::Stats => stats::stats(call).await,
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,

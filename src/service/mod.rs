@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod publish;
 mod rate;
 mod settings;
+pub mod stats;
 pub mod subscribe;
 
 use std::pin::Pin;

@@ -4,6 +4,7 @@
 //! through snapshots (`view`). `log` and `block` are the two append-only logs, `queue` what did not go through at once,
 //! `listing` the derived lists, `news` what the engine reports of itself, `registry` what is small enough to stand in memory, `open` how a file is made and found.
 
+pub mod backlog;
 pub mod block;
 mod changes;
 mod deliveries;

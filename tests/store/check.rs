@@ -7,6 +7,7 @@ use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::Event;
 use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::WebhookState;
+use webhookd::store::backlog::Backlog;
 use webhookd::store::page::EventQuery;
 use webhookd::store::queue::Queued;
 use webhookd::store::record::Entry;
@@ -124,6 +125,14 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
             same(|| format!("next due of {no}"), &next, &wanted.first().map(|(_, due, _)| *due))?;
         }
         let dead = model.dead.keys().filter(|(webhook, _)| webhook == no).count() as u64;
+        if hook.life != Life::Deleted {
+            let queued = model.queue.keys().filter(|place| place.0 == *no).map(|place| place.3);
+            let fresh = model.fresh.iter().filter(|(_, webhook)| webhook == no).map(|(seq, _)| *seq);
+            let pending: Vec<Seq> = queued.chain(fresh).collect();
+            let oldest_ms = pending.iter().min().map(|seq| model.events[*seq as usize - 1].accepted_ms);
+            let wanted = Backlog { pending: pending.len() as u64, oldest_ms, dead };
+            same(|| format!("backlog of {no}"), &shared.backlog(*no).map_err(text)?, &wanted)?;
+        }
         same(|| format!("count of dead letters of {no}"), &standing.dead, &dead)?;
         let shown = Health {
             failures: standing.failures,

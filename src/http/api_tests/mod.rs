@@ -8,6 +8,7 @@ mod idempotency;
 mod matrix;
 mod news;
 mod requests;
+mod stats;
 mod webhooks;
 
 use std::sync::atomic::AtomicBool;

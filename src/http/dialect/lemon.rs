@@ -136,7 +136,7 @@ pub(super) fn newest_secret(webhook: &Webhook) -> &str {
     webhook.secrets.first().map_or("", |newest| newest.secret.expose())
 }
 
-pub(super) fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
+pub(in crate::http) fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
     WebhookId::parse(text).ok_or_else(Problem::not_found)
 }
 
