@@ -147,11 +147,11 @@ impl Inner {
         let (route, parts) = (incoming.route, incoming.parts);
         let open = route.access == Access::Open || incoming.surface == Surface::Metrics;
         if open {
-            return Ok(self.open(route.action));
+            return Ok(self.open(route.action).await);
         }
         let (caller, body) = self.let_in(&incoming, body).await?;
         if route.action == Action::Metrics {
-            return Ok(self.open(route.action));
+            return Ok(self.open(route.action).await);
         }
         if route.form == Form::Lemon && self.service.settings().require_data_privacy {
             check_data_privacy(&parts.headers)?;
@@ -169,11 +169,11 @@ impl Inner {
     }
 
     /// What needs no caller.
-    fn open(&self, action: Action) -> Reply {
+    async fn open(&self, action: Action) -> Reply {
         match action {
             Action::Metrics => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                reply::whole(StatusCode::OK, kind, self.service.metrics().text())
+                reply::whole(StatusCode::OK, kind, self.service.figures().await)
             }
             Action::Ready if !self.ready.load(Ordering::Acquire) => {
                 let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "not ready");

@@ -9,6 +9,7 @@ pub mod deadletter;
 mod error;
 pub mod explain;
 mod field;
+mod figures;
 pub mod inspect;
 pub mod publish;
 mod rate;
@@ -16,12 +17,13 @@ mod settings;
 pub mod stats;
 pub mod subscribe;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
@@ -54,6 +56,8 @@ pub struct Parts {
     pub entropy: Entropy,
     pub dispatch: Arc<dyn Dispatching>,
     pub metrics: Arc<Metrics>,
+    /// Its length is among the figures.
+    pub store_file: PathBuf,
 }
 
 pub struct Service {
@@ -63,6 +67,8 @@ pub struct Service {
     entropy: Entropy,
     dispatch: Arc<dyn Dispatching>,
     metrics: Arc<Metrics>,
+    store_file: PathBuf,
+    started_ms: Millis,
     rates: rate::Rates,
 }
 
@@ -72,10 +78,12 @@ impl Service {
         Self {
             store: parts.store,
             settings: ArcSwap::from_pointee(parts.settings),
+            started_ms: parts.clock.now_ms(),
             clock: parts.clock,
             entropy: parts.entropy,
             dispatch: parts.dispatch,
             metrics: parts.metrics,
+            store_file: parts.store_file,
             rates: rate::Rates::default(),
         }
     }

@@ -6,12 +6,14 @@
 
 use std::collections::HashSet;
 
+use redb::ReadableTable;
+
 use super::StoreError;
 use super::listing;
 use super::log::{self, Log};
 use super::queue;
-use super::record::{self, Entry};
-use super::schema::{FATES, FATES_PER_ROW, QUEUE};
+use super::record::{self, Entry, Standing};
+use super::schema::{FATES, FATES_PER_ROW, QUEUE, STANDING};
 use super::view::Shared;
 use crate::clock::Millis;
 use crate::model::id::{Seq, WebhookNo};
@@ -25,7 +27,39 @@ pub struct Backlog {
     pub dead: u64,
 }
 
+/// What is pending and dead, of all live webhooks together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// In memory only, but for their events.
+    pub fresh: u64,
+    /// Rows of the durable queue, without and with an attempt.
+    pub waiting: u64,
+    pub started: u64,
+    pub dead: u64,
+}
+
 impl Shared {
+    /// What is pending and dead, of all live webhooks together.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn totals(&self) -> Result<Totals, StoreError> {
+        let mut standings: Vec<(WebhookNo, Standing)> = Vec::new();
+        for row in self.view()?.txn.open_table(STANDING)?.iter()? {
+            let (no, value) = row?;
+            standings.push((no.value(), record::read(value.value())?));
+        }
+        let mut totals = Totals { fresh: self.fresh(), ..Totals::default() };
+        let registry = self.registry();
+        // The rows of a deleted one are pending no more; they are swept little by little.
+        for (_, standing) in standings.iter().filter(|(no, _)| registry.webhook(*no).is_some()) {
+            totals.waiting += standing.waiting;
+            totals.started += standing.started;
+            totals.dead += standing.dead;
+        }
+        Ok(totals)
+    }
+
     /// What is pending for a webhook at this moment.
     ///
     /// # Errors

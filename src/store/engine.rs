@@ -307,6 +307,7 @@ impl Engine {
         }
         drop(tails);
         self.shared.set_heads(self.next_event, self.next_journal, self.fresh.mark(0).event);
+        self.shared.set_fresh(self.fresh.len());
     }
 }
 

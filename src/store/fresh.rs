@@ -22,6 +22,8 @@ pub struct Fresh {
     left_out: HashSet<(Seq, WebhookNo)>,
     /// How many of each webhook; none is 0.
     of: HashMap<WebhookNo, u64>,
+    /// How many of all webhooks.
+    len: u64,
 }
 
 impl Fresh {
@@ -34,6 +36,7 @@ impl Fresh {
             journal,
             left_out: HashSet::new(),
             of: HashMap::new(),
+            len: 0,
         }
     }
 
@@ -56,6 +59,7 @@ impl Fresh {
             count = count.saturating_add(1);
         }
         self.open.push_back(count);
+        self.len += u64::from(count);
         self.advance();
     }
 
@@ -73,6 +77,7 @@ impl Fresh {
         if let Some(open) = self.open.get_mut(index) {
             debug_assert!(*open > 0, "event {event} has no fresh delivery left");
             *open = open.saturating_sub(1);
+            self.len = self.len.saturating_sub(1);
             if let Entry::Occupied(mut of) = self.of.entry(webhook) {
                 *of.get_mut() -= 1;
                 if *of.get() == 0 {
@@ -81,6 +86,17 @@ impl Fresh {
             }
         }
         self.advance();
+    }
+
+    /// Fresh deliveries, of all webhooks.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Fresh deliveries of a webhook.

@@ -63,6 +63,7 @@ pub fn recover(
     *shared.registry_mut() = registry.clone();
     *shared.tails_mut() = logs.tails;
     shared.set_heads(logs.next_event, logs.next_journal, logs.open.mark(0).event);
+    shared.set_fresh(logs.open.len());
     let succeeded = logs.successes.keys().copied().collect();
     shared.set_successes(logs.successes);
     shared.set_db(Some(db.clone()));

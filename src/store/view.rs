@@ -34,6 +34,7 @@ pub struct Shared {
     next_event: AtomicU64,
     next_journal: AtomicU64,
     watermark: AtomicU64,
+    fresh: AtomicU64,
     pub(super) sealer: Sealer,
     pub(super) mask: Mask,
 }
@@ -49,6 +50,7 @@ impl Shared {
             next_event: AtomicU64::new(1),
             next_journal: AtomicU64::new(1),
             watermark: AtomicU64::new(1),
+            fresh: AtomicU64::new(0),
             sealer,
             mask,
         }
@@ -89,6 +91,16 @@ impl Shared {
         self.next_event.store(next_event, Ordering::Release);
         self.next_journal.store(next_journal, Ordering::Release);
         self.watermark.store(watermark, Ordering::Release);
+    }
+
+    pub(super) fn set_fresh(&self, fresh: u64) {
+        self.fresh.store(fresh, Ordering::Relaxed);
+    }
+
+    /// Fresh deliveries, of all webhooks.
+    #[must_use]
+    pub fn fresh(&self) -> u64 {
+        self.fresh.load(Ordering::Relaxed)
     }
 
     /// The number the next event will get.

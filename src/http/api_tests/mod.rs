@@ -6,6 +6,7 @@ mod events;
 mod explain;
 mod idempotency;
 mod matrix;
+mod metrics;
 mod news;
 mod requests;
 mod stats;
@@ -147,8 +148,15 @@ impl World {
         let store = parts.store();
         store.start(parts, Arc::new(Answering)).unwrap();
         let fake = Arc::new(Fake { glance: Mutex::default(), status: Mutex::new(200), clock: clock.clone() });
-        let parts =
-            Parts { store: store.clone(), settings, clock: clock.clone(), entropy, dispatch: fake.clone(), metrics };
+        let parts = Parts {
+            store: store.clone(),
+            settings,
+            clock: clock.clone(),
+            entropy,
+            dispatch: fake.clone(),
+            metrics,
+            store_file: place.store_file(),
+        };
         let service = Arc::new(Service::new(parts));
         let ready = Arc::new(AtomicBool::new(true));
         let api = Api::new(service.clone(), ready.clone(), Duration::from_secs(5));

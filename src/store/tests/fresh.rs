@@ -41,6 +41,7 @@ proptest! {
             for event in 1..next_event {
                 prop_assert_eq!(fresh.is_open(event), open.range((event, 0)..(event + 1, 0)).next().is_some());
             }
+            prop_assert_eq!((fresh.len(), fresh.is_empty()), (open.len() as u64, open.is_empty()));
             for webhook in 0..3 {
                 prop_assert_eq!(fresh.count_of(webhook), open.iter().filter(|(_, of)| *of == webhook).count() as u64);
             }
