@@ -89,7 +89,7 @@ impl Engine {
         if was_inactive && webhook.is_active() {
             // Whatever led to that is over: its failures are counted anew.
             let standing = self.standings.entry(webhook.no).or_default();
-            (standing.failures, standing.failing_since_ms, standing.warned) = (0, None, 0);
+            standing.forget_failures();
             group.dirty.insert(webhook.no);
         }
         webhook.since_seq = group.events.next();

@@ -219,7 +219,7 @@ impl Engine {
         let attempt = &outcome.attempt;
         let webhook = attempt.webhook;
         if attempt.verdict == Verdict::Delivered {
-            (standing.failures, standing.failing_since_ms, standing.warned) = (0, None, 0);
+            standing.forget_failures();
             standing.last_success_ms = Some(attempt.at_ms);
             self.succeeded.insert(webhook);
             group.successes.push((webhook, attempt.at_ms));
@@ -227,6 +227,7 @@ impl Engine {
         if attempt.class.is_some() {
             standing.failures = standing.failures.saturating_add(1);
             standing.failing_since_ms = standing.failing_since_ms.or(Some(attempt.at_ms));
+            standing.failing_from_ms = standing.failing_from_ms.or(Some(group.now));
         }
         self.report(group, outcome, before, &mut standing)?;
         // A success alone is not worth a row: it is written beside the next change, or with the next flush.

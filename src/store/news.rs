@@ -107,7 +107,7 @@ impl Engine {
         if attempt.verdict == Verdict::Delivered {
             return if before.warned > 0 { self.tell_recovered(group, outcome, before) } else { Ok(()) };
         }
-        let failing_ms = standing.failing_since_ms.map_or(0, |since| attempt.at_ms.saturating_sub(since));
+        let failing_ms = standing.failing_from_ms.map_or(0, |from| group.now.saturating_sub(from));
         let failing = standing.failures >= FAILING_ATTEMPTS_MIN && failing_ms >= FAILING_FOR_MS;
         let active = self.registry.webhook(attempt.webhook).filter(|webhook| webhook.is_active()).cloned();
         if let Some(webhook) = active {

@@ -262,8 +262,9 @@ pub struct Standing {
     pub dead: u64,
     /// Failures in a row, over all deliveries.
     pub failures: u32,
-    /// Wall time of the first of them.
+    /// Wall time of the first of them, and when that was in schedule time, which no step of the clock moves.
     pub failing_since_ms: Option<Millis>,
+    pub failing_from_ms: Option<Millis>,
     /// Wall time; written when something else is.
     pub last_success_ms: Option<Millis>,
     /// The newest warning of this row of failures: percent of the time until it is made inactive; 0: none yet.
@@ -273,6 +274,14 @@ pub struct Standing {
     pub newest_death: Option<(Seq, DeadReason)>,
     /// Schedule time of the last event that told of deaths.
     pub told_ms: Option<Millis>,
+}
+
+impl Standing {
+    /// A success, or its owner's word: whatever failed before is over.
+    pub fn forget_failures(&mut self) {
+        (self.failures, self.warned) = (0, 0);
+        (self.failing_since_ms, self.failing_from_ms) = (None, None);
+    }
 }
 
 /// An idempotency record.

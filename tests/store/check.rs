@@ -137,6 +137,7 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
         let shown = Health {
             failures: standing.failures,
             failing_since_ms: standing.failing_since_ms,
+            failing_from_ms: standing.failing_from_ms,
             last_success_ms: standing.last_success_ms,
             warned: standing.warned,
             untold: standing.untold,

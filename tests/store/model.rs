@@ -268,12 +268,13 @@ impl Model {
             let before = hook.health.clone();
             let health = &mut hook.health;
             if verdict == Verdict::Delivered {
-                (health.failures, health.failing_since_ms, health.warned) = (0, None, 0);
+                health.forget_failures();
                 health.last_success_ms = Some(at_ms);
             }
             if failed {
                 health.failures += 1;
                 health.failing_since_ms = health.failing_since_ms.or(Some(at_ms));
+                health.failing_from_ms = health.failing_from_ms.or(Some(self.now));
             }
             self.report(outcome, &before);
         }
@@ -320,8 +321,7 @@ impl Model {
         match patch.active {
             Some(true) => {
                 if hook.life == Life::Inactive {
-                    let health = &mut hook.health;
-                    (health.failures, health.failing_since_ms, health.warned) = (0, None, 0);
+                    hook.health.forget_failures();
                 }
                 hook.life = Life::Active;
             }

@@ -20,6 +20,7 @@ const MINUTE_MS: Millis = 60_000;
 pub struct Health {
     pub failures: u32,
     pub failing_since_ms: Option<Millis>,
+    pub failing_from_ms: Option<Millis>,
     pub last_success_ms: Option<Millis>,
     pub warned: u8,
     pub untold: u64,
@@ -31,10 +32,17 @@ fn quoted(ms: Option<Millis>) -> String {
     ms.map_or_else(|| "null".to_owned(), |ms| format!("\"{}\"", millis_z(ms)))
 }
 
+impl Health {
+    pub fn forget_failures(&mut self) {
+        let Self { last_success_ms, untold, newest_death, told_ms, .. } = *self;
+        *self = Self { last_success_ms, untold, newest_death, told_ms, ..Self::default() };
+    }
+}
+
 impl Model {
     /// After an attempt was counted; `before` is how the webhook did until then.
     pub fn report(&mut self, outcome: &Outcome, before: &Health) {
-        let (webhook, event, at_ms) = (outcome.attempt.webhook, outcome.attempt.event, outcome.attempt.at_ms);
+        let (webhook, event) = (outcome.attempt.webhook, outcome.attempt.event);
         if !self.live(webhook) {
             return;
         }
@@ -50,7 +58,7 @@ impl Model {
             return;
         }
         let health = self.hooks[&webhook].health.clone();
-        let failing_ms = at_ms.saturating_sub(health.failing_since_ms.unwrap_or(at_ms));
+        let failing_ms = self.now - health.failing_from_ms.unwrap_or(self.now);
         let failing = health.failures >= FAILING_ATTEMPTS_MIN && failing_ms >= 120 * HOUR_MS;
         let reason = outcome.deactivate.map(|reason| reason.as_str()).or(failing.then_some("failing"));
         let quiet = self.is_operational(event);
