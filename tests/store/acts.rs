@@ -197,7 +197,7 @@ impl World {
             && let Some((webhook, event)) = self.some_tested()
         {
             let at_ms = self.clock.wall_ms();
-            let verdict = Verdict::Single;
+            let verdict = if self.chance.percent(50) { Verdict::Single } else { Verdict::Delivered };
             let of = Try { event, webhook, number: 1, previous: 0, at_ms, row: None, verdict };
             let mut outcome = drafts::outcome(&of);
             outcome.test = true;
