@@ -19,6 +19,8 @@ mod disk;
 mod drafts;
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/lines.rs"]
+mod lines;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/power.rs"]

@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod event;
 pub mod id;
 pub mod key;
+pub mod pause;
 pub mod secret;
 pub mod time;
 pub mod webhook;

@@ -171,8 +171,15 @@ impl Service {
         };
         let attempt = self.dispatch.test(webhook.clone(), event.clone()).await;
         let since_ms = self.clock.now_ms();
-        let outcome =
-            Outcome { attempt: attempt.clone(), row: None, budget_from: 0, since_ms, deactivate: None, test: true };
+        let outcome = Outcome {
+            attempt: attempt.clone(),
+            row: None,
+            order: None,
+            budget_from: 0,
+            since_ms,
+            deactivate: None,
+            test: true,
+        };
         self.store.submit(Op::Outcome(Box::new(outcome)), worker).await?;
         Ok(Tried { event, webhook, attempt })
     }

@@ -5,6 +5,7 @@
 //! `listing` the derived lists, `registry` what is small enough to stand in memory, `open` how a file is made and found.
 
 pub mod block;
+mod cancel;
 mod changes;
 mod deliveries;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod listing;
 pub mod log;
 pub mod op;
 pub mod open;
+pub mod ordering;
 pub mod page;
 pub mod queue;
 pub mod record;

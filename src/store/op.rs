@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{KeyId, Seq, TenantId, TenantNo, WebhookNo};
 use crate::model::key::{Key, Tenant};
+use crate::model::pause::Scope;
 use crate::model::secret::Secret;
 use crate::model::webhook::{Filter, InactiveReason, Webhook};
 
@@ -67,6 +68,16 @@ pub enum Op {
     Resend {
         event: Seq,
         webhooks: Vec<WebhookNo>,
+    },
+    /// What is pending of an event for these webhooks is cancelled. An attempt under way may still end.
+    Cancel {
+        event: Seq,
+        webhooks: Vec<WebhookNo>,
+    },
+    /// Nothing of this is delivered any more, or it goes on.
+    Pause {
+        scope: Scope,
+        paused: bool,
     },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
@@ -140,6 +151,8 @@ pub struct Outcome {
     pub attempt: Attempt,
     /// The delivery's row, where it has one.
     pub row: Option<RowKey>,
+    /// The line that its event stands in.
+    pub order: Option<OrderKey>,
     pub budget_from: u32,
     pub since_ms: Millis,
     /// The webhook is made inactive with it.
@@ -215,10 +228,14 @@ pub struct Effects {
     pub settled: Vec<(WebhookNo, Seq)>,
     /// Rows that are new in the durable queue.
     pub queued: Vec<(WebhookNo, RowKey)>,
+    /// Deliveries that are cancelled: no attempt of them may start any more.
+    pub cancelled: Vec<(WebhookNo, Seq)>,
     /// Webhooks with deliveries that have died of waiting, as asked.
     pub expired: Vec<WebhookNo>,
     /// Webhooks in their newest version.
     pub changed: Vec<Arc<Webhook>>,
+    /// What is paused has changed.
+    pub pauses: bool,
     /// What died and why, for the log.
     pub died: Vec<(WebhookNo, Seq, DeadReason)>,
 }
@@ -229,7 +246,9 @@ impl Effects {
         self.fresh.is_empty()
             && self.settled.is_empty()
             && self.queued.is_empty()
+            && self.cancelled.is_empty()
             && self.expired.is_empty()
             && self.changed.is_empty()
+            && !self.pauses
     }
 }

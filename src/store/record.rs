@@ -167,7 +167,7 @@ pub enum Entry {
         at_ms: Millis,
         attempts: u32,
     },
-    /// Its dead letter was deleted, or it was cancelled by hand.
+    /// Its dead letter was deleted, or it was cancelled.
     Dropped {
         event: Seq,
         webhook: WebhookNo,
@@ -241,6 +241,8 @@ pub struct Standing {
     /// Rows of the durable queue without and with an attempt.
     pub waiting: u64,
     pub started: u64,
+    /// Deliveries that wait for another with their ordering key.
+    pub held: u64,
     pub dead: u64,
     /// Failures in a row, over all deliveries.
     pub failures: u32,

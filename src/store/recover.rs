@@ -1,5 +1,5 @@
 //! Making an engine from what is on disk, at start-up and after an I/O error. Owns the rule by which fresh deliveries are
-//! found again: their event stands at or above the watermark and the journal says nothing about them.
+//! found again: their event stands at or above the watermark, the journal says nothing about them, no line holds them.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use super::fresh::Fresh;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
 use super::log::{self, Log};
+use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{KEYS, META, STANDING, TENANTS, WEBHOOKS, meta};
+use super::schema::{KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use crate::clock::{Clock, Millis};
 use crate::model::event::Event;
@@ -51,6 +52,7 @@ pub fn recover(
     let flushed = listing::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
     let registry = read_registry(&txn, &shared)?;
     let standings = read_standings(&txn)?;
+    let in_line = ordering::owners(&txn.open_table(ORDERING)?)?;
     let logs = read_logs(&txn, &registry, flushed)?;
     clock.lift_to(logs.newest_ms);
     drop(meta_table);
@@ -63,7 +65,8 @@ pub fn recover(
     let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
     let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
     queued.sort_unstable();
-    let sweeps: VecDeque<WebhookNo> = queued.iter().copied().filter(|no| registry.webhook(*no).is_none()).collect();
+    let owners: BTreeSet<WebhookNo> = queued.iter().copied().chain(in_line).collect();
+    let sweeps: VecDeque<WebhookNo> = owners.into_iter().filter(|no| registry.webhook(*no).is_none()).collect();
     queued.retain(|no| registry.webhook(*no).is_some());
     let engine = Engine {
         db,
@@ -109,6 +112,10 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
         let key = record::read_key(KeyId(*id.value()), value.value(), &shared.sealer)?;
         registry.apply(&Change::Key(Arc::new(key)));
     }
+    for row in txn.open_table(PAUSES)?.iter()? {
+        let (scope, pause) = row?;
+        registry.apply(&Change::Pause(record::read(scope.value())?, Some(record::read(pause.value())?)));
+    }
     Ok(registry)
 }
 
@@ -143,6 +150,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
 
     let mut tails = Tails::new(flushed.0, flushed.1);
     let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
+    let mut open = Fresh::new(mark.event, mark.journal);
     log::scan(&journal, mark.journal.min(flushed.1), |number, bytes| {
         let entry: Entry = record::read(bytes)?;
         let (event, webhook) = (entry.event(), entry.webhook());
@@ -151,11 +159,15 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         }
         if event >= mark.event {
             settled.insert((event, webhook));
+            // Cancelled while it was fresh: after a reopen the dispatcher may still have it in flight.
+            if matches!(entry, Entry::Dropped { previous: 0, .. }) {
+                open.leave_out(event, webhook);
+            }
         }
         Ok(true)
     })?;
 
-    let mut open = Fresh::new(mark.event, mark.journal);
+    let lines = txn.open_table(ORDERING)?;
     open.point(mark.event, mark.journal);
     let mut fresh = Vec::new();
     let mut newest_id = None;
@@ -167,12 +179,13 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         }
         if seq >= mark.event {
             let event = Arc::new(event);
-            let before = fresh.len();
+            let (before, order) = (fresh.len(), event.order());
             for no in event.matched.iter().filter(|no| !settled.contains(&(seq, **no))) {
-                if registry.webhook(*no).is_some() {
-                    fresh.push((*no, event.clone()));
-                } else {
+                let place = order.map_or(Ok(None), |order| ordering::get(&lines, *no, order, seq))?;
+                if registry.webhook(*no).is_none() {
                     open.leave_out(seq, *no);
+                } else if !matches!(place, Some(Place::Held(_))) {
+                    fresh.push((*no, event.clone()));
                 }
             }
             open.push(fresh.len() - before);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::model::pause::Scope;
 use webhookd::model::webhook::{Filter, InactiveReason};
 use webhookd::store::op::{Op, WebhookPatch};
 
@@ -90,7 +91,7 @@ impl World {
         let flying = |event| flights.iter().any(|flight| flight.webhook == webhook && flight.event == event);
         self.disk.set_quiet(true);
         let view = self.shared.as_ref().unwrap().view().unwrap();
-        let due = view.due(webhook, started, self.clock.now_ms(), room, flying).unwrap();
+        let due = view.due(webhook, started, self.clock.now_ms(), room, |event, _| flying(event)).unwrap();
         if self.model.live(webhook) {
             let from = (webhook, started, 0, 0)..=(webhook, started, self.clock.now_ms(), Seq::MAX);
             let wanted = self.model.queue.range(from).filter(|(place, _)| !flying(place.3)).take(room);
@@ -122,6 +123,7 @@ impl World {
             row: row.map(|(key, _)| key),
             verdict,
         });
+        outcome.order = self.model.order_of(event);
         outcome.budget_from = row.map_or(0, |(_, row)| row.budget_from);
         outcome.deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
         Op::Outcome(Box::new(outcome))
@@ -170,6 +172,7 @@ impl World {
                 Op::DropDead { webhook, event }
             });
         }
+        self.hold_and_cancel(&live, ops);
         let events = self.model.events.len() as u64;
         if self.chance.percent(10) && events > 0 {
             let event = 1 + self.chance.below(events);
@@ -191,6 +194,27 @@ impl World {
             let mut outcome = drafts::outcome(&of);
             outcome.test = true;
             ops.push(Op::Outcome(Box::new(outcome)));
+        }
+    }
+
+    /// Pauses, and cancels what is pending of an event, also where nothing is.
+    fn hold_and_cancel(&mut self, live: &[WebhookNo], ops: &mut Vec<Op>) {
+        if self.chance.percent(6) {
+            let no = 1 + u32::try_from(self.chance.below(10)).unwrap();
+            let host = Scope::host("receiver.example").unwrap();
+            let scopes = [Scope::Everything, Scope::Tenant(no), host, Scope::Webhook(no), Scope::Own(no)];
+            let scope = self.chance.pick(&scopes).unwrap().clone();
+            ops.push(Op::Pause { scope, paused: self.chance.percent(50) });
+        }
+        let events = self.model.events.len() as u64;
+        if self.chance.percent(15) && events > 0 {
+            // Mostly a young one: of those something is pending.
+            let young = self.chance.below(events.min(8));
+            let event = if self.chance.percent(80) { events - young } else { 1 + self.chance.below(events) };
+            let mut webhooks = live.to_vec();
+            self.chance.shuffle(&mut webhooks);
+            webhooks.truncate(1 + self.chance.index(4));
+            ops.push(Op::Cancel { event, webhooks });
         }
     }
 

@@ -1,12 +1,14 @@
 //! What should be true of the store: the same ops on plain collections. Owns the meaning of every op, nothing of how.
 //!
-//! Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
+//! `lines` has the part about ordering keys, cancelling and pauses. Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{DeadReason, Verdict};
+use webhookd::model::event::OrderKey;
 use webhookd::model::id::{BROADCAST, EventId, JournalSeq, Seq, TenantNo, WebhookNo};
+use webhookd::model::pause::{Pause, Scope};
 use webhookd::model::webhook::Filter;
 use webhookd::store::op::{Accept, Draft, Op, Outcome, Refusal, WebhookPatch};
 use webhookd::store::record::{Entry, QueueRow, Remembered};
@@ -60,14 +62,18 @@ pub struct Model {
     pub journal: Vec<Entry>,
     pub fresh: BTreeSet<(Seq, WebhookNo)>,
     pub queue: BTreeMap<QueuePlace, QueueRow>,
+    /// Deliveries in line for their key: (webhook, line, event); with the row that is kept for one that is held.
+    pub lines: BTreeMap<(WebhookNo, OrderKey, Seq), Option<QueueRow>>,
+    pub pauses: BTreeMap<Scope, Pause>,
     pub dead: BTreeMap<(WebhookNo, Seq), JournalSeq>,
     pub remembered: HashMap<[u8; 16], Remembered>,
-    /// Deliveries whose chain of records has two ends, because something was decided while they were in flight.
+    /// Deliveries whose chain of records has two ends: asked for again, with the same row, while they were in flight.
     pub forked: BTreeSet<(Seq, WebhookNo)>,
     retention_ms: Millis,
     group_journal: usize,
-    now: Millis,
-    wall_ms: Millis,
+    pub(crate) group_events: usize,
+    pub(crate) now: Millis,
+    pub(crate) wall_ms: Millis,
 }
 
 impl Model {
@@ -86,6 +92,7 @@ impl Model {
     /// A group of ops at one time; says what the store should answer.
     pub fn apply(&mut self, ops: &[Op], now: Millis, wall_ms: Millis) -> Vec<Result<Expected, Refusal>> {
         self.group_journal = self.journal.len();
+        self.group_events = self.events.len();
         (self.now, self.wall_ms) = (now, wall_ms);
         ops.iter().map(|op| self.op(op)).collect()
     }
@@ -130,6 +137,8 @@ impl Model {
                 }
                 self.set_life(*no, Life::Deleted);
                 self.queue.retain(|place, _| place.0 != *no);
+                self.lines.retain(|place, _| place.0 != *no);
+                self.pauses.retain(|scope, _| *scope != Scope::Webhook(*no) && *scope != Scope::Own(*no));
                 Ok(Expected::Nothing)
             }
             Op::PutTenant { id, .. } => {
@@ -151,6 +160,8 @@ impl Model {
                 Ok(Expected::Count(1))
             }
             Op::Resend { event, webhooks } => self.resend(*event, webhooks),
+            Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),
+            Op::Pause { scope, paused } => self.pause(scope, *paused),
             Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
         }
     }
@@ -180,8 +191,13 @@ impl Model {
                     && hook.filters.iter().any(|filter| filter.matches(&draft.kind))
             };
             let matched: Vec<WebhookNo> = self.hooks.iter().filter(|(_, h)| takes(h)).map(|(no, _)| *no).collect();
-            self.fresh.extend(matched.iter().map(|no| (seq, *no)));
-            self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched, id: None });
+            self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched: matched.clone(), id: None });
+            let row = QueueRow { since_ms: self.now, ..QueueRow::default() };
+            for no in matched {
+                if self.get_in_line(no, seq, row) {
+                    self.fresh.insert((seq, no));
+                }
+            }
         }
         let events: Vec<Seq> = (first..self.heads().0).collect();
         if let Some(key) = key
@@ -203,28 +219,27 @@ impl Model {
         }
         let pending = match outcome.row {
             Some(key) => self.queue.remove(&(webhook, key.started, key.due_ms, event)).is_some(),
-            None => {
-                self.fresh.remove(&(event, webhook));
-                true
-            }
+            None => self.fresh.remove(&(event, webhook)),
         };
-        // Something else became of the delivery while it was in flight: the attempt is on record, and a success counts.
-        let mut dead_before = None;
-        if !pending {
-            self.forked.insert((event, webhook));
-            dead_before = self.dead.get(&(webhook, event)).copied();
-            if let Some(death) = dead_before {
-                attempt.previous = death;
+        let live = self.live(webhook);
+        let newest = self.newest(event, webhook).unwrap_or(0);
+        // Something was decided about the delivery while it was in flight: the attempt is on record, and a success counts.
+        let late = live && !pending;
+        if late {
+            attempt.previous = newest;
+            if verdict == Verdict::Delivered {
+                self.dead.remove(&(webhook, event));
+                self.withdraw(webhook, event);
+            } else {
+                attempt.verdict = Verdict::Single;
             }
+        } else if attempt.previous != newest {
+            self.forked.insert((event, webhook));
         }
         let failed = attempt.class.is_some();
         let (at_ms, tries) = (attempt.at_ms, attempt.number.get());
         let number = self.note(Entry::Attempt(attempt));
-        let live = self.live(webhook);
         match verdict {
-            Verdict::Delivered if dead_before.is_some() && live => {
-                self.dead.remove(&(webhook, event));
-            }
             Verdict::RetryAt(due) if live && pending => {
                 let row = QueueRow {
                     attempts: tries,
@@ -238,6 +253,9 @@ impl Model {
                 self.dead.insert((webhook, event), number);
             }
             _ => {}
+        }
+        if !late && (!live || !matches!(verdict, Verdict::RetryAt(_))) {
+            self.leave_line(webhook, event);
         }
         if let Some(hook) = self.hooks.get_mut(&webhook) {
             if verdict == Verdict::Delivered {
@@ -255,8 +273,7 @@ impl Model {
 
     fn spill(&mut self, webhook: WebhookNo, events: &[Seq], due_ms: Millis) -> Expected {
         for event in events {
-            self.fresh.remove(&(*event, webhook));
-            if self.live(webhook) {
+            if self.fresh.remove(&(*event, webhook)) && self.live(webhook) {
                 let number = self.note(Entry::Queued { event: *event, webhook, previous: 0, due_ms });
                 let row = QueueRow { attempts: 0, budget_from: 0, since_ms: self.now, previous: number };
                 self.queue.insert((webhook, false, due_ms, *event), row);
@@ -266,18 +283,25 @@ impl Model {
     }
 
     fn expire(&mut self, webhook: WebhookNo, before_ms: Millis, max: usize) -> Expected {
-        let from = (webhook, false, 0, 0)..=(webhook, false, before_ms, Seq::MAX);
-        let old: Vec<(QueuePlace, QueueRow)> =
-            self.queue.range(from).take(max).map(|(place, row)| (*place, *row)).collect();
-        for (place, row) in &old {
-            self.queue.remove(place);
-            let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
-            let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
-            if self.live(webhook) {
-                self.dead.insert((webhook, event), number);
+        let mut count = 0;
+        loop {
+            let from = (webhook, false, 0, 0)..=(webhook, false, before_ms, Seq::MAX);
+            let old: Vec<(QueuePlace, QueueRow)> =
+                self.queue.range(from).take(max - count).map(|(place, row)| (*place, *row)).collect();
+            for (place, row) in &old {
+                self.queue.remove(place);
+                let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
+                let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
+                if self.live(webhook) {
+                    self.dead.insert((webhook, event), number);
+                }
+                self.leave_line(webhook, event);
+            }
+            count += old.len();
+            if old.is_empty() {
+                return Expected::Count(count);
             }
         }
-        Expected::Count(old.len())
     }
 
     fn update(&mut self, no: WebhookNo, patch: &WebhookPatch) -> Result<Expected, Refusal> {
@@ -312,7 +336,7 @@ impl Model {
         let death = self.dead.get(&(webhook, event)).copied().filter(|_| self.live(webhook));
         let death = death.filter(|death| *death <= self.group_journal as JournalSeq).ok_or(Refusal::NotFound)?;
         self.dead.remove(&(webhook, event));
-        Ok(death)
+        Ok(self.newest(event, webhook).unwrap_or(death))
     }
 
     fn revive(&mut self, webhook: WebhookNo, event: Seq, previous: JournalSeq) {
@@ -320,7 +344,9 @@ impl Model {
         let now = self.now;
         let number = self.note(Entry::Revived { event, webhook, previous, at_ms: now, attempts });
         let row = QueueRow { attempts, budget_from: attempts, since_ms: now, previous: number };
-        self.queue.insert((webhook, false, now, event), row);
+        if self.get_in_line(webhook, event, row) {
+            self.queue.insert((webhook, false, now, event), row);
+        }
     }
 
     fn attempts_made(&self, newest: JournalSeq) -> u32 {
@@ -342,11 +368,12 @@ impl Model {
                 return Err(Refusal::NotFound);
             }
             let of_it = |entry: &Entry| entry.event() == event && entry.webhook() == *webhook;
-            if self.journal[self.group_journal..].iter().any(of_it) || self.fresh.contains(&(event, *webhook)) {
-                return Err(Refusal::Pending);
-            }
             let newest = self.newest(event, *webhook);
-            if newest.is_some_and(|number| self.journal[number as usize - 1].queued().is_some()) {
+            let pending = match self.told(event, *webhook) {
+                Some(entry) => entry.queued().is_some(),
+                None => self.events[event as usize - 1].matched.contains(webhook),
+            };
+            if pending || self.journal[self.group_journal..].iter().any(of_it) {
                 return Err(Refusal::Pending);
             }
             plan.push((*webhook, newest.unwrap_or(0)));
@@ -364,7 +391,7 @@ impl Model {
         self.journal.iter().rposition(of_it).map(|place| place as JournalSeq + 1)
     }
 
-    fn note(&mut self, entry: Entry) -> JournalSeq {
+    pub(crate) fn note(&mut self, entry: Entry) -> JournalSeq {
         self.journal.push(entry);
         self.journal.len() as JournalSeq
     }

@@ -260,8 +260,15 @@ impl World {
             attempt.status = Some(204);
             attempt.error = String::new();
         }
-        let outcome =
-            Outcome { attempt, row, budget_from: 0, since_ms: self.clock.now_ms(), deactivate: None, test: false };
+        let outcome = Outcome {
+            attempt,
+            row,
+            order: event.order(),
+            budget_from: 0,
+            since_ms: self.clock.now_ms(),
+            deactivate: None,
+            test: false,
+        };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
     }
 }

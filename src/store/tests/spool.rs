@@ -77,7 +77,15 @@ fn failed(event: &Event) -> Op {
         excerpt: String::new(),
         verdict: Verdict::RetryAt(NOW + 5_000),
     };
-    Op::Outcome(Box::new(Outcome { attempt, row: None, budget_from: 0, since_ms: NOW, deactivate: None, test: false }))
+    Op::Outcome(Box::new(Outcome {
+        attempt,
+        row: None,
+        order: None,
+        budget_from: 0,
+        since_ms: NOW,
+        deactivate: None,
+        test: false,
+    }))
 }
 
 fn success(event: &Event, number: u32) -> Success {
