@@ -233,6 +233,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Event => events::see(call).await,
         Action::Explain => events::explain(call).await,
         Action::Resend => events::resend(call).await,
+        Action::Cancel => events::cancel(call).await,
         Action::LemonCreate => lemon::create(call).await,
         Action::LemonList => lemon::list(call).await,
         Action::LemonSee => lemon::see(call).await,
@@ -242,6 +243,8 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::LemonTest => lemon::test(call).await,
         Action::LemonAttempts => lemon::attempts(call).await,
         Action::LemonDeliveries => lemon::deliveries(call).await,
+        Action::LemonPause => lemon::pause(call, true).await,
+        Action::LemonResume => lemon::pause(call, false).await,
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,
@@ -257,6 +260,9 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::KeyCreate => admin::create_key(call).await,
         Action::KeyList => Ok(admin::list_keys(call)),
         Action::KeyRevoke => admin::revoke_key(call).await,
+        Action::PauseList => Ok(admin::list_paused(call)),
+        Action::Pause => admin::pause(call, true).await,
+        Action::Resume => admin::pause(call, false).await,
         Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
     }
 }

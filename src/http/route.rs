@@ -78,6 +78,7 @@ pub enum Action {
     Event,
     Explain,
     Resend,
+    Cancel,
     LemonCreate,
     LemonList,
     LemonSee,
@@ -87,6 +88,8 @@ pub enum Action {
     LemonTest,
     LemonAttempts,
     LemonDeliveries,
+    LemonPause,
+    LemonResume,
     DeadLetters,
     Redrive,
     DropDead,
@@ -102,6 +105,9 @@ pub enum Action {
     KeyCreate,
     KeyList,
     KeyRevoke,
+    PauseList,
+    Pause,
+    Resume,
 }
 
 #[derive(Debug)]
@@ -141,6 +147,7 @@ routes! {
     GET    "/v1/events/{id}"                  Lemon Tenant  None  Api => Event;
     GET    "/v1/events/{id}/explain"          Lemon Tenant  None  Api => Explain;
     POST   "/v1/events/{id}/resend"           Lemon Tenant  Small Api => Resend;
+    DELETE "/v1/events/{id}/deliveries"       Lemon Tenant  None  Api => Cancel;
 
     POST   "/v1/webhooks"                     Lemon Tenant  Small Api => LemonCreate;
     GET    "/v1/webhooks"                     Lemon Tenant  None  Api => LemonList;
@@ -151,6 +158,8 @@ routes! {
     POST   "/v1/webhooks/{id}/test"           Lemon Tenant  Event Api => LemonTest;
     GET    "/v1/webhooks/{id}/attempts"       Lemon Tenant  None  Api => LemonAttempts;
     GET    "/v1/webhooks/{id}/deliveries"     Lemon Tenant  None  Api => LemonDeliveries;
+    POST   "/v1/webhooks/{id}/pause"          Lemon Tenant  None  Api => LemonPause;
+    POST   "/v1/webhooks/{id}/resume"         Lemon Tenant  None  Api => LemonResume;
 
     GET    "/v1/dead-letters"                 Lemon Tenant  None  Api => DeadLetters;
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;
@@ -169,6 +178,9 @@ routes! {
     POST   "/admin/keys"                      Admin Admin   Small Admin => KeyCreate;
     GET    "/admin/keys"                      Admin Admin   None  Admin => KeyList;
     DELETE "/admin/keys/{id}"                 Admin Admin   None  Admin => KeyRevoke;
+    GET    "/admin/pause"                     Admin Admin   None  Admin => PauseList;
+    POST   "/admin/pause"                     Admin Admin   Small Admin => Pause;
+    POST   "/admin/resume"                    Admin Admin   Small Admin => Resume;
 }
 
 /// The table, ready to be asked.

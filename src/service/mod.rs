@@ -9,6 +9,7 @@ pub mod deadletter;
 mod error;
 pub mod explain;
 mod field;
+pub mod halt;
 pub mod inspect;
 pub mod publish;
 mod rate;

@@ -35,6 +35,8 @@ pub struct Seen {
     pub standing: Standing,
     /// Wall time of the newest success that anybody knows of.
     pub last_success_ms: Option<Millis>,
+    /// By whomever and however widely.
+    pub paused: bool,
 }
 
 /// What a test sends.
@@ -223,13 +225,15 @@ impl Service {
     }
 
     async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
+        let pauses = self.store.shared().registry().pauses().clone();
         let mut seen = self
             .store
             .read(move |shared| {
                 let view = shared.view()?;
                 let see = |webhook: Arc<Webhook>| {
                     let standing = view.standing(webhook.no)?;
-                    Ok(Seen { last_success_ms: standing.last_success_ms, standing, webhook })
+                    let paused = pauses.of(&webhook).is_some();
+                    Ok(Seen { last_success_ms: standing.last_success_ms, standing, paused, webhook })
                 };
                 webhooks.into_iter().map(see).collect::<Result<Vec<_>, _>>()
             })

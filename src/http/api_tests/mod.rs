@@ -4,6 +4,7 @@ mod access;
 mod dead;
 mod events;
 mod explain;
+mod halt;
 mod idempotency;
 mod matrix;
 mod requests;
