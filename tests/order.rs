@@ -51,7 +51,7 @@ struct Books {
 
 /// Some events fail at first, some for good.
 fn fails(number: u64, times: usize) -> bool {
-    number % 13 == 5 || (number % 3 == 0 && times == 1) || (number % 7 == 0 && times <= 2)
+    number % 13 == 5 || (number.is_multiple_of(3) && times == 1) || (number.is_multiple_of(7) && times <= 2)
 }
 
 impl Books {

@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::egress::Pool;
 use crate::limits::ERROR_BYTES_MAX;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{AttemptNumber, Seq};
 use crate::model::webhook::{InactiveReason, Webhook};
 use crate::render;
@@ -35,13 +35,13 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
         Some(body) => Ok(body.event().clone()),
         None => read_event(dispatcher, work.event).await,
     };
+    let order = line_of(dispatcher, &cell, work.event, &event).await;
     // Asked for after the last wait: a change that was answered meanwhile is in force.
     let (plan, is_wary) = current_plan(dispatcher, &cell);
     if !plan.webhook.is_active() || dispatcher.is_paused(&plan.webhook) {
         drop(places);
         return put_back(&worker, &cell, &work);
     }
-    let order = event.as_ref().ok().and_then(|event| event.order());
     if (is_wary || order.is_some()) && !cell.lane().may_go(work.event, order) {
         drop(places);
         return not_made(&worker, &cell);
@@ -146,6 +146,23 @@ async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Eve
 async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, StoreError> {
     let found = dispatcher.store.read(move |shared| shared.view()?.event(seq)).await?;
     found.map(Arc::new).ok_or(StoreError::Damaged("a pending delivery's event is missing"))
+}
+
+/// The line that a delivery stands in: the end of a delivery must let the next one go, also when its event does not read.
+async fn line_of(
+    dispatcher: &Dispatcher,
+    cell: &LaneCell,
+    seq: Seq,
+    event: &Result<Arc<Event>, StoreError>,
+) -> Option<OrderKey> {
+    match event {
+        Ok(event) => event.order(),
+        Err(StoreError::Unavailable(_)) => None,
+        Err(_) => {
+            let no = cell.lane().no();
+            dispatcher.store.read(move |shared| shared.view()?.line_of(no, seq)).await.ok().flatten()
+        }
+    }
 }
 
 /// Nothing was tried: everything goes back to where it was.

@@ -22,7 +22,7 @@ use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, Outcome};
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
-use crate::model::pause::Pauses;
+use crate::model::pause::{Pauses, Scope};
 use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::inbox::{Answer, Waiter};
 use crate::store::op::{Effects, RowKey};
@@ -283,6 +283,20 @@ impl Dispatcher {
         }
     }
 
+    /// Webhooks whose lanes are to be looked at when this is paused or resumed: no more than need be, as an owner may do it
+    /// often.
+    fn concerned(&self, scope: &Scope) -> Vec<WebhookNo> {
+        match scope {
+            Scope::Webhook(no) | Scope::Own(no) => vec![*no],
+            Scope::Tenant(tenant) => {
+                self.store.shared().registry().webhooks_of(*tenant).map(|webhook| webhook.no).collect()
+            }
+            Scope::Everything | Scope::Host(_) => {
+                self.lanes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+            }
+        }
+    }
+
     fn take_pauses(&self) {
         self.pauses.store(self.store.shared().registry().pauses().clone());
     }
@@ -318,7 +332,7 @@ impl Downstream for Dispatcher {
                 self.refresh(webhook.no, &cell);
             }
         }
-        if effects.pauses {
+        if !effects.pauses.is_empty() {
             self.take_pauses();
         }
         for (webhook, event) in &effects.cancelled {
@@ -357,9 +371,8 @@ impl Downstream for Dispatcher {
         for webhook in &effects.changed {
             mails[self.worker_of(webhook.no)].pokes.push_back(webhook.no);
         }
-        if effects.pauses {
-            let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-            lanes.keys().for_each(|no| mails[self.worker_of(*no)].pokes.push_back(*no));
+        for no in effects.pauses.iter().flat_map(|scope| self.concerned(scope)) {
+            mails[self.worker_of(no)].pokes.push_back(no);
         }
         for (mailbox, mail) in self.mailboxes.iter().zip(mails) {
             if !mail.is_empty() {

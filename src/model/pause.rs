@@ -35,6 +35,8 @@ pub struct Pause {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pauses {
     all: BTreeMap<Scope, Pause>,
+    /// How many of them are in force, and how many name a host: mostly none, and then nothing is looked up.
+    in_force: usize,
     hosts: usize,
 }
 
@@ -64,11 +66,15 @@ fn with_port(host: &Host<&str>, port: u16) -> String {
 impl Pauses {
     /// Sets what is known of a scope, or forgets it.
     pub fn set(&mut self, scope: &Scope, pause: Option<Pause>) {
-        match pause {
+        let before = match pause {
             Some(pause) => self.all.insert(scope.clone(), pause),
             None => self.all.remove(scope),
         };
-        self.hosts = self.all.keys().filter(|scope| matches!(scope, Scope::Host(_))).count();
+        let in_force = |pause: Option<Pause>| usize::from(pause.is_some_and(|pause| pause.until_ms.is_none()));
+        self.in_force = self.in_force + in_force(pause) - in_force(before);
+        if matches!(scope, Scope::Host(_)) {
+            self.hosts = self.hosts + usize::from(pause.is_some()) - usize::from(before.is_some());
+        }
     }
 
     #[must_use]
@@ -95,6 +101,9 @@ impl Pauses {
     /// What pauses a webhook: the widest scope.
     #[must_use]
     pub fn of(&self, webhook: &Webhook) -> Option<&Scope> {
+        if self.in_force == 0 {
+            return None;
+        }
         self.covering(webhook).find(|(_, pause)| pause.until_ms.is_none()).map(|(scope, _)| scope)
     }
 
@@ -106,18 +115,16 @@ impl Pauses {
 
     /// The pauses that cover a webhook, widest first.
     fn covering(&self, webhook: &Webhook) -> impl Iterator<Item = (&Scope, Pause)> {
-        let mut scopes = Vec::new();
-        if !self.all.is_empty() {
-            scopes.extend([Scope::Everything, Scope::Tenant(webhook.tenant)]);
-            // Reading the URL costs something; hosts are hardly ever paused.
-            let url = Some(&webhook.url).filter(|_| self.hosts > 0).and_then(|url| Url::parse(url).ok());
-            if let Some((url, host)) = url.as_ref().and_then(|url| Some((url, url.host()?))) {
-                scopes.push(Scope::Host(host.to_string()));
-                scopes.extend(url.port_or_known_default().map(|port| Scope::Host(with_port(&host, port))));
-            }
-            scopes.extend([Scope::Webhook(webhook.no), Scope::Own(webhook.no)]);
+        let mut hosts = Vec::new();
+        // Reading the URL costs something; hosts are hardly ever paused.
+        let url = Some(&webhook.url).filter(|_| self.hosts > 0).and_then(|url| Url::parse(url).ok());
+        if let Some((url, host)) = url.as_ref().and_then(|url| Some((url, url.host()?))) {
+            hosts.push(Scope::Host(host.to_string()));
+            hosts.extend(url.port_or_known_default().map(|port| Scope::Host(with_port(&host, port))));
         }
-        scopes.into_iter().filter_map(|scope| self.all.get_key_value(&scope)).map(|(scope, pause)| (scope, *pause))
+        let scopes = [Scope::Everything, Scope::Tenant(webhook.tenant)].into_iter().chain(hosts);
+        let scopes = scopes.chain([Scope::Webhook(webhook.no), Scope::Own(webhook.no)]);
+        scopes.filter_map(|scope| self.all.get_key_value(&scope)).map(|(scope, pause)| (scope, *pause))
     }
 }
 

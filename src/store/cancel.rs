@@ -1,5 +1,7 @@
 //! The engine's op that cancels what is pending of an event; and how it tells what a delivery's journal says last.
 
+use std::collections::BTreeMap;
+
 use redb::ReadableTable;
 
 use super::StoreError;
@@ -14,6 +16,9 @@ use super::schema::{FATES, FATES_PER_ROW, ORDERING};
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::event::{Event, OrderKey};
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
+
+/// The newest journal record of each of an event's deliveries.
+pub(super) type Told = BTreeMap<WebhookNo, JournalSeq>;
 
 /// What the journal says last about a delivery.
 pub(super) struct Newest {
@@ -31,13 +36,13 @@ impl Engine {
         webhooks: &[WebhookNo],
     ) -> Result<Result<Done, Refusal>, StoreError> {
         let Some(found) = self.logged(group, event)? else { return Ok(Err(Refusal::NotFound)) };
-        let order = found.order();
+        let (order, told) = (found.order(), self.told(group, event)?);
         let mut cancelled = 0;
         for webhook in webhooks.iter().copied() {
             if self.registry.webhook(webhook).is_none() {
                 continue;
             }
-            let newest = self.newest(group, event, webhook)?;
+            let newest = self.newest(group, event, webhook, &told)?;
             let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
             let matched = found.matched.contains(&webhook);
             let entry = newest.as_ref().map(|newest| &newest.entry);
@@ -93,49 +98,44 @@ impl Engine {
         log::get(&table, event, |bytes| record::read_event(event, bytes))
     }
 
-    /// What the journal says last about a delivery, this group's records among them; `None`: nothing.
+    /// What the journal says last about a delivery, this group's records among them; `None`: nothing. `told`: the event's.
     pub(super) fn newest(
         &self,
         group: &Group<'_>,
         event: Seq,
         webhook: WebhookNo,
+        told: &Told,
     ) -> Result<Option<Newest>, StoreError> {
         let here = group.entries.iter().rposition(|entry| entry.event == event && entry.webhook == webhook);
         let number = match here {
             Some(place) => Some(self.next_journal + place as JournalSeq),
-            None => self.newest_written(group, event, webhook)?,
+            None => told.get(&webhook).copied(),
         };
         let Some(number) = number else { return Ok(None) };
-        let mut told = number;
+        let mut at = number;
         loop {
-            let Some(entry) = self.entry(group, told)? else { return Ok(None) };
+            let Some(entry) = self.entry(group, at)? else { return Ok(None) };
             match entry {
                 Entry::Attempt(Attempt { verdict: Verdict::Single, previous, .. }) if previous != 0 => {
-                    if previous >= told {
+                    if previous >= at {
                         return Err(StoreError::Damaged("a journal chain does not lead back"));
                     }
-                    told = previous;
+                    at = previous;
                 }
                 entry => return Ok(Some(Newest { number, entry })),
             }
         }
     }
 
-    /// The newest journal record of a delivery that earlier groups wrote.
-    fn newest_written(
-        &self,
-        group: &Group<'_>,
-        event: Seq,
-        webhook: WebhookNo,
-    ) -> Result<Option<JournalSeq>, StoreError> {
-        let in_tail = self.shared.tails().fates_of(event).get(&webhook).copied();
-        if in_tail.is_some() {
-            return Ok(in_tail);
-        }
-        match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
-            Some(row) => Ok(listing::fates_in(row.value(), event)?.get(&webhook).copied()),
-            None => Ok(None),
-        }
+    /// The newest journal record of each of an event's deliveries, of those that earlier groups wrote: one look at the tail
+    /// for all of them.
+    pub(super) fn told(&self, group: &Group<'_>, event: Seq) -> Result<Told, StoreError> {
+        let mut told = match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
+            Some(row) => listing::fates_in(row.value(), event)?,
+            None => Told::new(),
+        };
+        told.extend(self.shared.tails().fates_of(event));
+        Ok(told)
     }
 
     /// A record of the journal, this group's among them.

@@ -73,8 +73,8 @@ impl Engine {
         self.sweeps.push_back(no);
         for scope in [Scope::Webhook(no), Scope::Own(no)] {
             if self.registry.pauses().get(&scope).is_some() {
-                self.change(group, Change::Pause(scope, None));
-                group.effects.pauses = true;
+                self.change(group, Change::Pause(scope.clone(), None));
+                group.effects.pauses.push(scope);
             }
         }
         Ok(Done::Nothing)
@@ -171,7 +171,7 @@ impl Engine {
             None => Pause { since_ms: now, until_ms: None },
         };
         self.change(group, Change::Pause(scope.clone(), Some(pause)));
-        group.effects.pauses = true;
+        group.effects.pauses.push(scope.clone());
         Ok(Done::Nothing)
     }
 

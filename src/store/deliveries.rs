@@ -175,7 +175,11 @@ impl Engine {
         let before = standing;
         let mut attempt = outcome.attempt.clone();
         let (webhook, event) = (attempt.webhook, attempt.event);
-        let newest = self.newest(group, event, webhook)?;
+        // An outcome must come through, whatever does not read.
+        let newest = match self.newest(group, event, webhook, &self.told(group, event)?) {
+            Err(StoreError::Damaged(_)) => None,
+            newest => newest?,
+        };
         attempt.previous = newest.as_ref().map_or(attempt.previous, |newest| newest.number);
         if attempt.verdict == Verdict::Delivered {
             let death = group.txn().open_table(DEAD_OF)?.remove((webhook, event))?.map(|number| number.value());
@@ -298,8 +302,7 @@ impl Engine {
         loop {
             let old = queue::due(group.queue()?, webhook, false, before_ms, max - count, |_, _| false)?;
             for queued in &old {
-                let order =
-                    if in_line { self.logged(group, queued.event)?.and_then(|event| event.order()) } else { None };
+                let order = if in_line { self.order_of(group, webhook, queued.event)? } else { None };
                 self.expire_one(group, &mut standing, webhook, queued, order)?;
             }
             count += old.len();
@@ -339,9 +342,9 @@ impl Engine {
         let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else {
             return Ok(Err(Refusal::NotFound));
         };
-        let Some(previous) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
-        let order = self.logged(group, event)?.and_then(|event| event.order());
-        self.revive(group, webhook, event, previous, order)?;
+        let Some(death) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
+        let order = self.order_of(group, webhook, event)?;
+        self.revive(group, webhook, event, death, order)?;
         Ok(Ok(Done::Count(1)))
     }
 
@@ -349,12 +352,12 @@ impl Engine {
         let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else {
             return Ok(Err(Refusal::NotFound));
         };
-        let Some(previous) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
-        group.note(&Entry::Dropped { event, webhook, previous, at_ms: group.wall_ms });
+        let Some(death) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
+        group.note(&Entry::Dropped { event, webhook, previous: death, at_ms: group.wall_ms });
         Ok(Ok(Done::Count(1)))
     }
 
-    /// Takes a dead letter's rows away; gives its newest journal record: of its death, or of an attempt that ended later.
+    /// Takes a dead letter's rows away; gives the journal record of its death.
     fn exhume(
         &mut self,
         group: &mut Group<'_>,
@@ -372,10 +375,8 @@ impl Engine {
             let standing = self.standings.entry(webhook).or_default();
             standing.dead = standing.dead.saturating_sub(1);
             group.dirty.insert(webhook);
-            drop(dead_of);
-            return Ok(self.newest(group, event, webhook)?.map(|newest| newest.number).or(Some(death)));
         }
-        Ok(None)
+        Ok(death)
     }
 
     /// Queues a delivery anew with a new budget, unless its line holds it; its history goes on behind `previous`.
@@ -420,6 +421,7 @@ impl Engine {
 
     pub(super) fn resend(&mut self, group: &mut Group<'_>, event: Seq, webhooks: &[WebhookNo]) -> Decided {
         let Some(found) = self.logged(group, event)? else { return Ok(Err(Refusal::NotFound)) };
+        let told = self.told(group, event)?;
         let mut plan = Vec::with_capacity(webhooks.len());
         for webhook in webhooks {
             let Some(tenant) = self.registry.webhook(*webhook).map(|webhook| webhook.tenant) else {
@@ -427,7 +429,7 @@ impl Engine {
             };
             // Who asks can't have seen what this very group has written.
             let untold = group.entries.iter().any(|entry| entry.event == event && entry.webhook == *webhook);
-            let newest = self.newest(group, event, *webhook)?;
+            let newest = self.newest(group, event, *webhook, &told)?;
             let pending = match &newest {
                 Some(newest) => untold || newest.entry.queued().is_some(),
                 None => found.matched.contains(webhook),

@@ -234,8 +234,8 @@ pub struct Effects {
     pub expired: Vec<WebhookNo>,
     /// Webhooks in their newest version.
     pub changed: Vec<Arc<Webhook>>,
-    /// What is paused has changed.
-    pub pauses: bool,
+    /// What is paused now, or goes on.
+    pub pauses: Vec<Scope>,
     /// What died and why, for the log.
     pub died: Vec<(WebhookNo, Seq, DeadReason)>,
 }
@@ -249,6 +249,6 @@ impl Effects {
             && self.cancelled.is_empty()
             && self.expired.is_empty()
             && self.changed.is_empty()
-            && !self.pauses
+            && self.pauses.is_empty()
     }
 }

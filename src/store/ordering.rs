@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::engine::{Engine, Group};
+use super::log::{self, Log};
 use super::op::RowKey;
 use super::queue;
 use super::record::{self, Entry, QueueRow, Standing};
@@ -61,6 +62,24 @@ pub fn get(
 /// When the store fails.
 pub fn any(lines: &impl ReadableTable<OrderingKey, &'static [u8]>, webhook: WebhookNo) -> Result<bool, StoreError> {
     Ok(lines.range((webhook, 0, 0)..=(webhook, OrderKey::MAX, Seq::MAX))?.next().transpose()?.is_some())
+}
+
+/// The line that a delivery stands in, for one whose event does not read: looks at every row of the webhook.
+///
+/// # Errors
+/// When the store fails.
+pub fn line_of(
+    lines: &impl ReadableTable<OrderingKey, &'static [u8]>,
+    webhook: WebhookNo,
+    event: Seq,
+) -> Result<Option<OrderKey>, StoreError> {
+    for row in lines.range((webhook, 0, 0)..=(webhook, OrderKey::MAX, Seq::MAX))? {
+        let (_, order, found) = row?.0.value();
+        if found == event {
+            return Ok(Some(order));
+        }
+    }
+    Ok(None)
 }
 
 /// The webhooks that have lines, rising: one look for each.
@@ -170,6 +189,20 @@ impl Engine {
             }
         }
         Ok(held)
+    }
+
+    /// The line that a delivery's event stands in.
+    pub(super) fn order_of(
+        &self,
+        group: &Group<'_>,
+        webhook: WebhookNo,
+        event: Seq,
+    ) -> Result<Option<OrderKey>, StoreError> {
+        let table = group.txn().open_table(Log::Events.table())?;
+        match log::get(&table, event, record::read_order) {
+            Err(StoreError::Damaged(_)) => line_of(&group.txn().open_table(ORDERING)?, webhook, event),
+            order => Ok(order?.flatten()),
+        }
     }
 
     /// A delivery gets in line. True: nobody was there, it may go; false: it is held, and `row` kept for it.

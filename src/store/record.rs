@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::StoreError;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason, Verdict};
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey, order_of};
 use crate::model::id::{EventId, JournalSeq, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::key::{Key, Role, Tenant};
 use crate::model::secret::Secret;
@@ -138,6 +138,14 @@ pub fn read_event(seq: Seq, bytes: &[u8]) -> Result<Event, StoreError> {
         user: part(record.user),
         matched: record.matched,
     })
+}
+
+/// The line that an event stands in, without copying the rest of it.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn read_order(bytes: &[u8]) -> Result<Option<OrderKey>, StoreError> {
+    Ok(read::<EventRecord<'_>>(bytes)?.ordering_key.map(order_of))
 }
 
 /// One line of the journal: something that became of a delivery. `previous` chains the records of one delivery.

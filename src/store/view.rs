@@ -281,6 +281,14 @@ impl View<'_> {
         ordering::get(&self.txn.open_table(ORDERING)?, webhook, order, event)
     }
 
+    /// The line that a delivery stands in, for one whose event does not read.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn line_of(&self, webhook: WebhookNo, event: Seq) -> Result<Option<OrderKey>, StoreError> {
+        ordering::line_of(&self.txn.open_table(ORDERING)?, webhook, event)
+    }
+
     /// Whom a held delivery waits for: the one of its line that is under way, and the one right before it.
     ///
     /// # Errors

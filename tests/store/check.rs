@@ -205,6 +205,7 @@ fn lines(view: &View<'_>, model: &Model) -> Checked {
             *under_way.entry(*order).or_default() += 1;
             let rows = model.queue.keys().filter(|place| (place.0, place.3) == (*webhook, *event)).count();
             let pending = rows + usize::from(model.fresh.contains(&(*event, *webhook)));
+            same(|| format!("line of {event}"), &view.line_of(*webhook, *event).map_err(text)?, &Some(*order))?;
             same(|| format!("places where {event} is pending for {webhook}"), &pending, &1)?;
         }
         same(|| format!("lines of {webhook} {under_way:?}"), &under_way.values().all(|count| *count == 1), &true)?;

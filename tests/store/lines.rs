@@ -1,5 +1,6 @@
 //! The model's part about ordering keys, cancelling and pauses: who stands in line, who goes next, what is taken away.
 
+use webhookd::limits::FAILING_FOR_MS;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::{OrderKey, order_of};
 use webhookd::model::id::{Seq, WebhookNo};
@@ -8,9 +9,6 @@ use webhookd::store::op::Refusal;
 use webhookd::store::record::{Entry, QueueRow};
 
 use crate::model::{Expected, Model};
-
-/// As long as a webhook may fail before it is made inactive: the daemon's own bound.
-const FAILING_FOR_MS: u64 = 5 * 86_400_000;
 
 impl Model {
     /// The line of an event.

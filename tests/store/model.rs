@@ -336,7 +336,11 @@ impl Model {
         let death = self.dead.get(&(webhook, event)).copied().filter(|_| self.live(webhook));
         let death = death.filter(|death| *death <= self.group_journal as JournalSeq).ok_or(Refusal::NotFound)?;
         self.dead.remove(&(webhook, event));
-        Ok(self.newest(event, webhook).unwrap_or(death))
+        if self.newest(event, webhook) != Some(death) {
+            // An attempt ended after its death.
+            self.forked.insert((event, webhook));
+        }
+        Ok(death)
     }
 
     fn revive(&mut self, webhook: WebhookNo, event: Seq, previous: JournalSeq) {
