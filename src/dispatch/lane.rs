@@ -353,7 +353,8 @@ impl Lane {
     }
 
     /// Whether the waiting delivery at hand has waited behind the circuit for the whole span of its policy: since when others
-    /// have, too. Time before it opened (or paused) does not count: nobody let it be tried then. However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
+    /// have, too. Time before it opened, or under a pause, does not count: it was not the circuit that it waited for then.
+    /// However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
     fn waited_out(&self, now: Millis) -> Option<Millis> {
         let (queued, _) = self.loaded.front()?;
         let span_ms = self.plan.policy.span_ms().max(self.plan.circuit.probe_first_ms);

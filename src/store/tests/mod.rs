@@ -1,7 +1,8 @@
-//! Tests that need the store's insides: pages over list and tail, the watermark, the queue's counts, how groups are closed.
+//! Tests that need the store's insides: pages over list and tail, the watermark, lines, the queue's counts, how groups are closed.
 
 mod fresh;
 mod inbox;
+mod ordering;
 mod page;
 mod queue;
 mod spool;
