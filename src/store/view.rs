@@ -14,13 +14,14 @@ use super::ids::Mask;
 use super::listing::{self, Tails};
 use super::log::{self, Log};
 use super::op::RowKey;
+use super::ordering::{self, Place, Places};
 use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Standing};
 use super::registry::Registry;
-use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, QUEUE, STANDING, WEBHOOKS};
+use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING, WEBHOOKS};
 use super::seal::Sealer;
 use crate::clock::Millis;
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::webhook::Webhook;
 
@@ -266,7 +267,7 @@ impl View<'_> {
         started: bool,
         now: Millis,
         max: usize,
-        skip: impl Fn(Seq) -> bool,
+        skip: impl FnMut(Seq, RowKey) -> bool,
     ) -> Result<Vec<Queued>, StoreError> {
         queue::due(&self.txn.open_table(QUEUE)?, webhook, started, now, max, skip)
     }
@@ -292,9 +293,52 @@ impl View<'_> {
         &self,
         webhook: WebhookNo,
         started: bool,
-        skip: impl Fn(Seq) -> bool,
+        skip: impl FnMut(Seq, RowKey) -> bool,
     ) -> Result<Option<Millis>, StoreError> {
         queue::next_due(&self.txn.open_table(QUEUE)?, webhook, started, skip)
+    }
+
+    /// How a delivery stands in its line.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn place_in_line(&self, webhook: WebhookNo, order: OrderKey, event: Seq) -> Result<Option<Place>, StoreError> {
+        ordering::get(&self.txn.open_table(ORDERING)?, webhook, order, event)
+    }
+
+    /// The line that a delivery stands in, for one whose event does not read.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn line_of(&self, webhook: WebhookNo, event: Seq) -> Result<Option<OrderKey>, StoreError> {
+        ordering::line_of(&self.txn.open_table(ORDERING)?, webhook, event)
+    }
+
+    /// Whom a held delivery waits for: the one of its line that is under way, and the one right before it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn before_in_line(
+        &self,
+        webhook: WebhookNo,
+        order: OrderKey,
+        event: Seq,
+        max: usize,
+    ) -> Result<(Option<Seq>, Option<Seq>), StoreError> {
+        ordering::before(&self.txn.open_table(ORDERING)?, webhook, order, event, max)
+    }
+
+    /// Who stands in a webhook's lines behind `after`, at most `max`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn in_line(
+        &self,
+        webhook: WebhookNo,
+        after: Option<(OrderKey, Seq)>,
+        max: usize,
+    ) -> Result<Places, StoreError> {
+        ordering::listed(&self.txn.open_table(ORDERING)?, webhook, after, max)
     }
 
     /// How a webhook stands. Its newest success is as of now: it may be newer than this snapshot.
