@@ -1,7 +1,7 @@
 //! Making an engine from what is on disk, at start-up and after an I/O error. Owns the rule by which fresh deliveries are
 //! found again: their event stands at or above the watermark and the journal says nothing about them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -14,6 +14,7 @@ use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::schema::{KEYS, META, STANDING, TENANTS, WEBHOOKS, meta};
@@ -121,8 +122,8 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
     Ok(registry)
 }
 
-fn read_standings(txn: &redb::ReadTransaction) -> Result<HashMap<WebhookNo, Standing>, StoreError> {
-    let mut standings = HashMap::new();
+fn read_standings(txn: &redb::ReadTransaction) -> Result<ByWebhook<Standing>, StoreError> {
+    let mut standings = ByWebhook::default();
     for row in txn.open_table(STANDING)?.iter()? {
         let (no, value) = row?;
         standings.insert(no.value(), record::read(value.value())?);
@@ -139,7 +140,7 @@ struct Logs {
     open: Fresh,
     fresh: Vec<(WebhookNo, Arc<Event>)>,
     /// Newest successes, as far as the journal was read.
-    successes: HashMap<WebhookNo, Millis>,
+    successes: ByWebhook<Millis>,
 }
 
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
