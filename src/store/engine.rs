@@ -19,6 +19,7 @@ use super::group::{self, Heads, Moment};
 use super::ids::Minter;
 use super::listing::{Flush, TailEntry};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
 use super::op::{Done, Effects, Op, Refusal};
 use super::ordering;
 use super::queue;
@@ -43,7 +44,7 @@ pub struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
     pub(super) registry: Registry,
-    pub(super) standings: HashMap<WebhookNo, Standing>,
+    pub(super) standings: ByWebhook<Standing>,
     pub(super) minter: Minter,
     pub(super) fresh: Fresh,
     pub(super) next_event: Seq,

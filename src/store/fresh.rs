@@ -4,9 +4,10 @@
 //! the watermark and the journal says nothing about it. It stops being fresh with its first journal record.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use super::block::Mark;
+use super::numbers::ByWebhook;
 use crate::clock::Millis;
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
@@ -21,7 +22,7 @@ pub struct Fresh {
     /// perhaps more than once: those that were cancelled, and, when read back, those whose webhook is gone.
     left_out: HashSet<(Seq, WebhookNo)>,
     /// How many of each webhook; none is 0.
-    of: HashMap<WebhookNo, u64>,
+    of: ByWebhook<u64>,
     /// How many of all webhooks.
     len: u64,
 }
@@ -35,7 +36,7 @@ impl Fresh {
             points: VecDeque::new(),
             journal,
             left_out: HashSet::new(),
-            of: HashMap::new(),
+            of: ByWebhook::default(),
             len: 0,
         }
     }

@@ -21,6 +21,7 @@ pub mod inbox;
 pub mod listing;
 pub mod log;
 pub mod news;
+pub mod numbers;
 pub mod op;
 pub mod open;
 pub mod ordering;

@@ -2,7 +2,7 @@
 //! found again: their event stands at or above the watermark, the journal says nothing about them, no line holds them; and that
 //! what the write-ahead log has beyond the store is applied first.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -15,6 +15,7 @@ use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
@@ -170,8 +171,8 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
     Ok(registry)
 }
 
-fn read_standings(txn: &redb::ReadTransaction) -> Result<HashMap<WebhookNo, Standing>, StoreError> {
-    let mut standings = HashMap::new();
+fn read_standings(txn: &redb::ReadTransaction) -> Result<ByWebhook<Standing>, StoreError> {
+    let mut standings = ByWebhook::default();
     for row in txn.open_table(STANDING)?.iter()? {
         let (no, value) = row?;
         standings.insert(no.value(), record::read(value.value())?);
@@ -188,7 +189,7 @@ struct Logs {
     open: Fresh,
     fresh: Vec<(WebhookNo, Arc<Event>)>,
     /// Newest successes, as far as the journal was read.
-    successes: HashMap<WebhookNo, Millis>,
+    successes: ByWebhook<Millis>,
 }
 
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {

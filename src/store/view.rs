@@ -3,7 +3,7 @@
 //! A view lives for one question and never across a wait on the network: a snapshot that stays open keeps every page that
 //! is freed after it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,6 +13,7 @@ use super::StoreError;
 use super::ids::Mask;
 use super::listing::{self, Tails};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
 use super::op::RowKey;
 use super::ordering::{self, Place, Places};
 use super::queue::{self, Queued};
@@ -31,7 +32,7 @@ pub struct Shared {
     tails: RwLock<Tails>,
     registry: RwLock<Registry>,
     /// Wall times of webhooks' newest successes, where they may be newer than on disk.
-    successes: RwLock<HashMap<WebhookNo, Millis>>,
+    successes: RwLock<ByWebhook<Millis>>,
     next_event: AtomicU64,
     next_journal: AtomicU64,
     watermark: AtomicU64,
@@ -78,7 +79,7 @@ impl Shared {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_successes(&self, successes: HashMap<WebhookNo, Millis>) {
+    pub(super) fn set_successes(&self, successes: ByWebhook<Millis>) {
         *self.successes.write().unwrap_or_else(PoisonError::into_inner) = successes;
     }
 
