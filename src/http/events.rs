@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::call::Call;
+use super::cursor::Listing;
 use super::json::{self, Member};
 use super::problem::Problem;
-use super::query::Query;
+use super::reply;
 use super::server::Reply;
 use super::show::AttemptJson;
-use super::{cursor, reply};
 use crate::limits::BATCH_EVENTS_MAX;
 use crate::model::event::Event;
 use crate::model::id::{EventId, Seq, WebhookId};
@@ -169,9 +169,10 @@ struct Place {
 }
 
 impl Place {
-    fn of(query: &Query<'_>) -> Result<Self, Problem> {
+    fn of(call: &Call<'_>, listing: Listing) -> Result<Self, Problem> {
+        let query = &call.query;
         if let Some(text) = query.one("cursor")? {
-            return cursor::read("events", text);
+            return listing.place(call.service, text);
         }
         let ascending = match query.one("sort")? {
             None | Some("desc") => false,
@@ -194,7 +195,8 @@ impl Place {
 pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let limit = call.query.limit()?;
-    let place = Place::of(&call.query)?;
+    let listing = Listing { name: "events", owner: tenant };
+    let place = Place::of(call, listing)?;
     let query = EventQuery {
         tenant,
         ascending: place.ascending,
@@ -206,7 +208,7 @@ pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
         context: place.context.clone(),
     };
     let page = call.service.events(query).await?;
-    let next = page.next.map(|after| cursor::write("events", &Place { after: Some(after), ..place }));
+    let next = page.next.map(|after| listing.cursor(call.service, &Place { after: Some(after), ..place }));
     let mut body = b"{\"data\":[".to_vec();
     for (i, event) in page.items.iter().enumerate() {
         if i > 0 {

@@ -240,18 +240,4 @@ async fn listings_are_bounded_by_acceptance() {
     assert_eq!(kinds("until=2023-11-14T22:14:20Z").await, "t0 t1");
     assert_eq!(kinds("since=2023-11-14T22:14:21Z&until=2023-11-14T22:16:20%2B00:00").await, "t2 t3");
     assert_eq!(kinds("since=2023-11-14T22:14:20+00:00").await, "t1 t2 t3 t4");
-    for bad in ["limit=0", "limit=101", "limit=x", "sort=up", "since=now", "cursor=xx", "cursor=", "limit=1&limit=2"] {
-        let got = world.call("GET", &format!("/v1/events?{bad}"), &world.acme, "").await;
-        assert_eq!(got.told(), (422, "invalid_field".to_owned()), "{bad}");
-    }
-    // A cursor of our form that nobody was given leads nowhere, and not to another listing.
-    let forged = crate::http::cursor::write(
-        "events",
-        &json!({"after": u64::MAX, "ascending": true, "since_ms": null,
-        "until_ms": null, "kind": null, "context": []}),
-    );
-    let got = world.call("GET", &format!("/v1/events?cursor={forged}"), &world.acme, "").await;
-    assert_eq!((got.status.as_u16(), got.json()["data"].clone()), (200, json!([])));
-    let other = crate::http::cursor::write("webhooks", &3);
-    assert_eq!(world.call("GET", &format!("/v1/events?cursor={other}"), &world.acme, "").await.status, 422);
 }

@@ -7,11 +7,14 @@ mod dead;
 mod dialects;
 mod events;
 mod explain;
+mod foreign;
 mod idempotency;
+mod listings;
 mod lookup;
 mod matrix;
 mod requests;
 mod signed;
+mod told;
 mod webhooks;
 
 use std::sync::atomic::AtomicBool;
