@@ -110,7 +110,7 @@ pub async fn publish_batch(call: &Call<'_>) -> Result<Reply, Problem> {
 /// One event of a batch.
 fn item(index: usize, raw: &RawValue, max: usize) -> Result<Publish<'_>, Problem> {
     if raw.get().len() > max {
-        return Err(Error::TooLarge { max }.into());
+        return Err(within(index, Error::TooLarge { max }.into()));
     }
     let envelope = json::parse::<Envelope<'_>>(raw.get().as_bytes());
     envelope.and_then(|envelope| envelope.read()).map_err(|problem| within(index, problem))

@@ -12,6 +12,8 @@ mod idempotency;
 mod listings;
 mod lookup;
 mod matrix;
+mod publishing;
+mod registering;
 mod requests;
 mod signed;
 mod told;
