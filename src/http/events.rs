@@ -231,6 +231,7 @@ pub async fn see(call: &Call<'_>) -> Result<Reply, Problem> {
 #[derive(Serialize)]
 struct ExplainedJson<'a> {
     event: Box<RawValue>,
+    summary: &'a str,
     deliveries: Vec<ExplanationJson<'a>>,
 }
 
@@ -242,7 +243,7 @@ struct ExplanationJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
+    detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,12 +264,14 @@ impl<'a> ExplanationJson<'a> {
         let webhook = part.webhook.id;
         let attempts = || part.attempts.iter().map(|attempt| AttemptJson::new(event, webhook, attempt)).collect();
         let waiting = part.waiting_for.as_ref();
+        let why_not = part.reason.as_ref().map(|(_, detail)| detail.as_str());
+        let details: Vec<&str> = why_not.into_iter().chain(part.ended.as_deref()).collect();
         Self {
             webhook: webhook.to_string(),
             dialect: part.webhook.dialect.as_str(),
             matched: part.matched,
             reason: part.reason.as_ref().map(|(reason, _)| reason.as_str()),
-            detail: part.reason.as_ref().map(|(_, detail)| detail.as_str()),
+            detail: (!details.is_empty()).then(|| details.join("; ")),
             state: part.state.map(crate::service::explain::State::as_str),
             attempts: (part.state.is_some() || !part.attempts.is_empty()).then(attempts),
             waiting_for: waiting.map(|w| WaitingJson { what: w.what, until: w.until.map(millis_z), rule: &w.rule }),
@@ -283,6 +286,7 @@ pub async fn explain(call: &Call<'_>) -> Result<Reply, Problem> {
     let event = String::from_utf8(event_json(&explained.event).into()).map_err(|_| Error::Internal)?;
     let body = ExplainedJson {
         event: RawValue::from_string(event).map_err(|_| Error::Internal)?,
+        summary: &explained.summary,
         deliveries: explained.deliveries.iter().map(|part| ExplanationJson::new(id, part)).collect(),
     };
     Ok(reply::json(StatusCode::OK, &body))

@@ -60,7 +60,7 @@ async fn a_channel_fires_on_its_types_and_is_told_in_tests() {
     let explained = world.call("GET", &format!("/v1/events/{order}/explain"), &world.acme, "").await.json();
     let told = &explained["deliveries"][0];
     assert_eq!((&told["dialect"], &told["reason"]), (&json!("omnia"), &json!("type")));
-    assert_eq!(told["detail"], "order.created is not among ACCOUNT_ACTIVITY");
+    assert_eq!(told["detail"], "order.created is not among ACCOUNT_ACTIVITY and is announced on no channel");
 
     // A catalogue that no longer has the channel changes nothing about what was accepted.
     world.service.reload(Settings::default());
