@@ -127,6 +127,56 @@ async fn listings_page_through_everything_once() {
 }
 
 #[tokio::test]
+async fn a_context_filter_compares_values_and_rounds_none() {
+    let world = World::new().await;
+    let contexts = [
+        r#"{"a":"x","odd":"\ud83d"}"#,
+        r#"{"a":1}"#,
+        r#"{"a":"1"}"#,
+        r#"{"a":1.50}"#,
+        r#"{"a":12345678901234567890123}"#,
+        r#"{"a":true,"b":"x"}"#,
+        r#"{"a":null}"#,
+        r#"{"a": { "c" : [1, 2] }}"#,
+        r#"{"a":"é \"q\" &=+"}"#,
+        r#"{"b":"x","":"empty"}"#,
+    ];
+    for context in contexts {
+        let body = format!(r#"{{"type":"t","tenant":"acme","context":{context}}}"#);
+        assert_eq!(world.call("POST", "/v1/events", &world.publisher, body).await.status, 201, "{context}");
+    }
+    world.publish("acme", "t").await;
+    for (query, found) in [
+        ("context.a=x", &[0][..]),
+        ("context.a=X", &[]),
+        ("context.a=1", &[1, 2]),
+        ("context.a=1.0", &[]),
+        ("context.a=1.5", &[3]),
+        ("context.a=1.50", &[3]),
+        ("context.a=12345678901234567890123", &[4]),
+        ("context.a=12345678901234567890124", &[]),
+        ("context.a=1.2345678901234567890123e22", &[]),
+        ("context.a=true", &[5]),
+        ("context.a=null", &[6]),
+        ("context.a=", &[]),
+        ("context.a=%7B%22c%22:%5B1,2%5D%7D", &[7]),
+        ("context.a=%C3%A9+%22q%22+%26%3D%2B", &[8]),
+        ("context.b=x", &[5, 9]),
+        ("context.a=true&context.b=x", &[5]),
+        ("context.a=1&context.a=x", &[]),
+        ("context.=empty", &[9]),
+        ("context.a.c=1", &[]),
+        ("context.__proto__=x", &[]),
+    ] {
+        let got = world.call("GET", &format!("/v1/events?sort=asc&{query}"), &world.acme, "").await;
+        assert_eq!(got.status, 200, "{query}");
+        let text = std::str::from_utf8(&got.body).unwrap();
+        let seen: Vec<usize> = (0..contexts.len()).filter(|n| text.contains(contexts[*n])).collect();
+        assert_eq!((seen.as_slice(), text.matches("\"id\":\"evt_").count()), (found, found.len()), "{query}");
+    }
+}
+
+#[tokio::test]
 async fn listings_are_bounded_by_acceptance() {
     let world = World::new().await;
     for n in 0..5 {
