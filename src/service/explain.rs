@@ -216,7 +216,7 @@ fn was_dropped(facts: &Facts) -> bool {
     state_of(&facts.chain, false, false) == Some(State::Cancelled)
 }
 
-/// Such as `2 of 3 webhooks matched; 1 delivered, 1 pending; 1 did not match: type`.
+/// Such as `2 of 3 webhooks matched; 1 delivered, 1 pending; did not match: 1 type`.
 fn summary(deliveries: &[Explanation], gone: usize) -> String {
     let gone = match gone {
         0 => String::new(),

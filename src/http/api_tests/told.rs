@@ -77,7 +77,6 @@ pub(super) fn surface(on: Where) -> Surface {
 /// Every path of the table, once, with its form and its listener.
 pub(super) fn paths() -> Vec<(&'static str, Form, Surface)> {
     let mut paths: Vec<_> = ROUTES.iter().map(|route| (route.path, route.form, surface(route.on))).collect();
-    paths.dedup_by_key(|(path, ..)| *path);
     let mut seen = std::collections::BTreeSet::new();
     paths.retain(|(path, ..)| seen.insert(*path));
     paths

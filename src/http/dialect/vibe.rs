@@ -148,6 +148,7 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
         ("testEvent.timestamp", event.timestamp),
         ("testEvent.data", event.data),
     )?;
-    let tried = call.service.test(tenant, id, trial, call.asker).await?;
+    let tried = call.service.test(tenant, id, trial, call.asker).await;
+    let tried = tried.map_err(|error| Problem::from(error).naming(NAMES))?;
     Ok(reply::json(StatusCode::OK, &TestJson::new(&tried)))
 }
