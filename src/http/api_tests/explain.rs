@@ -99,14 +99,15 @@ async fn of_a_type_that_nobody_wants_every_webhook_says_why() {
     assert_eq!(told["summary"], "2 of 4 webhooks matched; 2 pending; did not match: 2 type");
 }
 
-/// Puts a failure on record that makes its webhook inactive.
-async fn deactivated(world: &World, event: &str, webhook: &str, reason: InactiveReason) {
-    let (event, webhook) = world.names(event, webhook);
-    let mut attempt = attempt(&event, webhook, 1, world.clock.wall_ms());
-    attempt.verdict = Verdict::Dead(DeadReason::Gone);
-    let since_ms = world.clock.now_ms();
-    let outcome = Outcome { attempt, row: None, budget_from: 0, since_ms, deactivate: Some(reason), test: false };
-    world.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
+#[tokio::test]
+async fn what_the_daemon_reports_is_not_among_all() {
+    let world = World::new().await;
+    let webhook = world.webhook(&["*"]).await;
+    let tested = world.call("POST", &format!("/v1/webhooks/{webhook}/test"), &world.acme, "").await.json();
+    let event = &tested["attemptId"].as_str().unwrap()[..36];
+    let told = explain(&world, event).await;
+    assert_eq!(told["event"]["type"], "webhookd.test");
+    assert_eq!(told["deliveries"][0]["detail"], "webhookd.test is not among *; * leaves webhookd.* out");
 }
 
 #[tokio::test]
@@ -115,7 +116,8 @@ async fn who_has_made_a_webhook_inactive() {
         let world = World::new().await;
         let webhook = world.webhook(&["a"]).await;
         let (waiting, event) = (world.publish("acme", "a").await, world.publish("acme", "a").await);
-        deactivated(&world, &event, &webhook, reason).await;
+        world.deactivating(Some(reason));
+        world.attempted(&event, &webhook, 1, Verdict::Dead(DeadReason::Gone)).await;
         let after = world.publish("acme", "a").await;
         let word = reason.as_str();
         let part = async |event: &str| explain(&world, event).await["deliveries"][0].clone();

@@ -46,7 +46,7 @@ fn places(action: Action) -> &'static [Place] {
         Action::VibeTest => &[Body("webhookId")],
         Action::LemonSee | Action::LemonChange | Action::LemonDelete => &[Path(Thing::Webhook)],
         Action::LemonRotate | Action::LemonTest => &[Path(Thing::Webhook)],
-        Action::LemonAttempts | Action::LemonDeliveries => &[Path(Thing::Webhook)],
+        Action::LemonAttempts | Action::LemonDeliveries | Action::Stats => &[Path(Thing::Webhook)],
         Action::OmniaSee | Action::OmniaDelete => &[Path(Thing::Webhook)],
         Action::VibeSee | Action::VibeChange | Action::VibeDelete => &[Path(Thing::Webhook)],
     }
