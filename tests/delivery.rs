@@ -3,6 +3,9 @@
 
 mod support;
 
+#[path = "delivery/explain.rs"]
+mod explain;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::Caller;
 use super::call::Call;
+use super::cursor::Listing;
 use super::problem::Problem;
 use super::query::Query;
+use super::reply;
 use super::route::{Access, Action, Route};
 use super::server::{Peer, Reply};
 use super::show::{PageJson, Pagination, delivery_id, parse_delivery_id};
-use super::{cursor, reply};
 use crate::limits::AUDIT_TEXT_MAX;
 use crate::model::audit::{Actor, Audit};
 use crate::model::id::{EventId, KeyId, TenantId, WebhookId};
@@ -214,8 +215,9 @@ impl<'a> AuditJson<'a> {
 /// `GET /admin/audit`
 pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
     let limit = call.query.limit()?;
+    let listing = Listing { name: "audit", owner: 0 };
     let place = match call.query.one("cursor")? {
-        Some(text) => cursor::read("audit", text)?,
+        Some(text) => listing.place(call.service, text)?,
         None => Place {
             before: u64::MAX,
             tenant: call.query.one("tenant")?.map(str::to_owned),
@@ -237,7 +239,7 @@ pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
         limit,
     };
     let page = call.service.audit(query).await?;
-    let next_cursor = page.next.map(|before| cursor::write("audit", &Place { before, ..place }));
+    let next_cursor = page.next.map(|before| listing.cursor(call.service, &Place { before, ..place }));
     let data = page.items.iter().map(|(number, audit)| AuditJson::new(*number, audit)).collect();
     Ok(reply::json(StatusCode::OK, &PageJson { data, pagination: Pagination { next_cursor } }))
 }

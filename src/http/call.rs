@@ -138,10 +138,10 @@ struct Status {
 impl Inner {
     fn find<'a>(&self, surface: Surface, parts: &'a Parts) -> Result<(&'static Route, &'a str), (Form, Problem)> {
         let path = parts.uri.path();
-        hygiene::check(parts).map_err(|refusal| (form_near(path), refusal.into()))?;
+        hygiene::check(parts).map_err(|refusal| (form_near(surface, path), refusal.into()))?;
         match self.table.find(surface, &parts.method, path) {
             Found::Route { route, id } => Ok((route, id)),
-            Found::Nothing => Err((form_near(path), Problem::not_found())),
+            Found::Nothing => Err((form_near(surface, path), Problem::not_found())),
             Found::WrongMethod { form, allow } => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 let problem = Problem::new(status, "method_not_allowed", "this path does not take this method");

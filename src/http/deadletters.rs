@@ -4,10 +4,11 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::call::Call;
+use super::cursor::Listing;
 use super::problem::Problem;
+use super::reply;
 use super::server::Reply;
 use super::show::{DeadJson, PageJson, Pagination, parse_delivery_id};
-use super::{cursor, reply};
 use crate::model::id::{EventId, JournalSeq, WebhookId, WebhookNo};
 use crate::service::deadletter::DeadQuery;
 
@@ -24,8 +25,9 @@ struct Place {
 pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let limit = call.query.limit()?;
+    let listing = Listing { name: "dead letters", owner: tenant };
     let place = match call.query.one("cursor")? {
-        Some(text) => cursor::read("dead", text)?,
+        Some(text) => listing.place(call.service, text)?,
         None => {
             let webhook = match call.query.one("webhook")? {
                 Some(text) => {
@@ -52,7 +54,7 @@ pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
         limit,
     };
     let page = call.service.dead_letters(tenant, query).await?;
-    let next_cursor = page.next.map(|before| cursor::write("dead", &Place { before, ..place }));
+    let next_cursor = page.next.map(|before| listing.cursor(call.service, &Place { before, ..place }));
     let data = page.items.iter().map(DeadJson::new).collect();
     Ok(reply::json(StatusCode::OK, &PageJson { data, pagination: Pagination { next_cursor } }))
 }

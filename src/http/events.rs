@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::call::Call;
+use super::cursor::Listing;
 use super::json::{self, Member};
 use super::problem::Problem;
-use super::query::Query;
+use super::reply;
 use super::server::Reply;
 use super::show::AttemptJson;
-use super::{cursor, reply};
 use crate::limits::BATCH_EVENTS_MAX;
 use crate::model::event::Event;
 use crate::model::id::{EventId, Seq, WebhookId};
@@ -110,7 +110,7 @@ pub async fn publish_batch(call: &Call<'_>) -> Result<Reply, Problem> {
 /// One event of a batch.
 fn item(index: usize, raw: &RawValue, max: usize) -> Result<Publish<'_>, Problem> {
     if raw.get().len() > max {
-        return Err(Error::TooLarge { max }.into());
+        return Err(within(index, Error::TooLarge { max }.into()));
     }
     let envelope = json::parse::<Envelope<'_>>(raw.get().as_bytes());
     envelope.and_then(|envelope| envelope.read()).map_err(|problem| within(index, problem))
@@ -169,9 +169,10 @@ struct Place {
 }
 
 impl Place {
-    fn of(query: &Query<'_>) -> Result<Self, Problem> {
+    fn of(call: &Call<'_>, listing: Listing) -> Result<Self, Problem> {
+        let query = &call.query;
         if let Some(text) = query.one("cursor")? {
-            return cursor::read("events", text);
+            return listing.place(call.service, text);
         }
         let ascending = match query.one("sort")? {
             None | Some("desc") => false,
@@ -194,7 +195,8 @@ impl Place {
 pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let limit = call.query.limit()?;
-    let place = Place::of(&call.query)?;
+    let listing = Listing { name: "events", owner: tenant };
+    let place = Place::of(call, listing)?;
     let query = EventQuery {
         tenant,
         ascending: place.ascending,
@@ -206,7 +208,7 @@ pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
         context: place.context.clone(),
     };
     let page = call.service.events(query).await?;
-    let next = page.next.map(|after| cursor::write("events", &Place { after: Some(after), ..place }));
+    let next = page.next.map(|after| listing.cursor(call.service, &Place { after: Some(after), ..place }));
     let mut body = b"{\"data\":[".to_vec();
     for (i, event) in page.items.iter().enumerate() {
         if i > 0 {
@@ -229,6 +231,7 @@ pub async fn see(call: &Call<'_>) -> Result<Reply, Problem> {
 #[derive(Serialize)]
 struct ExplainedJson<'a> {
     event: Box<RawValue>,
+    summary: &'a str,
     deliveries: Vec<ExplanationJson<'a>>,
 }
 
@@ -240,7 +243,7 @@ struct ExplanationJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
+    detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -273,12 +276,14 @@ impl<'a> ExplanationJson<'a> {
     fn new(event: EventId, part: &'a Explanation) -> Self {
         let webhook = part.webhook.id;
         let attempts = || part.attempts.iter().map(|attempt| AttemptJson::new(event, webhook, attempt)).collect();
+        let why_not = part.reason.as_ref().map(|(_, detail)| detail.as_str());
+        let details: Vec<&str> = why_not.into_iter().chain(part.ended.as_deref()).collect();
         Self {
             webhook: webhook.to_string(),
             dialect: part.webhook.dialect.as_str(),
             matched: part.matched,
             reason: part.reason.as_ref().map(|(reason, _)| reason.as_str()),
-            detail: part.reason.as_ref().map(|(_, detail)| detail.as_str()),
+            detail: (!details.is_empty()).then(|| details.join("; ")),
             state: part.state.map(crate::service::explain::State::as_str),
             attempts: (part.state.is_some() || !part.attempts.is_empty()).then(attempts),
             waiting_for: part.waiting_for.as_ref().map(WaitingJson::new),
@@ -293,6 +298,7 @@ pub async fn explain(call: &Call<'_>) -> Result<Reply, Problem> {
     let event = String::from_utf8(event_json(&explained.event).into()).map_err(|_| Error::Internal)?;
     let body = ExplainedJson {
         event: RawValue::from_string(event).map_err(|_| Error::Internal)?,
+        summary: &explained.summary,
         deliveries: explained.deliveries.iter().map(|part| ExplanationJson::new(id, part)).collect(),
     };
     Ok(reply::json(StatusCode::OK, &body))

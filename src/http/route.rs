@@ -267,12 +267,12 @@ impl Default for Table {
     }
 }
 
-/// In whose form an error is told about a path that has no route: that of the public routes which begin most like it.
+/// In whose form an error is told about a path that has no route: that of the listener's routes which begin most like it.
 #[must_use]
-pub fn form_near(path: &str) -> Form {
+pub fn form_near(surface: Surface, path: &str) -> Form {
     let alike = |route: &Route| route.path.split('/').zip(path.split('/')).take_while(|(a, b)| a == b).count();
     // The first of the nearest; every path begins with the same empty segment.
-    let near = ROUTES.iter().filter(|route| route.on == Where::Api && alike(route) > 1);
+    let near = ROUTES.iter().filter(|route| route.on.holds(surface) && alike(route) > 1);
     near.rev().max_by_key(|route| alike(route)).map_or(Form::Lemon, |route| route.form)
 }
 

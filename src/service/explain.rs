@@ -4,27 +4,34 @@
 //! Judged by the webhook as it was when the event was accepted; webhooks deleted since are among the answers, those that
 //! were deleted before are not.
 
+use std::collections::BTreeMap;
+
 use super::error::Error;
 use super::{Service, Settings, inspect};
 use crate::clock::Millis;
 use crate::dispatch::glance::Glance;
 use crate::limits::LINE_LOOKED_AT_MAX;
-use crate::model::attempt::{Attempt, Verdict};
+use crate::model::attempt::{Attempt, DeadReason, Verdict};
 use crate::model::event::{Event, OrderKey, RESERVED_PREFIX};
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::key::Tenant;
 use crate::model::pause::Scope;
-use crate::model::webhook::{Webhook, WebhookState};
+use crate::model::webhook::{Dialect, Filter, Webhook, WebhookState};
 use crate::store::StoreError;
 use crate::store::op::RowKey;
 use crate::store::ordering::Place;
 use crate::store::record::{Entry, QueueRow};
 use crate::store::view::View;
 
+/// Filters that a reason names.
+const FILTERS_SHOWN: usize = 8;
+
 /// An event and what became of it.
 pub struct Explained {
     pub event: Event,
     pub deliveries: Vec<Explanation>,
+    /// The whole in one sentence: also where there is no webhook to say anything about.
+    pub summary: String,
 }
 
 /// One webhook's part in it.
@@ -36,6 +43,8 @@ pub struct Explanation {
     pub reason: Option<(Reason, String)>,
     /// `None`: there is no delivery.
     pub state: Option<State>,
+    /// Why it is dead or cancelled, for people.
+    pub ended: Option<String>,
     pub attempts: Vec<Attempt>,
     pub waiting_for: Option<Waiting>,
 }
@@ -118,18 +127,20 @@ impl Service {
             let Some(seq) = shared.seq_of(id) else { return Ok(None) };
             let (view, fates) = shared.view_with_fates(seq)?;
             let Some(event) = inspect::visible(&view, tenant, id)? else { return Ok(None) };
-            let mut all = Vec::new();
+            let (mut all, ever) = (Vec::new(), numbers.len());
             for no in numbers {
                 all.extend(facts(&view, no, &event, fates.get(&no).copied())?);
             }
-            Ok(Some((event, all)))
+            let gone = ever - all.len();
+            Ok(Some((event, all, gone)))
         };
-        let (event, all) = self.store.read(read).await?.ok_or(Error::NotFound)?;
+        let (event, all, gone) = self.store.read(read).await?.ok_or(Error::NotFound)?;
         let settings = self.settings();
         let owner = self.tenant_no(tenant);
         let explain = |facts| self.explained(&settings, owner.as_deref(), &event, facts);
-        let deliveries = all.into_iter().map(explain).collect();
-        Ok(Explained { event, deliveries })
+        let deliveries: Vec<_> = all.into_iter().map(explain).collect();
+        let summary = summary(&deliveries, gone);
+        Ok(Explained { event, deliveries, summary })
     }
 
     fn explained(&self, settings: &Settings, tenant: Option<&Tenant>, event: &Event, facts: Facts) -> Explanation {
@@ -140,12 +151,13 @@ impl Service {
             let pauses = self.store.shared().registry().pauses().clone();
             waiting(settings, tenant, &facts, pauses.of(&facts.now), glance, self.clock.now_ms())
         });
+        let ended = state.and_then(|state| ended(state, &facts));
         let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, event));
         let attempts = facts.chain.into_iter().filter_map(|(_, entry)| match entry {
             Entry::Attempt(attempt) => Some(attempt),
             _ => None,
         });
-        Explanation { attempts: attempts.collect(), webhook: facts.now, matched, reason, state, waiting_for }
+        Explanation { attempts: attempts.collect(), webhook: facts.now, matched, reason, state, ended, waiting_for }
     }
 }
 
@@ -201,6 +213,65 @@ pub fn state_of(chain: &[(JournalSeq, Entry)], matched: bool, deleted: bool) -> 
     Some(if state == State::Pending && deleted { State::Cancelled } else { state })
 }
 
+/// Why a delivery came to an end without success.
+fn ended(state: State, facts: &Facts) -> Option<String> {
+    let dead = |entry: &Entry| match entry {
+        Entry::Attempt(Attempt { verdict: Verdict::Dead(reason), .. }) | Entry::Died { reason, .. } => Some(*reason),
+        _ => None,
+    };
+    match (state, facts.now.state) {
+        (State::Dead, _) => {
+            let reason = facts.chain.iter().rev().find_map(|(_, entry)| dead(entry))?;
+            Some(format!("{}: {}", reason.as_str(), rule_of(reason)))
+        }
+        (State::Cancelled, WebhookState::Deleted { at }) if !was_dropped(facts) => {
+            let at = crate::model::time::millis_z(at);
+            Some(format!("the webhook was deleted at {at}, and what was pending for it cancelled"))
+        }
+        (State::Cancelled, _) => Some("it was cancelled by request".to_owned()),
+        _ => None,
+    }
+}
+
+fn rule_of(reason: DeadReason) -> &'static str {
+    match reason {
+        DeadReason::Exhausted => "every attempt that its plan allows has failed",
+        DeadReason::Gone => "the receiver answered 410",
+        DeadReason::CircuitExpired => "it waited behind the open circuit for the whole span of its plan",
+    }
+}
+
+/// Whether somebody asked for it to go no further.
+fn was_dropped(facts: &Facts) -> bool {
+    state_of(&facts.chain, false, false) == Some(State::Cancelled)
+}
+
+/// Such as `2 of 3 webhooks matched; 1 delivered, 1 pending; did not match: 1 type`.
+fn summary(deliveries: &[Explanation], gone: usize) -> String {
+    let gone = match gone {
+        0 => String::new(),
+        gone => format!("; {gone} had been deleted before the event was accepted"),
+    };
+    if deliveries.is_empty() {
+        return format!("the tenant has no webhook that this could go to{gone}");
+    }
+    let matched = deliveries.iter().filter(|part| part.matched).count();
+    let mut parts = vec![format!("{matched} of {} webhooks matched", deliveries.len())];
+    let states = deliveries.iter().filter_map(|part| part.state).map(State::as_str);
+    parts.extend(counted(states));
+    let reasons = deliveries.iter().filter_map(|part| part.reason.as_ref()).map(|(reason, _)| reason.as_str());
+    parts.extend(counted(reasons).map(|reasons| format!("did not match: {reasons}")));
+    parts.join("; ") + &gone
+}
+
+/// Such as `1 delivered, 2 pending`.
+fn counted(words: impl Iterator<Item = &'static str>) -> Option<String> {
+    let mut counts = BTreeMap::new();
+    words.for_each(|word| *counts.entry(word).or_insert(0_usize) += 1);
+    let counts: Vec<_> = counts.into_iter().map(|(word, count)| format!("{count} {word}")).collect();
+    (!counts.is_empty()).then(|| counts.join(", "))
+}
+
 fn unmatched(then: Option<&Webhook>, now: &Webhook, event: &Event) -> (Reason, String) {
     let Some(then) = then else {
         let created = crate::model::time::millis_z(now.created_ms);
@@ -208,8 +279,20 @@ fn unmatched(then: Option<&Webhook>, now: &Webhook, event: &Event) -> (Reason, S
     };
     let kind = event.kind.as_str();
     if !then.wants(kind, event.channel.as_deref()) {
-        let filters: Vec<_> = then.filters.iter().take(8).map(crate::model::webhook::Filter::text).collect();
-        return (Reason::Type, format!("{kind} is not among {}", filters.join(", ")));
+        let filters: Vec<_> = then.filters.iter().take(FILTERS_SHOWN).map(Filter::text).collect();
+        let more = match then.filters.len() - filters.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        // Who subscribed to channels has to know which one a type is announced on.
+        let channel = match (then.dialect, event.channel.as_deref()) {
+            (Dialect::Omnia, Some(channel)) => format!(" and is announced on {channel}"),
+            (Dialect::Omnia, None) => " and is announced on no channel".to_owned(),
+            _ => String::new(),
+        };
+        let is_kept_out = kind.starts_with(RESERVED_PREFIX) && then.filters.contains(&Filter::All);
+        let all = if is_kept_out { "; * leaves webhookd.* out" } else { "" };
+        return (Reason::Type, format!("{kind} is not among {}{more}{channel}{all}", filters.join(", ")));
     }
     match then.state {
         WebhookState::Inactive { reason, since } => {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::error::{Error, invalid_field};
 use super::{Asker, Service, Settings, field};
+use crate::limits::JSON_DEPTH_MAX;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{TenantNo, WebhookId, WebhookNo};
 use crate::model::webhook::{Dialect, InactiveReason, SigningSecret, Webhook, WebhookState};
+use crate::render::depth_ok;
 use crate::sign::generate_secret;
 use crate::store::StoreError;
 use crate::store::op::{Accept, Done, Draft, Op, Outcome, Quota, SecretChange, WebhookPatch};
@@ -179,6 +181,10 @@ impl Service {
     pub async fn test(&self, tenant: TenantNo, id: WebhookId, trial: Trial, asker: &Asker) -> Result<Tried, Error> {
         let webhook = self.webhook_of(tenant, id)?;
         asker.about(webhook.id);
+        // As deep as the data of an event that is published: there its envelope is the first level.
+        if trial.data.as_ref().is_some_and(|data| !depth_ok(data, JSON_DEPTH_MAX - 1)) {
+            return Err(Error::Malformed("data is nested deeper than 127 levels"));
+        }
         let channel = self.settings().catalogue.get(&trial.kind).and_then(|known| known.omnia_channel.clone());
         let draft = Draft {
             tenant,

@@ -4,9 +4,11 @@
 //! rows are read only below the tail's base, so nothing appears twice. A page looks at a bounded number of entries: with a
 //! filter that hardly matches it comes back short, with a cursor to go on.
 
+use std::collections::HashMap;
 use std::iter::Peekable;
 
 use redb::{ReadTransaction, TableDefinition};
+use serde_json::value::RawValue;
 
 use super::StoreError;
 use super::listing;
@@ -21,6 +23,9 @@ use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
 
 /// Entries that one page looks at before it comes back short.
 const LOOKED_AT_MAX: usize = 2_000;
+
+/// A double tells decimal numbers of this length apart.
+const NUMBER_DIGITS_EXACT: usize = 15;
 
 /// Which events, in which order.
 #[derive(Clone, Debug, Default)]
@@ -156,12 +161,19 @@ fn wanted(event: &Event, query: &EventQuery) -> bool {
         return true;
     }
     let context = event.context.as_deref().unwrap_or(b"{}");
-    let Ok(serde_json::Value::Object(context)) = serde_json::from_slice(context) else { return false };
-    query.context.iter().all(|(key, wanted)| match context.get(key) {
-        Some(serde_json::Value::String(text)) => text == wanted,
-        Some(other) => serde_json::from_str(wanted).is_ok_and(|wanted: serde_json::Value| *other == wanted),
-        None => false,
-    })
+    let Ok(context) = serde_json::from_slice::<HashMap<String, &RawValue>>(context) else { return false };
+    query.context.iter().all(|(key, wanted)| context.get(key).is_some_and(|value| is_value(value.get(), wanted)))
+}
+
+/// Whether a member's JSON is the value that was asked for: a string by its text, anything else as JSON.
+fn is_value(json: &str, wanted: &str) -> bool {
+    if json.starts_with('"') {
+        return serde_json::from_str::<String>(json).is_ok_and(|text| text == wanted);
+    }
+    // As numbers, longer ones are rounded, and two that differ would seem the same.
+    let is_long = json.len().max(wanted.len()) > NUMBER_DIGITS_EXACT && !json.starts_with(['{', '[']);
+    let read = |text| serde_json::from_str::<serde_json::Value>(text).ok();
+    json == wanted || (!is_long && read(wanted).is_some_and(|wanted| read(json) == Some(wanted)))
 }
 
 fn gather<T>(

@@ -128,10 +128,19 @@ impl Shared {
         Ok(View { txn, db, shared: self })
     }
 
-    /// The sequence number that an id claims; whether the event is there, a view tells.
+    /// Seals and opens with the store's key.
+    #[must_use]
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    /// The sequence number that an id claims; whether the event is there, a view tells. An id that nothing has leads to
+    /// some event all the same: looking for it costs what looking for somebody else's event costs.
     #[must_use]
     pub fn seq_of(&self, id: EventId) -> Option<Seq> {
-        self.mask.seq(id).filter(|seq| *seq < self.next_event())
+        let newest = self.next_event().saturating_sub(1);
+        let claimed = self.mask.seq(id).filter(|_| newest > 0)?;
+        Some(if (1..=newest).contains(&claimed) { claimed } else { 1 + claimed % newest })
     }
 
     /// A snapshot, and the newest journal record of each delivery of an event in it.

@@ -1,6 +1,8 @@
 //! One key and body, one event.
 
+use super::told::{echoes_little, told};
 use super::*;
+use crate::http::problem::Form;
 
 const BODY: &str = r#"{"type":"a","tenant":"acme","data":{"n":1}}"#;
 
@@ -9,7 +11,7 @@ async fn publish(world: &World, token: &str, key: &str, body: &str) -> Got {
 }
 
 #[tokio::test]
-async fn a_repetition_gets_the_same_answer() {
+async fn p_a_repetition_gets_the_same_answer_and_another_body_none() {
     let world = World::new().await;
     world.webhook(&["a"]).await;
     let first = publish(&world, &world.publisher, "k1", BODY).await;
@@ -22,6 +24,7 @@ async fn a_repetition_gets_the_same_answer() {
     // White space makes it another body.
     let other = publish(&world, &world.publisher, "k1", &format!("{BODY} ")).await;
     assert_eq!(other.told(), (422, "idempotency_conflict".to_owned()));
+    assert!(other.json()["message"].as_str().unwrap().contains("Idempotency-Key"));
     assert_eq!(world.store.shared().next_event(), 2);
     world.clock.advance(Duration::from_secs(24 * 3_600));
     let later = publish(&world, &world.publisher, "k1", &format!("{BODY} ")).await;
@@ -39,19 +42,26 @@ async fn publishers_share_a_scope_and_tenants_have_their_own() {
 }
 
 #[tokio::test]
-async fn keys_that_are_none() {
+async fn p_idempotency_keys_that_are_none() {
     let world = World::new().await;
     let (fits, long) = ("k".repeat(255), "k".repeat(256));
     assert_eq!(publish(&world, &world.publisher, &fits, BODY).await.status, 201);
-    for bad in [long.as_str(), "", "a b", "a\tb", "é"] {
-        assert_eq!(
-            publish(&world, &world.publisher, bad, BODY).await.told(),
-            (422, "invalid_field".to_owned()),
-            "{bad}"
-        );
+    let batch = format!(r#"{{"events":[{BODY}]}}"#);
+    let much = "k".repeat(10_000);
+    for (path, body) in [("/v1/events", BODY), ("/v1/events/batch", &batch)] {
+        for bad in [long.as_str(), &much, "", "a b", "a\tb", "é"] {
+            let headers = [("idempotency-key", bad)];
+            let got = world.call_with("POST", path, &world.publisher, body.to_owned(), &headers).await;
+            let got = told(Form::Lemon, &got);
+            assert_eq!((got.status, got.code.as_str()), (422, "invalid_field"), "{path} {bad}");
+            assert!(got.message.starts_with("Idempotency-Key must be 1 to 255 visible"), "{got:?}");
+            echoes_little(bad, &got.message);
+        }
+        let twice = [("idempotency-key", "x"), ("idempotency-key", "x")];
+        let got = told(Form::Lemon, &world.call_with("POST", path, &world.publisher, body.to_owned(), &twice).await);
+        assert!(got.status == 422 && got.message.starts_with("Idempotency-Key stands there twice"), "{got:?}");
     }
-    let twice = [("idempotency-key", "x"), ("idempotency-key", "x")];
-    assert_eq!(world.call_with("POST", "/v1/events", &world.publisher, BODY, &twice).await.status, 422);
+    assert_eq!(world.store.shared().next_event(), 2);
 }
 
 #[tokio::test]

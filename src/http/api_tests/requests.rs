@@ -1,39 +1,57 @@
 //! What any request meets before its route: paths, methods, credentials, content types, sizes.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::told::{echoes_little, in_form, surface, told};
 use super::*;
+use crate::http::problem::Form;
+use crate::http::route::{self, ROUTES, Route};
 
 const EVENT: &str = r#"{"type":"a","tenant":"acme"}"#;
 
 #[tokio::test]
-async fn paths_that_are_none_and_methods_that_do_not_fit() {
+async fn a_paths_that_are_none_are_404_in_the_form_of_their_neighbours() {
     let world = World::new().await;
-    let lemon = json!({"message": "not found", "code": "not_found"});
-    for path in ["/", "/v1", "/v1/nothing", "/v1/events/", "/V1/events", "/admin/keys", "/metrics", "/v1/events/x/y/z"]
+    let near = [
+        ("", Form::Lemon),
+        ("/v1", Form::Lemon),
+        ("/v1/webhooks", Form::Lemon),
+        ("/v3/webhooks", Form::Omnia),
+        ("/api/v3/webhooks", Form::Omnia),
+        ("/api/v1/webhooks", Form::Vibe),
+        ("/api/webhook", Form::OneMetric),
+        ("/api/webhook/register", Form::OneMetric),
+    ];
+    let beyond = [
+        "/x/y/z",
+        "/../admin/keys",
+        "/%2e%2e/admin/keys",
+        "/.%2E/x",
+        "//x",
+        "/%00",
+        "/%2f",
+        "/%5c",
+        "/a%0d%0ab",
+        "/./",
+    ];
+    for (path, form) in near {
+        for more in beyond {
+            let path = format!("{path}{more}");
+            let got = told(form, &world.call("GET", &path, &world.admin, "").await);
+            assert_eq!((got.status, got.code), in_form(form, 404, "not_found"), "{path}");
+        }
+    }
+    for path in
+        ["/", "/v1", "//v1/events", "/v1/events/", "/V1/events", "/admin/keys", "/admin", "/metrics", "/v1/nothing"]
     {
-        let got = world.call("GET", path, &world.admin, "").await;
-        assert_eq!((got.status.as_u16(), got.json()), (404, lemon.clone()), "{path}");
+        let got = told(Form::Lemon, &world.call("GET", path, &world.admin, "").await);
+        assert_eq!((got.status, got.code.as_str()), (404, "not_found"), "{path}");
     }
-    for path in ["/v1/../admin/keys", "/v1/%2e%2e/admin/keys", "//v1/events", "/v1/%00"] {
-        assert_eq!(world.call("GET", path, &world.admin, "").await.told(), (404, "not_found".to_owned()), "{path}");
+    // An administrator's form is shown where administrators come in, and to nobody else.
+    for path in ["/admin", "/admin/nothing", "/admin/keys/x/y", "/admin/%2e%2e/v1/events"] {
+        let got = told(Form::Admin, &world.socket("GET", path, "").await);
+        assert_eq!((got.status, got.code.as_str()), (404, "not_found"), "{path}");
     }
-    for (method, path, allow) in [
-        ("DELETE", "/v1/events", "POST, GET"),
-        ("HEAD", "/v1/webhooks", "POST, GET"),
-        ("OPTIONS", "/v1/webhooks/x", "GET, PATCH, DELETE"),
-        ("POST", "/healthz", "GET"),
-    ] {
-        let got = world.call(method, path, "", "").await;
-        assert_eq!((got.status.as_u16(), got.header("allow")), (405, Some(allow)), "{method} {path}");
-    }
-    for path in ["/api/v1/webhooks/x/y", "/api/v1/nothing", "/api/v1/webhooks/%00"] {
-        let got = world.call("GET", path, &world.admin, "").await.json();
-        assert!(got["error"].is_string() && got["code"] == "not_found", "{path} in the form of its neighbours: {got}");
-    }
-    let got = world.call("PATCH", "/api/v1/webhooks", "", "").await;
-    assert_eq!((got.status.as_u16(), got.json()["code"].clone()), (405, json!("method_not_allowed")));
-    assert!(got.json().get("error").is_some(), "in the form of the path's dialect");
 }
 
 #[tokio::test]
@@ -69,53 +87,121 @@ async fn what_each_listener_shows() {
     assert_eq!(world.call("GET", "/healthz", "", "").await.status, 200);
 }
 
+/// The routes that take a body, and a path of each.
+fn with_body() -> impl Iterator<Item = (&'static Route, String)> {
+    let routes = ROUTES.iter().filter(|route| route.body != route::Body::None);
+    routes.map(|route| (route, format!("{}?tenant=acme", route.path.replace("{id}", "x"))))
+}
+
+/// A request of the admin's with these headers.
+async fn send<B>(world: &World, route: &Route, path: &str, headers: &[(&str, &str)], body: B) -> Got
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let mut request = Request::builder().method(route.method.clone()).uri(path).header("host", "d");
+    let bearer = format!("Bearer {}", world.admin);
+    for (name, value) in headers.iter().chain(&[("authorization", bearer.as_str())]) {
+        request = request.header(*name, *value);
+    }
+    let reply = world.api.handle(None, surface(route.on), peer(), request.body(body).unwrap()).await;
+    let (parts, body) = reply.into_parts();
+    let ReplyBody::Whole(body) = body else { panic!("a stream") };
+    Got { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+}
+
 #[tokio::test]
-async fn every_credential_that_does_not_open_gets_one_answer() {
+async fn p_bodies_are_json_whatever_plain_clients_call_them() {
     let world = World::new().await;
-    let revoked = world.key(json!({"role": "tenant", "tenant": "acme", "name": "gone"})).await;
-    let keys = world.socket("GET", "/admin/keys", "").await.json();
-    let id = keys["data"].as_array().unwrap().iter().find(|key| key["name"] == "gone").unwrap()["id"].clone();
-    world.socket("DELETE", &format!("/admin/keys/{}", id.as_str().unwrap()), "").await;
-    let expired = world.key(json!({"role": "tenant", "tenant": "acme", "expires_at": "2023-11-14T22:13:21Z"})).await;
-    world.clock.advance(Duration::from_secs(1));
-    let long = "x".repeat(5_000);
-    for path in ["/v1/webhooks", "/api/v1/webhooks"] {
-        let first = world.call("GET", path, "", "").await;
-        assert_eq!((first.status.as_u16(), first.header("www-authenticate")), (401, Some("Bearer")));
-        for token in ["whd_wrong", &revoked, &expired, &long, "é"] {
-            let got = world.call_with("GET", path, "", "", &[("authorization", &format!("Bearer {token}"))]).await;
-            assert_eq!((got.status, &got.body), (first.status, &first.body), "{token}");
-            assert_eq!(got.header("www-authenticate"), Some("Bearer"));
+    let (kind, encoding) = ("content-type", "content-encoding");
+    let long = format!("text/{}", "x".repeat(5_000));
+    for (headers, fits) in [
+        (&[][..], true),
+        (&[(kind, "application/json")], true),
+        (&[(kind, "Application/JSON; charset=utf-8")], true),
+        (&[(kind, "application/cloudevents+json")], true),
+        (&[(kind, "application/x-www-form-urlencoded")], true),
+        (&[(encoding, "identity")], true),
+        (&[(kind, "text/plain")], false),
+        (&[(kind, "text/json; application/json")], false),
+        (&[(kind, "multipart/form-data")], false),
+        (&[(kind, "json")], false),
+        (&[(kind, "+json")], false),
+        (&[(kind, "")], false),
+        (&[(kind, &long)], false),
+        (&[(kind, "application/json"), (kind, "application/json")], false),
+        (&[(encoding, "gzip")], false),
+        (&[(encoding, "identity, gzip")], false),
+        (&[(encoding, "identity"), (encoding, "br")], false),
+    ] {
+        for (route, path) in with_body() {
+            let got = send(&world, route, &path, headers, Full::from("{}")).await;
+            if fits {
+                assert_ne!(got.status, 415, "{path} {headers:?}");
+                continue;
+            }
+            let told = told(route.form, &got);
+            assert_eq!(
+                (told.status, told.code),
+                in_form(route.form, 415, "unsupported_media_type"),
+                "{path} {headers:?}"
+            );
+            let name = if headers[0].0 == kind { "Content-Type" } else { "Content-Encoding" };
+            assert!(told.message.contains(name), "{}", told.message);
+            echoes_little(headers[0].1, &told.message);
         }
     }
+    let form = [(kind, "application/x-www-form-urlencoded")];
+    assert_eq!(world.call_with("POST", "/v1/events", &world.publisher, EVENT, &form).await.status, 201);
+}
+
+/// A body without an end, in frames of this many bytes; counts what is taken of it.
+struct Flood(Arc<AtomicUsize>);
+
+const FRAME_BYTES: usize = 64 * 1024;
+
+impl http_body::Body for Flood {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from(vec![b' '; FRAME_BYTES])))))
+    }
 }
 
 #[tokio::test]
-async fn bodies_are_json_whatever_plain_clients_call_them() {
+async fn p_a_body_over_the_limit_is_413_and_not_read_on() {
     let world = World::new().await;
-    for (kind, status) in [
-        ("application/json", 201),
-        ("Application/JSON; charset=utf-8", 201),
-        ("application/cloudevents+json", 201),
-        ("application/x-www-form-urlencoded", 201),
-        ("text/plain", 415),
-        ("multipart/form-data", 415),
-        ("json", 415),
-        ("+json", 415),
-        ("", 415),
-    ] {
-        let got = world.call_with("POST", "/v1/events", &world.publisher, EVENT, &[("content-type", kind)]).await;
-        assert_eq!(got.status, status, "{kind}");
-    }
-    for (encoding, status) in [("identity", 201), ("gzip", 415), ("identity, gzip", 415)] {
-        let headers = [("content-encoding", encoding)];
-        let got = world.call_with("POST", "/v1/events", &world.publisher, EVENT, &headers).await;
-        assert_eq!(got.status, status, "{encoding}");
+    let settings = Settings::default();
+    for (route, path) in with_body() {
+        let limit = match route.body {
+            route::Body::Batch => settings.batch_bytes,
+            route::Body::Event => settings.event_bytes + 1_024,
+            route::Body::Small | route::Body::None => 256 * 1024,
+        };
+        let refused = |got: &Got| {
+            let told = told(route.form, got);
+            assert_eq!((told.status, told.code), in_form(route.form, 413, "payload_too_large"), "{path}");
+            assert!(told.message.contains("larger than"), "{}", told.message);
+            assert_eq!(got.header("connection"), Some("close"), "what is still on its way is not waited for");
+        };
+        let taken = Arc::new(AtomicUsize::new(0));
+        let announced = (limit + 1).to_string();
+        refused(&send(&world, route, &path, &[("content-length", &announced)], Flood(taken.clone())).await);
+        assert_eq!(taken.load(Ordering::Relaxed), 0, "{path}: refused by its length alone");
+        refused(&send(&world, route, &path, &[("transfer-encoding", "chunked")], Flood(taken.clone())).await);
+        assert!(taken.load(Ordering::Relaxed) <= limit / FRAME_BYTES + 1, "{path}: {taken:?} frames");
+        let fits = (limit - 1_024).to_string();
+        let body = Full::from(format!("{{}}{}", " ".repeat(limit - 1_026)));
+        assert_ne!(send(&world, route, &path, &[("content-length", &fits)], body).await.status, 413, "{path}");
     }
 }
 
 #[tokio::test]
-async fn bodies_have_a_limit_by_route() {
+async fn p_events_have_a_limit_alone_and_in_a_batch() {
     let world = World::with(Settings { event_bytes: 1_000, batch_bytes: 5_000, ..Settings::default() }).await;
     let event = |size: usize| {
         let around = r#"{"type":"a","tenant":"acme","data":{"x":""}}"#;
@@ -130,9 +216,6 @@ async fn bodies_have_a_limit_by_route() {
     ] {
         assert_eq!(world.call("POST", path, &world.publisher, body).await.status, status, "{path}");
     }
-    let announced = [("content-length", "1001")];
-    let got = world.call_with("POST", "/v1/events", &world.publisher, EVENT, &announced).await;
-    assert_eq!(got.told(), (413, "payload_too_large".to_owned()));
 }
 
 #[tokio::test]
@@ -162,12 +245,21 @@ async fn lemon_s_data_privacy_headers_can_be_asked_for() {
 #[tokio::test]
 async fn a_store_that_takes_nothing_is_unavailable() {
     let world = World::new().await;
+    let catalogue = catalogue(&[("account.deposit_received", Some("ACCOUNT_ACTIVITY"))]);
+    world.service.reload(Settings { catalogue, ..Settings::default() });
     world.store.close();
-    for (method, path, token, body) in [
-        ("POST", "/v1/events", &world.publisher, EVENT),
-        ("POST", "/v1/webhooks", &world.acme, r#"{"url":"https://a.example/","events":["a"]}"#),
+    let webhook = r#"{"url":"https://a.example/","events":["a"]}"#;
+    let omnia = r#"{"eventTypes":["ACCOUNT_ACTIVITY"],"target":{"url":"https://a.example/"}}"#;
+    for (path, token, body, form) in [
+        ("/v1/events", &world.publisher, EVENT, Form::Lemon),
+        ("/v1/webhooks", &world.acme, webhook, Form::Lemon),
+        ("/v3/webhooks", &world.acme, omnia, Form::Omnia),
+        ("/api/v1/webhooks", &world.acme, webhook, Form::Vibe),
+        ("/api/webhook/register", &world.acme, r#"{"webhook_url":"https://a.example/"}"#, Form::OneMetric),
     ] {
-        let got = world.call(method, path, token, body).await;
-        assert_eq!((got.told(), got.header("retry-after")), ((503, "unavailable".to_owned()), Some("1")));
+        let got = world.call("POST", path, token, body).await;
+        let told = told(form, &got);
+        assert_eq!((told.status, told.code), in_form(form, 503, "unavailable"), "{path}");
+        assert_eq!(got.header("retry-after"), Some("1"), "{path}");
     }
 }

@@ -65,7 +65,7 @@ async fn figures_are_told_of_webhooks_of_every_dialect_by_any_of_their_names() {
 }
 
 #[tokio::test]
-async fn a_full_backlog_takes_no_more_until_something_is_through() {
+async fn p_a_full_backlog_takes_no_more_until_something_is_through() {
     let world = World::with(Settings { pending_per_tenant: Some(3), ..Settings::default() }).await;
     let (one, _) = (world.webhook(&["a"]).await, world.webhook(&["a", "c"]).await);
     let publish = async |tenant: &str, kind: &str| {
@@ -101,7 +101,7 @@ async fn a_full_backlog_takes_no_more_until_something_is_through() {
 }
 
 #[tokio::test]
-async fn those_who_race_for_the_last_room_of_a_backlog_get_it_once() {
+async fn p_those_who_race_for_the_last_room_of_a_backlog_get_it_once() {
     let world = World::with(Settings { pending_per_tenant: Some(3), ..Settings::default() }).await;
     world.webhook(&["a"]).await;
     let body = r#"{"type":"a","tenant":"acme"}"#;

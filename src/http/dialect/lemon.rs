@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{filter_texts, newest_secret, trial, webhook_id};
 use crate::http::call::Call;
+use crate::http::cursor::Listing;
 use crate::http::json::{self, Member, Pairs};
 use crate::http::problem::Problem;
+use crate::http::reply;
 use crate::http::server::Reply;
 use crate::http::show::{AttemptJson, PageJson, Pagination, PendingJson, TestJson};
-use crate::http::{cursor, reply};
 use crate::model::id::{JournalSeq, WebhookNo};
 use crate::model::time::millis_z;
 use crate::model::webhook::{Dialect, WebhookState};
@@ -142,12 +143,13 @@ pub async fn create(call: &Call<'_>) -> Result<Reply, Problem> {
 pub async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let limit = call.query.limit()?;
+    let listing = Listing { name: "webhooks", owner: tenant };
     let after: WebhookNo = match call.query.one("cursor")? {
-        Some(text) => cursor::read("webhooks", text)?,
+        Some(text) => listing.place(call.service, text)?,
         None => 0,
     };
     let (seen, next) = call.service.list(tenant, after, limit).await?;
-    let next_cursor = next.map(|next| cursor::write("webhooks", &next));
+    let next_cursor = next.map(|next| listing.cursor(call.service, &next));
     let data = seen.iter().map(WebhookJson::new).collect();
     Ok(reply::json(StatusCode::OK, &PageJson { data, pagination: Pagination { next_cursor } }))
 }
@@ -217,11 +219,12 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
 pub async fn attempts(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
     let id = webhook_id(call.id)?;
+    let listing = Listing { name: "attempts", owner: call.service.webhook_of(tenant, id)?.no };
     let limit = call.query.limit()?;
     let before: Option<JournalSeq> =
-        call.query.one("cursor")?.map(|text| cursor::read("attempts", text)).transpose()?;
+        call.query.one("cursor")?.map(|text| listing.place(call.service, text)).transpose()?;
     let page = call.service.attempts(tenant, id, before, limit).await?;
-    let next_cursor = page.next.map(|next| cursor::write("attempts", &next));
+    let next_cursor = page.next.map(|next| listing.cursor(call.service, &next));
     let data = page.items.iter().map(|(event, attempt)| AttemptJson::new(*event, page.webhook.id, attempt)).collect();
     Ok(reply::json(StatusCode::OK, &PageJson { data, pagination: Pagination { next_cursor } }))
 }
@@ -234,10 +237,11 @@ pub async fn deliveries(call: &Call<'_>) -> Result<Reply, Problem> {
         return Err(Problem::invalid("state must be pending"));
     }
     let limit = call.query.limit()?;
+    let listing = Listing { name: "pending", owner: webhook.no };
     let place: Option<PendingPlace> =
-        call.query.one("cursor")?.map(|text| cursor::read("pending", text)).transpose()?;
+        call.query.one("cursor")?.map(|text| listing.place(call.service, text)).transpose()?;
     let page = call.service.pending(webhook.no, place, limit).await?;
-    let next_cursor = page.next.map(|next| cursor::write("pending", &next));
+    let next_cursor = page.next.map(|next| listing.cursor(call.service, &next));
     let data = page.items.iter().map(|pending| PendingJson::new(webhook.id, pending)).collect();
     Ok(reply::json(StatusCode::OK, &PageJson { data, pagination: Pagination { next_cursor } }))
 }

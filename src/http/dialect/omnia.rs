@@ -42,7 +42,7 @@ impl Asked<'_> {
     fn read(&self) -> Result<Change, Problem> {
         let events = self.event_types.required("eventTypes", "an array of strings");
         let events = events.map_err(|problem| problem.coded("invalid_event_type"))?;
-        let target = self.target().map_err(|problem| problem.coded("invalid_target"))?;
+        let target = self.target().map_err(|problem| problem.naming(NAMES).coded("invalid_target"))?;
         let url = target.url.required("target.url", "a string");
         let headers = target.headers.settable::<Pairs>("target.headers", "an object of strings");
         let headers = headers.map_err(|problem| problem.coded("header_invalid"))?;

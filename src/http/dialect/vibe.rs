@@ -14,6 +14,10 @@ use crate::model::time::seconds_z;
 use crate::model::webhook::{Dialect, Webhook};
 use crate::service::subscribe::Change;
 
+/// What the members of a test's event are called in messages.
+const NAMES: &[(&str, &str)] =
+    &[("event", "testEvent.event"), ("timestamp", "testEvent.timestamp"), ("data", "testEvent.data")];
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Asked<'a> {
@@ -137,12 +141,14 @@ pub async fn test(call: &Call<'_>) -> Result<Reply, Problem> {
     let id = body.webhook_id.text("webhookId")?.ok_or_else(|| Problem::invalid("webhookId is required"))?;
     let id = webhook_id(&id)?;
     call.service.webhook_of(tenant, id)?;
-    let event: TestEvent<'_> = json::parse(body.test_event.object("testEvent")?.unwrap_or("{}").as_bytes())?;
+    let event = body.test_event.object("testEvent")?.unwrap_or("{}");
+    let event = json::parse::<TestEvent<'_>>(event.as_bytes()).map_err(|problem| problem.naming(NAMES))?;
     let trial = trial(
         ("testEvent.event", event.event),
         ("testEvent.timestamp", event.timestamp),
         ("testEvent.data", event.data),
     )?;
-    let tried = call.service.test(tenant, id, trial, call.asker).await?;
+    let tried = call.service.test(tenant, id, trial, call.asker).await;
+    let tried = tried.map_err(|error| Problem::from(error).naming(NAMES))?;
     Ok(reply::json(StatusCode::OK, &TestJson::new(&tried)))
 }

@@ -50,7 +50,7 @@ async fn http2_is_served_over_tls() {
 }
 
 #[tokio::test]
-async fn what_is_not_tls_is_closed_and_the_others_are_served() {
+async fn a_tls_1_1_and_plain_http_are_closed_and_the_others_served() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
     let server = Server::start(unhurried(), Some(shared(&authority)));
@@ -89,7 +89,7 @@ async fn a_new_certificate_is_for_new_connections() {
 }
 
 #[tokio::test]
-async fn rapid_resets_end_the_connection() {
+async fn a_rapid_resets_end_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
     let server = Server::start(patient(), Some(shared(&authority)));
@@ -126,7 +126,7 @@ async fn rapid_resets_end_the_connection() {
 }
 
 #[tokio::test]
-async fn hygiene_holds_over_http2() {
+async fn a_hygiene_holds_over_http2() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
     let server = Server::start(patient(), Some(shared(&authority)));
