@@ -6,8 +6,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 
 use crate::clock::Clock;
-use crate::config::{self, Problems};
+use crate::config::{self, Config, Loaded, Problems};
 use crate::daemon::Running;
+use crate::http::control::{Ask, Configured, Reloaded, Setting};
 use crate::http::tls;
 use crate::logs::LogHandle;
 use crate::model::audit::{Actor, Audit};
@@ -68,33 +69,28 @@ impl Incoming {
     }
 }
 
-/// What reloading needs to know of how the daemon was started.
+/// Answers for the process: how it was started, what it runs with.
 pub struct Reloader {
     file: Option<PathBuf>,
+    /// What the last reload that was taken over has read, or the start.
+    loaded: Loaded,
+    /// What was read at the start: keys that take a restart stand as they did then.
+    started: Config,
     dev: bool,
     log: LogHandle,
 }
 
 impl Reloader {
+    /// `file`: as it was named at the start, if it was.
     #[must_use]
-    pub fn new(file: Option<PathBuf>, dev: bool, log: LogHandle) -> Self {
-        Self { file, dev, log }
+    pub fn new(file: Option<PathBuf>, loaded: Loaded, dev: bool, log: LogHandle) -> Self {
+        let started = loaded.config.clone();
+        Self { file, loaded, started, dev, log }
     }
 
-    /// Reads everything again and applies it; on any problem all stays as it was. Either is on record.
-    pub async fn reload(&self, running: &Running) {
-        let outcome = match self.try_reload(running) {
-            Ok(()) => {
-                running.metrics.reload_success.set(1);
-                tracing::info!("reloaded");
-                Audit::OK
-            }
-            Err(why) => {
-                running.metrics.reload_success.set(0);
-                tracing::error!("not reloaded, the old configuration stays: {why}");
-                "refused"
-            }
-        };
+    /// Reloads because of a signal, which is on record by itself.
+    pub async fn obey_signal(&mut self, running: &Running) {
+        let outcome = if self.reload(running).is_ok() { Audit::OK } else { Audit::REFUSED };
         let asker = Asker::of_actor(Actor::Signal, "config.reload");
         asker.came_to(outcome);
         if let Err(error) = running.service.sign_off(&asker).await {
@@ -102,7 +98,57 @@ impl Reloader {
         }
     }
 
-    fn try_reload(&self, running: &Running) -> Result<(), String> {
+    /// Answers what was asked over the API; whoever asked has put it on record.
+    pub fn answer(&mut self, running: &Running, ask: Ask) {
+        // Whoever does not wait for the answer any more does without it.
+        match ask {
+            Ask::Reload(answer) => drop(answer.send(self.reload(running))),
+            Ask::Config(answer) => drop(answer.send(self.configured())),
+            Ask::Log(level, answer) => {
+                let checked = config::check_log_level(&level);
+                if checked.is_ok() {
+                    self.log.set(&level);
+                    tracing::info!(level, "what is logged was changed, until the next reload");
+                }
+                drop(answer.send(checked));
+            }
+        }
+    }
+
+    fn configured(&self) -> Configured {
+        let later = config::reload_scope(&self.started, &self.loaded.config);
+        let started = Loaded::from(self.started.clone()).entries();
+        let setting = |entry: config::Entry| {
+            let origin = entry.origin.to_string();
+            let old = started.iter().find(|old| old.key == entry.key && later.contains(&entry.key.as_str()));
+            match old {
+                Some(old) => {
+                    Setting { key: entry.key, value: old.value.clone(), origin, after_restart: Some(entry.value) }
+                }
+                None => Setting { key: entry.key, value: entry.value, origin, after_restart: None },
+            }
+        };
+        let file = self.loaded.file.as_ref().map(|file| file.display().to_string());
+        Configured { file, settings: self.loaded.entries().into_iter().map(setting).collect() }
+    }
+
+    /// Reads everything again and applies it; on any problem all stays as it was.
+    fn reload(&mut self, running: &Running) -> Result<Reloaded, String> {
+        let outcome = self.try_reload(running);
+        match &outcome {
+            Ok(_) => {
+                running.metrics.reload_success.set(1);
+                tracing::info!("reloaded");
+            }
+            Err(why) => {
+                running.metrics.reload_success.set(0);
+                tracing::error!("not reloaded, the old configuration stays: {why}");
+            }
+        }
+        outcome
+    }
+
+    fn try_reload(&mut self, running: &Running) -> Result<Reloaded, String> {
         let mut loaded =
             config::load(self.file.as_deref(), config::environment()).map_err(|problems| problems.to_string())?;
         let old = running.config.load_full();
@@ -113,8 +159,8 @@ impl Reloader {
         if !problems.is_empty() {
             return Err(Problems(problems).to_string());
         }
-        let new = loaded.config;
-        let later = config::reload_scope(&old, &new);
+        let new = loaded.config.clone();
+        let restart_needed = config::reload_scope(&self.started, &new);
         // Everything that can fail comes before the first change.
         let certificates = match (&running.tls, new.server.tls.pair()) {
             (Some(shared), Some((cert, key))) => {
@@ -133,10 +179,11 @@ impl Reloader {
         running.dispatcher.replace_settings(settings::dispatch(&new, plans.clone()));
         running.service.reload(settings::service(&new, catalogue, plans, running.egress.rules()));
         self.log.set(&new.log.level);
-        for key in later {
+        for key in &restart_needed {
             tracing::warn!(key, "changed in the configuration, but takes a restart");
         }
         running.config.store(std::sync::Arc::new(new));
-        Ok(())
+        self.loaded = loaded;
+        Ok(Reloaded { restart_needed })
     }
 }

@@ -148,6 +148,12 @@ fn name(action: Action) -> &'static str {
         Action::KeyList => "key.list",
         Action::KeyRevoke => "key.revoke",
         Action::AuditList => "audit.list",
+        Action::Overview => "daemon.stats",
+        Action::AllWebhooks => "webhook.list",
+        Action::AllAttempts => "attempt.list",
+        Action::Reload => "config.reload",
+        Action::ConfigSee => "config.read",
+        Action::LogSet => "log.change",
     }
 }
 

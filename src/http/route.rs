@@ -112,6 +112,12 @@ pub enum Action {
     KeyList,
     KeyRevoke,
     AuditList,
+    Overview,
+    AllWebhooks,
+    AllAttempts,
+    Reload,
+    ConfigSee,
+    LogSet,
 }
 
 #[derive(Debug)]
@@ -194,6 +200,12 @@ routes! {
     GET    "/admin/keys"                      Admin Admin   None  Admin => KeyList;
     DELETE "/admin/keys/{id}"                 Admin Admin   None  Admin => KeyRevoke;
     GET    "/admin/audit"                     Admin Admin   None  Admin => AuditList;
+    GET    "/admin/stats"                     Admin Admin   None  Admin => Overview;
+    GET    "/admin/webhooks"                  Admin Admin   None  Admin => AllWebhooks;
+    GET    "/admin/attempts"                  Admin Admin   None  Admin => AllAttempts;
+    POST   "/admin/reload"                    Admin Admin   None  Admin => Reload;
+    GET    "/admin/config"                    Admin Admin   None  Admin => ConfigSee;
+    PUT    "/admin/log"                       Admin Admin   Small Admin => LogSet;
 }
 
 /// The table, ready to be asked.

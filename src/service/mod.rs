@@ -12,17 +12,19 @@ mod error;
 pub mod explain;
 mod field;
 pub mod inspect;
+pub mod overview;
 pub mod publish;
 mod rate;
 mod settings;
 pub mod subscribe;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
@@ -56,6 +58,8 @@ pub struct Parts {
     pub entropy: Entropy,
     pub dispatch: Arc<dyn Dispatching>,
     pub metrics: Arc<Metrics>,
+    /// Its length is among the figures.
+    pub store_file: PathBuf,
 }
 
 pub struct Service {
@@ -65,19 +69,27 @@ pub struct Service {
     entropy: Entropy,
     dispatch: Arc<dyn Dispatching>,
     metrics: Arc<Metrics>,
+    store_file: PathBuf,
+    started_ms: Millis,
+    /// How far the wall clock was ahead of schedule time at the start.
+    clock_lead_ms: i64,
     rates: rate::Rates,
 }
 
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let signed = |ms: Millis| i64::try_from(ms).unwrap_or(i64::MAX);
         Self {
             store: parts.store,
             settings: ArcSwap::from_pointee(parts.settings),
+            started_ms: parts.clock.now_ms(),
+            clock_lead_ms: signed(parts.clock.wall_ms()) - signed(parts.clock.now_ms()),
             clock: parts.clock,
             entropy: parts.entropy,
             dispatch: parts.dispatch,
             metrics: parts.metrics,
+            store_file: parts.store_file,
             rates: rate::Rates::default(),
         }
     }

@@ -247,7 +247,7 @@ impl Service {
         self.store.shared().registry().webhooks_of(tenant).cloned().collect()
     }
 
-    async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
+    pub(super) async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
         let mut seen = self
             .store
             .read(move |shared| {

@@ -10,6 +10,7 @@ mod explain;
 mod idempotency;
 mod lookup;
 mod matrix;
+mod operate;
 mod requests;
 mod signed;
 mod webhooks;
@@ -168,11 +169,18 @@ impl World {
         let store = parts.store();
         store.start(parts, Arc::new(Answering)).unwrap();
         let fake = Arc::new(Fake { glance: Mutex::default(), status: Mutex::new(200), clock: clock.clone() });
-        let parts =
-            Parts { store: store.clone(), settings, clock: clock.clone(), entropy, dispatch: fake.clone(), metrics };
+        let parts = Parts {
+            store: store.clone(),
+            settings,
+            clock: clock.clone(),
+            entropy,
+            dispatch: fake.clone(),
+            metrics,
+            store_file: place.store_file(),
+        };
         let service = Arc::new(Service::new(parts));
         let ready = Arc::new(AtomicBool::new(true));
-        let api = Api::new(service.clone(), ready.clone(), Duration::from_secs(5));
+        let api = Api::new(service.clone(), operate::answering(), ready.clone(), Duration::from_secs(5));
         let mut world = Self {
             api,
             service,
