@@ -1,7 +1,7 @@
 //! The command line: one struct a subcommand. Owns exit codes and what is printed; the work is the rooms'.
 //!
 //! Exit codes: 0; 1 no (a signature that does not fit, a request that the daemon refuses, something for `doctor` to name);
-//! 64 usage; 69 the daemon can't be reached; 71 what the system denied (a port, a thread); 73 the state folder can't be
+//! 64 usage; 69 the daemon can't be reached; 71 what the system denied (a port, a file); 73 the state folder can't be
 //! created or written; 75 try again (the store is locked by another process, the daemon has too much to do); 78
 //! configuration or store refused.
 

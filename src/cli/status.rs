@@ -70,7 +70,7 @@ fn lines(stats: &Value, ready: bool, file: &Value) -> Result<(), Failure> {
                 webhooks["active"], webhooks["failing"], webhooks["inactive"]
             ),
         ),
-        ("accepted", format!("{} events, {} not finished", stats["events"]["accepted"], stats["events"]["open"])),
+        ("events", format!("{} accepted, {} not finished", stats["events"]["accepted"], stats["events"]["open"])),
         ("queued", format!("{}{overdue}", deliveries["queued"])),
         ("in flight", text(&deliveries["in_flight"])),
         ("dead letters", text(&deliveries["dead"])),

@@ -96,7 +96,7 @@ pub fn admin_socket(path: Option<&Path>, env: impl Iterator<Item = (String, Stri
     let variables: Vec<(String, String)> = env.collect();
     let file = file_of(path, &variables, &source::USUAL_FILES);
     let file_layer = file.as_deref().map(source::read_file).unwrap_or_default();
-    let data = Figment::from(&file_layer).merge(&source::read_variables(variables.iter().cloned())).data();
+    let data = Figment::from(&file_layer).merge(source::read_variables(variables.iter().cloned())).data();
     let values = data.ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).map(Value::from);
     let named = values.and_then(|values| values.find_ref("admin.socket")?.as_str().map(PathBuf::from));
     named.unwrap_or_else(|| Config::default().admin.socket)

@@ -38,7 +38,7 @@ fn files_that_are_no_good_are_found_without_a_daemon() {
     for name in ["webhookd.redb", "webhookd.key"] {
         fs::write(state.join(name), "x").expect("a file");
     }
-    fs::set_permissions(state.join("webhookd.key"), Permissions::from_mode(0o640)).expect("permissions");
+    fs::set_permissions(state.join("webhookd.key"), Permissions::from_mode(0o644)).expect("permissions");
     let config = folder.path().join("webhookd.toml");
     let socket = folder.path().join("none.sock");
     let write = |more: &str| {
@@ -58,8 +58,8 @@ fn files_that_are_no_good_are_found_without_a_daemon() {
     write(&pair);
     let told = doctor();
     let mend = |about| found(&told, about).first().map(|one| one[2].clone()).unwrap_or_default();
-    assert_eq!(mend("state folder"), format!("chmod go= {}", state.display()));
-    assert_eq!(mend("key file"), format!("chmod go= {}", state.join("webhookd.key").display()));
+    assert_eq!(mend("state folder"), format!("chmod g-w,o= {}", state.display()));
+    assert_eq!(mend("key file"), format!("chmod g-w,o= {}", state.join("webhookd.key").display()));
     says(&mend("daemon"), &["systemctl status webhookd"]);
     says(&found(&told, "daemon")[0][1], &["none.sock", "can't be opened"]);
     assert_eq!(found(&told, "configuration"), Vec::<[String; 3]>::new());
@@ -93,6 +93,25 @@ fn a_configuration_that_is_not_what_runs_is_found() {
     let told = notes("configuration");
     assert_eq!(told.iter().filter(|one| one[0] == "problem").count(), 2, "{told:?}");
     says(&told[1][1], &["the last reload was refused"]);
+}
+
+#[test]
+fn a_key_that_only_the_service_is_handed_is_no_trouble() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let handed = folder.path().join("webhookd.key");
+    let mut daemon = Daemon::builder().start();
+    let kept = daemon.folder().join("state/webhookd.key");
+    fs::rename(&kept, &handed).expect("a key");
+    let told = found(&of(&daemon, &["doctor", "--json"]).run().ends(1).json(), "key file");
+    says(&told[0][1], &["state/webhookd.key is gone"]);
+    daemon.term();
+    fs::rename(&handed, &kept).expect("a key");
+
+    let mut daemon = Daemon::builder().env("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("a path")).prepare();
+    fs::copy(&kept, &handed).expect("a key");
+    daemon.start();
+    let told = of(&daemon, &["doctor", "--json"]).run().json();
+    assert_eq!(found(&told, "key file"), Vec::<[String; 3]>::new());
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! `send`, `tail` and `webhooks`: an event published from the shell, and its attempts watched.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::support::{Daemon, Receiver, Reply, SOON, Stage, poll, tenant_key, text};
+use super::support::{
+    Authority, Certificate, Daemon, Receiver, Reply, SOON, Stage, free_port, poll, publisher_key, tenant, tenant_key,
+    text,
+};
 use super::{of, says, webhookd};
 
 #[test]
@@ -39,6 +44,35 @@ fn send_publishes_what_it_is_given_byte_for_byte() {
     says(&of(&stage.daemon, &["send", "a", "--tenant", "nobody"]).run().ends(1).err, &["tenant is unknown"]);
     says(&of(&stage.daemon, &["send", "a b", "--tenant", "acme"]).run().ends(1).err, &["type"]);
     says(&send(&["--data", "@gone.json"]).run().ends(71).err, &["gone.json"]);
+}
+
+#[test]
+fn send_speaks_tls_and_trusts_only_whom_it_is_told_to() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [cert, key, ca] = ["cert.pem", "key.pem", "ca.pem"].map(|name| folder.path().join(name));
+    let (chain, private) = authority.issue(Certificate::Good);
+    fs::write(&cert, chain).expect("a file");
+    fs::write(&key, private).expect("a file");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("permissions");
+    authority.write(&ca);
+    let address = format!("127.0.0.1:{}", free_port());
+    let path = |path: &Path| path.to_str().expect("a path").to_owned();
+    let builder = Daemon::builder().set("server.listen", format!("[\"{address}\"]"));
+    let daemon = builder.set_text("server.tls.cert", path(&cert)).set_text("server.tls.key", path(&key)).start();
+    tenant(&daemon, "acme");
+    let token = publisher_key(&daemon).token;
+    let send = |url: &str, ca: &Path| {
+        let shell = webhookd(&["send", "order.created", "--tenant", "acme"]);
+        let shell = shell.env("WEBHOOKD_URL", url).env("WEBHOOKD_TOKEN", &token);
+        shell.env("SSL_CERT_FILE", &path(ca)).env("SSL_CERT_DIR", "").run()
+    };
+    let url = format!("https://{address}");
+    assert!(send(&url, &ca).ends(0).out.starts_with("evt_"));
+    assert!(send(&url.replace("127.0.0.1", "localhost"), &ca).ends(0).out.starts_with("evt_"));
+    let other = folder.path().join("other.pem");
+    Authority::new().write(&other);
+    says(&send(&url, &other).ends(69).err, &["can't be reached", "SSL_CERT_FILE"]);
 }
 
 #[test]

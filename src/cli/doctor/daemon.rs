@@ -1,6 +1,8 @@
 //! What `doctor` asks the daemon that runs: whether it answers and serves, its clock, its configuration against the file,
 //! webhooks that fail, dead letters, backups.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use super::Findings;
@@ -10,6 +12,7 @@ use crate::cli::print::{self, text};
 use crate::cli::status::is_ready;
 use crate::cli::webhooks::{State, list};
 use crate::config::{Entry, Loaded, Origin, Place};
+use crate::store::open::KEY_FILE;
 
 /// The wall clock may be moved by this much without a word, in seconds.
 const CLOCK_MOVED_MAX_S: u64 = 5;
@@ -19,6 +22,17 @@ const FAILURES_TOLD_MIN: u64 = 5;
 const WEBHOOKS_TOLD_MAX: usize = 20;
 /// A delivery that could have been made is this late, in seconds, only when something holds it up.
 const OVERDUE_MAX_S: u64 = 300;
+
+/// The key file of the daemon that runs, if one does.
+pub(super) fn key_file(client: &Client) -> Option<PathBuf> {
+    let running = client.get("/admin/config").ok()?;
+    let of = |name: &str| {
+        let setting = running["data"].as_array()?.iter().find(|one| one["key"] == name)?["value"].as_str()?;
+        // A TOML string of one line is one of JSON's.
+        serde_json::from_str::<String>(setting).ok().map(PathBuf::from)
+    };
+    of("secrets.key_file").filter(|named| named.is_absolute()).or_else(|| Some(of("state_dir")?.join(KEY_FILE)))
+}
 
 /// Asks everything; the first question that gets no answer is the last.
 pub(super) fn look(client: &Client, loaded: Option<&Loaded>, findings: &mut Findings) {

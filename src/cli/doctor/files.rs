@@ -10,14 +10,15 @@ use crate::cli::print;
 use crate::clock::Clock;
 use crate::config::{self, Config, Loaded, Problem, certificate_expiry};
 use crate::model::time::millis_z;
-use crate::store::open::{KEY_FILE, STORE_FILE};
+use crate::store::open::STORE_FILE;
 
 /// With less than this free the disk is nearly full: bytes, and one part in so many.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
 const FREE_PART_MIN: u64 = 20;
 
-/// Looks at the files that the configuration names; gives it when it could be read.
-pub(super) fn look(file: Option<&Path>, findings: &mut Findings) -> Option<Loaded> {
+/// Looks at the files that the configuration names; gives it when it could be read. `running_key`: the key file of the daemon
+/// that runs, if one does.
+pub(super) fn look(file: Option<&Path>, running_key: Option<&Path>, findings: &mut Findings) -> Option<Loaded> {
     findings.look_at("configuration");
     let loaded = match config::load(file, config::environment()) {
         Ok(loaded) => loaded,
@@ -30,7 +31,7 @@ pub(super) fn look(file: Option<&Path>, findings: &mut Findings) -> Option<Loade
         problems.0.iter().for_each(|problem| report(problem, findings));
     }
     certificate(&loaded.config, findings);
-    state(&loaded.config, findings);
+    state(&loaded.config, running_key, findings);
     disk(&loaded.config, findings);
     Some(loaded)
 }
@@ -53,33 +54,41 @@ fn certificate(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn state(config: &Config, findings: &mut Findings) {
+fn state(config: &Config, running_key: Option<&Path>, findings: &mut Findings) {
     findings.look_at("state folder");
     let folder = &config.state_dir;
     if !is_private("state folder", folder, findings) {
         return;
     }
-    let key = config.secrets.key_file.clone().unwrap_or_else(|| folder.join(KEY_FILE));
+    key(config, running_key, findings);
+}
+
+fn key(config: &Config, running_key: Option<&Path>, findings: &mut Findings) {
     findings.look_at("key file");
-    let has_store = folder.join(STORE_FILE).exists();
+    let named = config.key_file();
+    // systemd hands a credential to the service alone: this shell's variables do not name it.
+    let elsewhere = running_key.is_some_and(|running| running != named);
+    let key = running_key.unwrap_or(&named);
     match key.try_exists() {
-        Ok(false) if has_store => {
-            let what = format!("{} is gone, and the store {} is of no use without it", key.display(), STORE_FILE);
-            findings.problem("key file", what, "put it back from where it is kept apart from the store");
+        Ok(false) if config.state_dir.join(STORE_FILE).exists() && !elsewhere => {
+            let what = format!("{} is gone, and the store {STORE_FILE} is of no use without it", key.display());
+            let mend = "put it back from where it is kept apart from the store; a credential of systemd's \
+                        (LoadCredential=) is seen only while the daemon runs";
+            findings.problem("key file", what, mend);
         }
         Ok(false) => {}
-        _ => drop(is_private("key file", &key, findings)),
+        _ => drop(is_private("key file", key, findings)),
     }
 }
 
-/// Looks whether only its owner may open it; false when it is not there or can't be looked at.
+/// Looks whether it is closed to all but its owner, and its group for reading; false when it is not there or can't be looked at.
 fn is_private(about: &'static str, path: &Path, findings: &mut Findings) -> bool {
     match std::fs::metadata(path) {
         Ok(seen) => {
             let mode = seen.permissions().mode() & 0o7777;
-            if mode & 0o077 != 0 {
+            if mode & 0o027 != 0 {
                 let what = format!("{} is open to others than its owner (mode {mode:04o})", path.display());
-                findings.problem(about, what, format!("chmod go= {}", path.display()));
+                findings.problem(about, what, format!("chmod g-w,o= {}", path.display()));
             }
             true
         }

@@ -65,7 +65,11 @@ impl Doctor {
         let client = self.target.client()?;
         let mut findings = Findings::default();
         // The files of another machine are not here.
-        let loaded = if client.is_local() { files::look(self.target.config(), &mut findings) } else { None };
+        let loaded = if client.is_local() {
+            files::look(self.target.config(), daemon::key_file(&client).as_deref(), &mut findings)
+        } else {
+            None
+        };
         daemon::look(&client, loaded.as_ref(), &mut findings);
         if self.json {
             as_json(&findings)?
