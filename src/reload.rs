@@ -8,7 +8,7 @@ use signal_hook_tokio::Signals;
 use crate::clock::Clock;
 use crate::config::{self, Config, Loaded, Problems};
 use crate::daemon::Running;
-use crate::http::control::{Ask, Configured, Reloaded, Setting};
+use crate::http::control::{Ask, Configured, NotDone, Reloaded, Setting};
 use crate::http::tls;
 use crate::logs::LogHandle;
 use crate::model::audit::{Actor, Audit};
@@ -88,31 +88,40 @@ impl Reloader {
         Self { file, loaded, started, dev, log }
     }
 
-    /// Reloads because of a signal, which is on record by itself.
+    /// Reloads because of a signal.
     pub async fn obey_signal(&mut self, running: &Running) {
-        let outcome = if self.reload(running).is_ok() { Audit::OK } else { Audit::REFUSED };
         let asker = Asker::of_actor(Actor::Signal, "config.reload");
-        asker.came_to(outcome);
-        if let Err(error) = running.service.sign_off(&asker).await {
-            tracing::error!(%error, "the reload can't be put on record");
+        // It is in the log, and nobody waits for it.
+        drop(self.reload_for(running, &asker).await);
+    }
+
+    /// Answers what was asked over the API.
+    pub async fn answer(&mut self, running: &Running, ask: Ask) {
+        // Whoever does not wait for the answer any more does without it.
+        match ask {
+            Ask::Reload(guard, answer) => {
+                drop(answer.send(self.reload_for(running, &Asker::new(None, guard)).await));
+            }
+            Ask::Config(answer) => drop(answer.send(self.configured())),
+            Ask::Log(level, guard, answer) => {
+                drop(answer.send(self.log_at(running, &level, &Asker::new(None, guard)).await));
+            }
         }
     }
 
-    /// Answers what was asked over the API; whoever asked has put it on record.
-    pub fn answer(&mut self, running: &Running, ask: Ask) {
-        // Whoever does not wait for the answer any more does without it.
-        match ask {
-            Ask::Reload(answer) => drop(answer.send(self.reload(running))),
-            Ask::Config(answer) => drop(answer.send(self.configured())),
-            Ask::Log(level, answer) => {
-                let checked = config::check_log_level(&level);
-                if checked.is_ok() {
-                    self.log.set(&level);
-                    tracing::info!(level, "what is logged was changed, until the next reload");
-                }
-                drop(answer.send(checked));
-            }
-        }
+    async fn log_at(&self, running: &Running, level: &str, asker: &Asker) -> Result<(), NotDone> {
+        config::check_log_level(level).map_err(NotDone::Refused)?;
+        self.log.set(level);
+        tracing::info!(level, "what is logged was changed, until the next reload");
+        put_on_record(running, asker).await
+    }
+
+    /// Reloads and puts that on record, whatever came of it.
+    async fn reload_for(&mut self, running: &Running, asker: &Asker) -> Result<Reloaded, NotDone> {
+        let outcome = self.reload(running);
+        asker.came_to(if outcome.is_ok() { Audit::OK } else { Audit::REFUSED });
+        put_on_record(running, asker).await?;
+        outcome.map_err(NotDone::Refused)
     }
 
     fn configured(&self) -> Configured {
@@ -186,4 +195,11 @@ impl Reloader {
         self.loaded = loaded;
         Ok(Reloaded { restart_needed })
     }
+}
+
+async fn put_on_record(running: &Running, asker: &Asker) -> Result<(), NotDone> {
+    running.service.sign_off(asker).await.map_err(|error| {
+        tracing::error!(%error, "what was asked of the process can't be put on record");
+        NotDone::Unrecorded(error)
+    })
 }

@@ -87,7 +87,7 @@ fn supervise(
                     reload::Signal::Reload => reloader.obey_signal(&running).await,
                     reload::Signal::Stop => return Ok(()),
                 },
-                Some(ask) = asked.recv() => reloader.answer(&running, ask),
+                Some(ask) = asked.recv() => reloader.answer(&running, ask).await,
                 _ = watch.tick() => {
                     if let Some(thread) = running.failed_thread() {
                         tracing::error!(thread, "a thread that must run has ended; stopping");
@@ -97,6 +97,8 @@ fn supervise(
             }
         }
     });
+    // Whoever still waits for an answer is told that there is none, and holds up no stop.
+    drop(asked);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: finishing what is under way");
     if running.drain() {

@@ -1,18 +1,32 @@
 //! What the API asks of the process that it runs in: to read its configuration again, to show it, to log more or less. Owns
 //! the questions; they are answered one after the other by whoever also attends to signals, so that no two reloads meet.
+//!
+//! A question that changes something takes along what is to be put on record with it: whoever makes the change writes that,
+//! also when the client has gone away meanwhile.
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::CONTROL_ASKED_MAX;
+use crate::service::Error;
+use crate::store::op::Guard;
 
 /// A question, with where its answer goes.
 pub enum Ask {
     /// Read configuration and certificates again.
-    Reload(oneshot::Sender<Result<Reloaded, String>>),
+    Reload(Guard, oneshot::Sender<Result<Reloaded, NotDone>>),
     /// Show the configuration in force.
     Config(oneshot::Sender<Configured>),
     /// Log at this level from now on.
-    Log(String, oneshot::Sender<Result<(), String>>),
+    Log(String, Guard, oneshot::Sender<Result<(), NotDone>>),
+}
+
+/// Why something that was asked of the process is not answered with yes.
+#[derive(Debug)]
+pub enum NotDone {
+    /// The rules that it breaks; everything is as it was.
+    Refused(String),
+    /// It can't be put on record.
+    Unrecorded(Error),
 }
 
 /// A reload that was taken over.

@@ -5,13 +5,12 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::call::Call;
-use super::control::{Ask, Configured, Setting};
+use super::control::{Ask, Configured, NotDone, Setting};
 use super::json::{self, Member};
 use super::problem::Problem;
 use super::server::Reply;
 use super::show::{AttemptJson, PageJson, Pagination};
 use super::{cursor, reply};
-use crate::model::audit::Audit;
 use crate::model::id::{JournalSeq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::time::millis_z;
 use crate::model::webhook::{Filter, WebhookState};
@@ -221,16 +220,16 @@ struct ReloadedJson {
 
 /// `POST /admin/reload`: answered when all of it is in force, or nothing.
 pub async fn reload(call: &Call<'_>) -> Result<Reply, Problem> {
-    match call.control.ask(Ask::Reload).await.ok_or_else(stopping)? {
+    let guard = call.asker.take();
+    match call.control.ask(|answer| Ask::Reload(guard, answer)).await.ok_or_else(stopping)? {
         Ok(done) => {
             let shown = ReloadedJson { reloaded: true, restart_needed: done.restart_needed };
             Ok(reply::json(StatusCode::OK, &shown))
         }
-        Err(why) => {
-            // A reload that was refused is on record too, as it is when a signal asks for it.
-            call.asker.came_to(Audit::REFUSED);
+        Err(NotDone::Unrecorded(error)) => Err(error.into()),
+        Err(NotDone::Refused(why)) => {
             let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration_refused", why);
-            Ok(problem.reply(super::problem::Form::Admin))
+            Err(problem)
         }
     }
 }
@@ -279,8 +278,11 @@ struct LogJson<'a> {
 /// `PUT /admin/log`: until the next reload or restart.
 pub async fn log(call: &Call<'_>) -> Result<Reply, Problem> {
     let level: String = json::parse::<LogBody<'_>>(call.body)?.level.required("level", "a string such as \"debug\"")?;
-    let asked = level.clone();
-    let set = call.control.ask(|answer| Ask::Log(asked, answer)).await.ok_or_else(stopping)?;
-    set.map_err(|rule| Problem::invalid(format!("level {rule}")))?;
-    Ok(reply::json(StatusCode::OK, &LogJson { level: &level }))
+    let (asked, guard) = (level.clone(), call.asker.take());
+    let set = call.control.ask(|answer| Ask::Log(asked, guard, answer)).await.ok_or_else(stopping)?;
+    match set {
+        Ok(()) => Ok(reply::json(StatusCode::OK, &LogJson { level: &level })),
+        Err(NotDone::Unrecorded(error)) => Err(error.into()),
+        Err(NotDone::Refused(rule)) => Err(Problem::invalid(format!("level {rule}"))),
+    }
 }

@@ -180,7 +180,7 @@ impl World {
         };
         let service = Arc::new(Service::new(parts));
         let ready = Arc::new(AtomicBool::new(true));
-        let api = Api::new(service.clone(), operate::answering(), ready.clone(), Duration::from_secs(5));
+        let api = Api::new(service.clone(), operate::answering(service.clone()), ready.clone(), Duration::from_secs(5));
         let mut world = Self {
             api,
             service,

@@ -1,17 +1,25 @@
 //! What is for whoever runs the daemon: figures, webhooks and attempts of all tenants, and what is asked of the process.
 
 use super::*;
-use crate::http::control::{Ask, Configured, Control, Reloaded, Setting};
+use crate::http::control::{Ask, Configured, Control, NotDone, Reloaded, Setting};
+use crate::service::Asker;
+use crate::store::op::Guard;
 
-/// A process that reloads what it is asked to, and refuses one log level.
-pub(super) fn answering() -> Control {
+/// A process that reloads what it is asked to, and refuses one log level. It puts on record what it is to.
+pub(super) fn answering(service: Arc<Service>) -> Control {
     let (control, mut asked) = Control::channel();
     tokio::spawn(async move {
         while let Some(ask) = asked.recv().await {
             match ask {
-                Ask::Reload(answer) => drop(answer.send(Ok(Reloaded { restart_needed: vec!["state_dir"] }))),
-                Ask::Log(level, answer) => {
-                    drop(answer.send(if level == "loud" { Err("\"loud\" is not a level".into()) } else { Ok(()) }));
+                Ask::Reload(guard, answer) => {
+                    let reloaded = Reloaded { restart_needed: vec!["state_dir"] };
+                    drop(answer.send(record(&service, guard).await.map(|()| reloaded)));
+                }
+                Ask::Log(level, _, answer) if level == "loud" => {
+                    drop(answer.send(Err(NotDone::Refused("\"loud\" is not a level".to_owned()))));
+                }
+                Ask::Log(_, guard, answer) => {
+                    drop(answer.send(record(&service, guard).await));
                 }
                 Ask::Config(answer) => {
                     let setting = |key: &str, after_restart: Option<&str>| Setting {
@@ -27,6 +35,10 @@ pub(super) fn answering() -> Control {
         }
     });
     control
+}
+
+async fn record(service: &Service, guard: Guard) -> Result<(), NotDone> {
+    service.sign_off(&Asker::new(None, guard)).await.map_err(NotDone::Unrecorded)
 }
 
 async fn seen(world: &World, path: &str) -> Value {
@@ -148,11 +160,35 @@ async fn the_process_answers_for_itself() {
     assert_eq!(config["file"], "webhookd.toml");
     let setting = json!({"key": "state_dir", "value": "\"a\"", "origin": "webhookd.toml:3", "after_restart": "\"b\""});
     assert_eq!((&config["data"][0], &config["data"][1]["after_restart"]), (&setting, &Value::Null));
+    let before = world.audit("?action=log.*").await.len();
     let set = world.socket("PUT", "/admin/log", r#"{"level":"debug"}"#).await;
+    assert_eq!(world.audit("?action=log.*").await.len(), before + 1);
     assert_eq!((set.status.as_u16(), set.json()), (200, json!({"level": "debug"})));
     for (body, names) in [(r#"{"level":"loud"}"#, "loud"), ("{}", "level"), (r#"{"levle":"x"}"#, "levle")] {
         let refused = world.socket("PUT", "/admin/log", body).await;
         assert_eq!(refused.status, 422, "{body}");
         assert!(refused.json()["detail"].as_str().unwrap().contains(names), "{body}: {:?}", refused.body);
     }
+    assert_eq!(world.audit("?action=log.*").await.len(), before + 1, "what was refused is not on record");
+}
+
+#[tokio::test]
+async fn a_change_of_the_process_is_on_record_also_when_its_client_has_gone() {
+    let world = World::new().await;
+    let before = world.audit("?action=config.*").await.len();
+    {
+        let mut asking = Box::pin(world.socket("POST", "/admin/reload", ""));
+        // Until it has asked; then the client goes away.
+        let pending =
+            std::future::poll_fn(|context| std::task::Poll::Ready(asking.as_mut().poll(context).is_pending()));
+        assert!(pending.await);
+    }
+    let mut after = before;
+    for _ in 0..1_000 {
+        after = world.audit("?action=config.*").await.len();
+        if after > before {
+            break;
+        }
+    }
+    assert_eq!(after, before + 1);
 }
