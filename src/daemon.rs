@@ -27,6 +27,7 @@ use crate::egress::resolve::SystemResolver;
 use crate::egress::{Egress, EgressError};
 use crate::entropy::Entropy;
 use crate::http::call::{Api, Surface};
+use crate::http::control::Control;
 use crate::http::gate::ConnectionGate;
 use crate::http::listen::{self, ListenError, Socket};
 use crate::http::server::{self, Limits};
@@ -214,11 +215,11 @@ pub struct Running {
 }
 
 impl Bound {
-    /// Starts everything.
+    /// Starts everything. What is asked over the API of the process as a whole goes to `control`.
     ///
     /// # Errors
     /// When a thread or runtime can't be started.
-    pub fn run(self) -> Result<Running, StartError> {
+    pub fn run(self, control: Control) -> Result<Running, StartError> {
         let Self { built, public, admin, .. } = self;
         let Built { config, clock, service, dispatcher, egress, resolver, tls, metrics, store, mut parts, ready } =
             built;
@@ -227,7 +228,7 @@ impl Bound {
         let writer = store.start(parts, dispatcher.clone())?;
         let (closing, ending, requests) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let limits = settings::server_limits(&config);
-        let api = Api::new(service.clone(), ready.clone(), limits.body_timeout);
+        let api = Api::new(service.clone(), control, ready.clone(), limits.body_timeout);
         let gate = ConnectionGate::counted(limits.max_connections, metrics.connections.clone());
         let served = Served {
             api,

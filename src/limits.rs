@@ -53,6 +53,12 @@ pub const MARK_KEPT_S: u64 = 2 * SIGNATURE_TOLERANCE_S;
 pub const AUDIT_TEXT_MAX: usize = 256;
 /// Audit records that one page looks at before it comes back short.
 pub const AUDIT_LOOKED_AT_MAX: usize = 10_000;
+/// Journal records that one page of attempts over all tenants looks at.
+pub const TAIL_LOOKED_AT_MAX: usize = 2_000;
+/// Webhooks that one page looks at to find those that fail.
+pub const WEBHOOKS_LOOKED_AT_MAX: usize = 2_000;
+/// Questions to the process that wait for it at once: reloads and the like.
+pub const CONTROL_ASKED_MAX: usize = 16;
 /// Rows of a table that are removed in one step when they have served their time.
 pub const TIDY_ROWS_MAX: usize = 1_024;
 

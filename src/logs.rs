@@ -32,7 +32,7 @@ pub fn start(log: &Log) -> LogHandle {
 }
 
 impl LogHandle {
-    /// Takes over another level.
+    /// Takes over another level, which has been checked.
     pub fn set(&self, level: &str) {
         if let Err(error) = self.0.reload(filter(level)) {
             tracing::error!(%error, "the log level can't be changed");

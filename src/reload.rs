@@ -6,8 +6,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 
 use crate::clock::Clock;
-use crate::config::{self, Problems};
+use crate::config::{self, Config, Loaded, Problems};
 use crate::daemon::Running;
+use crate::http::control::{Ask, Configured, NotDone, Reloaded, Setting};
 use crate::http::tls;
 use crate::logs::LogHandle;
 use crate::model::audit::{Actor, Audit};
@@ -68,41 +69,95 @@ impl Incoming {
     }
 }
 
-/// What reloading needs to know of how the daemon was started.
+/// Answers for the process: how it was started, what it runs with.
 pub struct Reloader {
     file: Option<PathBuf>,
+    /// What the last reload that was taken over has read, or the start.
+    loaded: Loaded,
+    /// What was read at the start: keys that take a restart stand as they did then.
+    started: Config,
     dev: bool,
     log: LogHandle,
 }
 
 impl Reloader {
+    /// `file`: as it was named at the start, if it was.
     #[must_use]
-    pub fn new(file: Option<PathBuf>, dev: bool, log: LogHandle) -> Self {
-        Self { file, dev, log }
+    pub fn new(file: Option<PathBuf>, loaded: Loaded, dev: bool, log: LogHandle) -> Self {
+        let started = loaded.config.clone();
+        Self { file, loaded, started, dev, log }
     }
 
-    /// Reads everything again and applies it; on any problem all stays as it was. Either is on record.
-    pub async fn reload(&self, running: &Running) {
-        let outcome = match self.try_reload(running) {
-            Ok(()) => {
+    /// Reloads because of a signal.
+    pub async fn obey_signal(&mut self, running: &Running) {
+        let asker = Asker::of_actor(Actor::Signal, "config.reload");
+        // It is in the log, and nobody waits for it.
+        drop(self.reload_for(running, &asker).await);
+    }
+
+    /// Answers what was asked over the API.
+    pub async fn answer(&mut self, running: &Running, ask: Ask) {
+        // Whoever does not wait for the answer any more does without it.
+        match ask {
+            Ask::Reload(guard, answer) => {
+                drop(answer.send(self.reload_for(running, &Asker::new(None, guard)).await));
+            }
+            Ask::Config(answer) => drop(answer.send(self.configured())),
+            Ask::Log(level, guard, answer) => {
+                drop(answer.send(self.log_at(running, &level, &Asker::new(None, guard)).await));
+            }
+        }
+    }
+
+    async fn log_at(&self, running: &Running, level: &str, asker: &Asker) -> Result<(), NotDone> {
+        config::check_log_level(level).map_err(NotDone::Refused)?;
+        self.log.set(level);
+        tracing::info!(level, "what is logged was changed, until the next reload");
+        put_on_record(running, asker).await
+    }
+
+    /// Reloads and puts that on record, whatever came of it.
+    async fn reload_for(&mut self, running: &Running, asker: &Asker) -> Result<Reloaded, NotDone> {
+        let outcome = self.reload(running);
+        asker.came_to(if outcome.is_ok() { Audit::OK } else { Audit::REFUSED });
+        put_on_record(running, asker).await?;
+        outcome.map_err(NotDone::Refused)
+    }
+
+    fn configured(&self) -> Configured {
+        let later = config::reload_scope(&self.started, &self.loaded.config);
+        let started = Loaded::from(self.started.clone()).entries();
+        let setting = |entry: config::Entry| {
+            let origin = entry.origin.to_string();
+            let old = started.iter().find(|old| old.key == entry.key && later.contains(&entry.key.as_str()));
+            match old {
+                Some(old) => {
+                    Setting { key: entry.key, value: old.value.clone(), origin, after_restart: Some(entry.value) }
+                }
+                None => Setting { key: entry.key, value: entry.value, origin, after_restart: None },
+            }
+        };
+        let file = self.loaded.file.as_ref().map(|file| file.display().to_string());
+        Configured { file, settings: self.loaded.entries().into_iter().map(setting).collect() }
+    }
+
+    /// Reads everything again and applies it; on any problem all stays as it was.
+    fn reload(&mut self, running: &Running) -> Result<Reloaded, String> {
+        let outcome = self.try_reload(running);
+        match &outcome {
+            Ok(_) => {
                 running.metrics.reload_success.set(1);
                 tracing::info!("reloaded");
-                Audit::OK
             }
             Err(why) => {
                 running.metrics.reload_success.set(0);
                 tracing::error!("not reloaded, the old configuration stays: {why}");
-                "refused"
             }
-        };
-        let asker = Asker::of_actor(Actor::Signal, "config.reload");
-        asker.came_to(outcome);
-        if let Err(error) = running.service.sign_off(&asker).await {
-            tracing::error!(%error, "the reload can't be put on record");
         }
+        outcome
     }
 
-    fn try_reload(&self, running: &Running) -> Result<(), String> {
+    fn try_reload(&mut self, running: &Running) -> Result<Reloaded, String> {
         let mut loaded =
             config::load(self.file.as_deref(), config::environment()).map_err(|problems| problems.to_string())?;
         let old = running.config.load_full();
@@ -113,8 +168,8 @@ impl Reloader {
         if !problems.is_empty() {
             return Err(Problems(problems).to_string());
         }
-        let new = loaded.config;
-        let later = config::reload_scope(&old, &new);
+        let new = loaded.config.clone();
+        let restart_needed = config::reload_scope(&self.started, &new);
         // Everything that can fail comes before the first change.
         let certificates = match (&running.tls, new.server.tls.pair()) {
             (Some(shared), Some((cert, key))) => {
@@ -133,10 +188,18 @@ impl Reloader {
         running.dispatcher.replace_settings(settings::dispatch(&new, plans.clone()));
         running.service.reload(settings::service(&new, catalogue, plans, running.egress.rules()));
         self.log.set(&new.log.level);
-        for key in later {
+        for key in &restart_needed {
             tracing::warn!(key, "changed in the configuration, but takes a restart");
         }
         running.config.store(std::sync::Arc::new(new));
-        Ok(())
+        self.loaded = loaded;
+        Ok(Reloaded { restart_needed })
     }
+}
+
+async fn put_on_record(running: &Running, asker: &Asker) -> Result<(), NotDone> {
+    running.service.sign_off(asker).await.map_err(|error| {
+        tracing::error!(%error, "what was asked of the process can't be put on record");
+        NotDone::Unrecorded(error)
+    })
 }

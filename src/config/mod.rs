@@ -31,12 +31,13 @@ pub use catalogue::SHIPPED;
 pub use plan::{JITTER_DEFAULT, Plan, PlanChoice, RETRIES_MAX, STANDARD, VIBE};
 pub use problem::{Origin, Place, Problem, Problems};
 pub use reload::reload_scope;
-pub use serve::check_serve;
+pub use serve::{certificate_expiry, check_serve};
 pub use settings::{
     Admin, Catalogue, Circuit, Config, Dialects, Egress, EventType, Lemon, Limits, Log, LogFormat, Metrics, Omnia,
     OneMetric, Retention, Retry, Secrets, Server, Store, Tls,
 };
 pub use show::Entry;
+pub use value::check_log_level;
 
 /// A configuration and where it comes from.
 #[derive(Clone, Debug)]
@@ -88,6 +89,19 @@ pub fn load_text(path: &Path, text: &str, env: impl Iterator<Item = (String, Str
     Ok(Loaded { config, file: Some(path.to_owned()), origins })
 }
 
+/// Where the administration socket is, by a configuration that may be broken elsewhere: a daemon that runs with an older,
+/// good one can still be asked then.
+#[must_use]
+pub fn admin_socket(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> PathBuf {
+    let variables: Vec<(String, String)> = env.collect();
+    let file = file_of(path, &variables, &source::USUAL_FILES);
+    let file_layer = file.as_deref().map(source::read_file).unwrap_or_default();
+    let data = Figment::from(&file_layer).merge(source::read_variables(variables.iter().cloned())).data();
+    let values = data.ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).map(Value::from);
+    let named = values.and_then(|values| values.find_ref("admin.socket")?.as_str().map(PathBuf::from));
+    named.unwrap_or_else(|| Config::default().admin.socket)
+}
+
 /// A key that systemd hands over takes the place of one that the configuration does not name: the file `webhookd.key` in the
 /// folder that `CREDENTIALS_DIRECTORY` names (systemd.exec(5), `LoadCredential=`).
 fn take_credential(loaded: &mut Loaded, variables: &[(String, String)]) {
@@ -100,15 +114,20 @@ fn take_credential(loaded: &mut Loaded, variables: &[(String, String)]) {
     }
 }
 
+/// The file that is read.
+fn file_of(path: Option<&Path>, variables: &[(String, String)], usual: &[&str]) -> Option<PathBuf> {
+    let named = variables.iter().find(|(name, text)| name == source::FILE_VARIABLE && !text.is_empty());
+    let file = path.map(Path::to_owned).or_else(|| named.map(|(_, text)| PathBuf::from(text)));
+    file.or_else(|| source::find(usual))
+}
+
 fn load_from(
     path: Option<&Path>,
     env: impl Iterator<Item = (String, String)>,
     usual: &[&str],
 ) -> Result<Loaded, Problems> {
     let variables: Vec<(String, String)> = env.collect();
-    let named = variables.iter().find(|(name, text)| name == source::FILE_VARIABLE && !text.is_empty());
-    let file = path.map(Path::to_owned).or_else(|| named.map(|(_, text)| PathBuf::from(text)));
-    let file = file.or_else(|| source::find(usual));
+    let file = file_of(path, &variables, usual);
     let file_layer = file.as_deref().map(source::read_file).unwrap_or_default();
     let (config, origins) = merge(file_layer, source::read_variables(variables.iter().cloned()))?;
     let mut loaded = Loaded { config, file, origins };

@@ -87,14 +87,11 @@ fn check_dates(path: &Path, leaf: &CertificateDer<'_>, now_ms: Millis) -> Option
         Ok(parsed) => parsed,
         Err(error) => return Some(unusable("server.tls.cert", path, &error.to_string())),
     };
-    let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
-    let algorithms = ring::default_provider().signature_verification_algorithms.all;
-    let verdict = verify_server_cert_signed_by_trust_anchor(&parsed, &RootCertStore::empty(), &[], now, algorithms);
     let date = |time: UnixTime| {
         let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         jiff::Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.to_string())
     };
-    let told = match verdict {
+    let told = match dates_at(&parsed, now_ms) {
         Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
             format!("expired at {}", date(not_after))
         }
@@ -106,6 +103,27 @@ fn check_dates(path: &Path, leaf: &CertificateDer<'_>, now_ms: Millis) -> Option
         _ => return None,
     };
     Some(Problem::new("server.tls.cert", format!("the certificate in {} {told}", path.display())))
+}
+
+fn dates_at(parsed: &ParsedCertificate<'_>, at_ms: Millis) -> Result<(), Error> {
+    let at = UnixTime::since_unix_epoch(Duration::from_millis(at_ms));
+    let algorithms = ring::default_provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(parsed, &RootCertStore::empty(), &[], at, algorithms)
+}
+
+/// When our own certificate expires; `None` without one, or when it does not read.
+#[must_use]
+pub fn certificate_expiry(config: &Config) -> Option<Millis> {
+    /// Later than any certificate lasts: the end of year 9999.
+    const NEVER_MS: Millis = 253_402_300_799_000;
+    let (cert, _) = config.server.tls.pair()?;
+    let chain = read_certificates("server.tls.cert", cert).ok()?;
+    match dates_at(&ParsedCertificate::try_from(chain.first()?).ok()?, NEVER_MS) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some(not_after.as_secs().saturating_mul(1_000))
+        }
+        _ => None,
+    }
 }
 
 fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
@@ -243,6 +261,16 @@ mod tests {
             made.write("key.pem", &key);
             assert_eq!(made.told(), [expected]);
         }
+    }
+
+    #[test]
+    fn when_the_certificate_expires_can_be_told() {
+        let desk = Desk::new();
+        let year_2027 = 1_798_761_600_000;
+        assert_eq!(certificate_expiry(&desk.config), Some(year_2027));
+        assert_eq!(certificate_expiry(&Config::default()), None);
+        desk.write("cert.pem", "hello");
+        assert_eq!(certificate_expiry(&desk.config), None);
     }
 
     #[test]

@@ -42,6 +42,15 @@ pub(super) fn check(leaf: Leaf, value: &DeValue<'_>) -> Result<Value, Fault> {
     }
 }
 
+/// Whether `text` may be `log.level`.
+///
+/// # Errors
+/// The broken rule, with what was probably meant.
+pub fn check_log_level(text: &str) -> Result<(), String> {
+    let checked = textual(Leaf::LogLevel, text).map(drop);
+    checked.map_err(|(rule, advice)| advice.map_or_else(|| rule.clone(), |advice| format!("{rule}; {advice}")))
+}
+
 /// Whether values of this kind are text, so that a variable's value is taken as it is.
 pub(super) fn is_textual(leaf: Leaf) -> bool {
     !matches!(leaf, Leaf::Bool | Leaf::Integer(..) | Leaf::Number(..))

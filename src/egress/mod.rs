@@ -18,7 +18,7 @@ pub mod guard;
 mod pool;
 pub mod resolve;
 pub mod target;
-mod tls;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;

@@ -156,6 +156,12 @@ fn name(action: Action) -> &'static str {
         Action::Resume => "pause.lift",
         Action::PauseList => "pause.list",
         Action::AuditList => "audit.list",
+        Action::Overview => "daemon.stats",
+        Action::AllWebhooks => "webhook.list",
+        Action::AllAttempts => "attempt.list",
+        Action::Reload => "config.reload",
+        Action::ConfigSee => "config.read",
+        Action::LogSet => "log.change",
     }
 }
 

@@ -14,12 +14,13 @@ use serde::Serialize;
 use super::audit::Privacy;
 use super::auth::{self, Caller, Credentials};
 use super::body::read_body;
+use super::control::Control;
 use super::dialect::{lemon, omnia, onemetric, vibe};
 use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, lookup, reply, stats};
+use super::{admin, audit, deadletters, events, hygiene, lookup, operate, reply, stats};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -38,6 +39,7 @@ pub struct Api(Arc<Inner>);
 
 struct Inner {
     service: Arc<Service>,
+    control: Control,
     table: Table,
     ready: Arc<AtomicBool>,
     body_timeout: Duration,
@@ -60,6 +62,7 @@ impl Handler for Door {
 /// A request that was let in, as its route's function sees it.
 pub struct Call<'a> {
     pub service: &'a Service,
+    pub control: &'a Control,
     /// On whose behalf the service changes something.
     pub asker: &'a Asker,
     pub caller: &'a Caller,
@@ -81,10 +84,10 @@ impl Call<'_> {
 }
 
 impl Api {
-    /// `ready`: what `/readyz` tells. `body_timeout`: for the whole of a request's body.
+    /// `control`: who answers for the process. `ready`: what `/readyz` tells. `body_timeout`: for the whole of a request's body.
     #[must_use]
-    pub fn new(service: Arc<Service>, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { service, table: Table::new(), ready, body_timeout }))
+    pub fn new(service: Arc<Service>, control: Control, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
+        Self(Arc::new(Inner { service, control, table: Table::new(), ready, body_timeout }))
     }
 
     /// What listeners of one kind hand their requests to, on one worker if it is one's.
@@ -172,6 +175,7 @@ impl Inner {
         let asker = Asker::new(incoming.worker, Guard { mark, audit });
         let call = Call {
             service: &self.service,
+            control: &self.control,
             asker: &asker,
             caller: &caller,
             id: incoming.id,
@@ -332,6 +336,12 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::PauseList => Ok(admin::list_paused(call)),
         Action::Pause => admin::pause(call, true).await,
         Action::Resume => admin::pause(call, false).await,
+        Action::Overview => operate::overview(call).await,
+        Action::AllWebhooks => operate::webhooks(call).await,
+        Action::AllAttempts => operate::attempts(call).await,
+        Action::Reload => operate::reload(call).await,
+        Action::ConfigSee => operate::config(call).await,
+        Action::LogSet => operate::log(call).await,
         Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
     }
 }

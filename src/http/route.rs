@@ -119,6 +119,12 @@ pub enum Action {
     PauseList,
     Pause,
     Resume,
+    Overview,
+    AllWebhooks,
+    AllAttempts,
+    Reload,
+    ConfigSee,
+    LogSet,
 }
 
 #[derive(Debug)]
@@ -208,6 +214,12 @@ routes! {
     GET    "/admin/pause"                     Admin Admin   None  Admin => PauseList;
     POST   "/admin/pause"                     Admin Admin   Small Admin => Pause;
     POST   "/admin/resume"                    Admin Admin   Small Admin => Resume;
+    GET    "/admin/stats"                     Admin Admin   None  Admin => Overview;
+    GET    "/admin/webhooks"                  Admin Admin   None  Admin => AllWebhooks;
+    GET    "/admin/attempts"                  Admin Admin   None  Admin => AllAttempts;
+    POST   "/admin/reload"                    Admin Admin   None  Admin => Reload;
+    GET    "/admin/config"                    Admin Admin   None  Admin => ConfigSee;
+    PUT    "/admin/log"                       Admin Admin   Small Admin => LogSet;
 }
 
 /// The table, ready to be asked.

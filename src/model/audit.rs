@@ -53,6 +53,8 @@ pub struct Audit {
 impl Audit {
     /// The outcome of what was done as asked.
     pub const OK: &'static str = "ok";
+    /// The outcome of a reload that was not taken over.
+    pub const REFUSED: &'static str = "refused";
 
     /// A record of something done by `actor`; the rest is the maker's to fill in.
     #[must_use]

@@ -51,6 +51,12 @@ impl Asker {
         self.lock().clone()
     }
 
+    /// Hands over what is not written yet: it is the taker's to write now.
+    #[must_use]
+    pub fn take(&self) -> Guard {
+        self.lock().take().unwrap_or_default()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Guard>> {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,6 +14,7 @@ mod field;
 mod figures;
 pub mod halt;
 pub mod inspect;
+pub mod overview;
 pub mod publish;
 mod rate;
 mod settings;
@@ -73,16 +74,20 @@ pub struct Service {
     metrics: Arc<Metrics>,
     store_file: PathBuf,
     started_ms: Millis,
+    /// How far the wall clock was ahead of schedule time at the start.
+    clock_lead_ms: i64,
     rates: rate::Rates,
 }
 
 impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let signed = |ms: Millis| i64::try_from(ms).unwrap_or(i64::MAX);
         Self {
             store: parts.store,
             settings: ArcSwap::from_pointee(parts.settings),
             started_ms: parts.clock.now_ms(),
+            clock_lead_ms: signed(parts.clock.wall_ms()) - signed(parts.clock.now_ms()),
             clock: parts.clock,
             entropy: parts.entropy,
             dispatch: parts.dispatch,

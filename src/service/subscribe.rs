@@ -261,7 +261,7 @@ impl Service {
         self.store.shared().registry().webhooks_of(tenant).cloned().collect()
     }
 
-    async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
+    pub(super) async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
         let pauses = self.store.shared().registry().pauses().clone();
         let read = move |shared: &Shared| {
             let view = shared.view()?;

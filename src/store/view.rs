@@ -22,6 +22,7 @@ use super::registry::Registry;
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING, WEBHOOKS};
 use super::seal::Sealer;
 use crate::clock::Millis;
+use crate::model::attempt::Attempt;
 use crate::model::event::{Event, OrderKey};
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::webhook::Webhook;
@@ -111,6 +112,12 @@ impl Shared {
         self.next_event.load(Ordering::Acquire)
     }
 
+    /// The number the next journal record will get.
+    #[must_use]
+    pub fn next_journal(&self) -> JournalSeq {
+        self.next_journal.load(Ordering::Acquire)
+    }
+
     /// The oldest event that may have a fresh delivery.
     #[must_use]
     pub fn watermark(&self) -> Seq {
@@ -198,6 +205,25 @@ impl View<'_> {
     pub fn scan_events(&self, from: Seq, mut each: impl FnMut(Event) -> bool) -> Result<(), StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
         log::scan(&table, from, |seq, bytes| Ok(each(record::read_event(seq, bytes)?)))
+    }
+
+    /// Journal records one after the other from `from` on, with the attempt where it is one, until `each` says stop.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn scan_attempts(
+        &self,
+        from: JournalSeq,
+        mut each: impl FnMut(JournalSeq, Option<Attempt>) -> bool,
+    ) -> Result<(), StoreError> {
+        let table = self.txn.open_table(Log::Journal.table())?;
+        log::scan(&table, from, |number, bytes| {
+            let attempt = match record::read(bytes)? {
+                Entry::Attempt(attempt) => Some(attempt),
+                _ => None,
+            };
+            Ok(each(number, attempt))
+        })
     }
 
     /// The journal record `number`.

@@ -30,6 +30,22 @@ fn nothing_configured_is_the_defaults() {
 }
 
 #[test]
+fn the_socket_is_found_in_a_configuration_that_is_broken_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("webhookd.toml");
+    let socket = |text: &str, list: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        admin_socket(Some(&file), variables(list).into_iter())
+    };
+    let broken = "[admin]\nsocket = \"/run/here.sock\"\nlisen = 1\n[egress]\ntimeout = = 5\n";
+    assert_eq!(socket(broken, &[]), Path::new("/run/here.sock"));
+    let list = [("WEBHOOKD_ADMIN__SOCKET", "/run/there.sock"), ("WEBHOOKD_NONSENSE", "x")];
+    assert_eq!(socket(broken, &list), Path::new("/run/there.sock"));
+    assert_eq!(socket("[admin]\nsocket = 5\n", &[]), Config::default().admin.socket);
+    assert_eq!(admin_socket(Some(&folder.path().join("gone")), [].into_iter()), Config::default().admin.socket);
+}
+
+#[test]
 fn variables_win_over_the_file() {
     let text = "[egress]\ntimeout = \"5s\"\nmax_in_flight = 7\n[plans.gold]\nfirst = \"1s\"\nretries = 2\n";
     let list = [

@@ -151,5 +151,7 @@ fn of_the_rest(made: &Made) -> Vec<Change> {
         change("PUT", "/admin/tenants/{id}", "new", "", 200, put, (Some("new"), Some("new".to_owned()))),
         change("POST", "/admin/keys", "", r#"{"role":"admin"}"#, 201, Some("key.create"), (None, None)),
         change("DELETE", "/admin/keys/{id}", &made.key, "", 204, Some("key.revoke"), (None, Some(made.key.clone()))),
+        change("POST", "/admin/reload", "", "", 200, Some("config.reload"), (None, None)),
+        change("PUT", "/admin/log", "", r#"{"level":"debug"}"#, 200, Some("log.change"), (None, None)),
     ]
 }

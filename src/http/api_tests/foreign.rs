@@ -40,6 +40,8 @@ fn places(action: Action) -> &'static [Place] {
         Action::TenantPut | Action::TenantSee | Action::TenantList => &[],
         Action::KeyCreate | Action::KeyList | Action::KeyRevoke | Action::AuditList => &[],
         Action::Pause | Action::Resume | Action::PauseList => &[],
+        Action::Overview | Action::AllWebhooks | Action::AllAttempts => &[],
+        Action::Reload | Action::ConfigSee | Action::LogSet => &[],
         Action::Cancel => &[Path(Thing::Event), Query("webhook")],
         Action::LemonPause | Action::LemonResume => &[Path(Thing::Webhook)],
         Action::Event | Action::Explain => &[Path(Thing::Event)],

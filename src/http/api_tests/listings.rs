@@ -38,7 +38,9 @@ async fn get(world: &World, listing: &Listing, token: &str, query: &str) -> Got 
 /// A tenant's listings, and the admin's when it is an admin who asks.
 async fn listings(world: &World, token: &str, webhook: &str, query: &str) -> Vec<Listing> {
     let mut all = Vec::new();
-    let readable = |route: &&Route| token == world.admin || route.access != Access::Admin;
+    // What follows the attempts begins with those to come; `operate` has its cursors.
+    let readable =
+        |route: &&Route| (token == world.admin || route.access != Access::Admin) && route.path != "/admin/attempts";
     for route in ROUTES.iter().filter(|route| route.method == "GET" && route.access != Access::Open).filter(readable) {
         let path = format!("{}?state=pending{query}", route.path.replace("{id}", webhook));
         let mut listing = Listing { route, path, cursor: String::new() };

@@ -15,6 +15,7 @@ mod lookup;
 mod matrix;
 mod metrics;
 mod news;
+mod operate;
 mod publishing;
 mod registering;
 mod requests;
@@ -190,7 +191,7 @@ impl World {
         };
         let service = Arc::new(Service::new(parts));
         let ready = Arc::new(AtomicBool::new(true));
-        let api = Api::new(service.clone(), ready.clone(), Duration::from_secs(5));
+        let api = Api::new(service.clone(), operate::answering(service.clone()), ready.clone(), Duration::from_secs(5));
         let mut world = Self {
             api,
             service,

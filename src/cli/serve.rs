@@ -1,0 +1,124 @@
+//! `serve`: the daemon from its start to its end, on signals and on what is asked of the process over the API.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::mpsc::Receiver;
+
+use super::check::{checked, refused};
+use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, SYSTEM, TRY_AGAIN};
+use crate::daemon::{self, Running, StartError};
+use crate::http::control::{Ask, Control};
+use crate::store::open::OpenError;
+use crate::store::seal::KeyFileError;
+use crate::{dev, logs, reload};
+
+#[derive(Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Try it out: scratch state, a certificate authority made on the spot, loopback receivers, a demo tenant with keys.
+    /// Not for production.
+    #[arg(long)]
+    dev: bool,
+}
+
+impl Serve {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let mut loaded = self.file.load().map_err(refused)?;
+        let scratch = self.dev.then(|| dev::Scratch::prepare(&mut loaded.config)).transpose();
+        let scratch = scratch.map_err(|error| Failure::new(CANT_CREATE, error.to_string()))?;
+        let loaded = checked(loaded).map_err(refused)?;
+        let log = logs::start(&loaded.config.log);
+        let signals = reload::hold_signals().map_err(|error| {
+            tracing::error!(%error, "signals can't be taken");
+            Failure::told(SYSTEM)
+        })?;
+        daemon::raise_descriptor_limit();
+        let (control, asked) = Control::channel();
+        let started = daemon::build(&loaded).and_then(daemon::Built::bind).and_then(|bound| {
+            announce(&bound);
+            bound.run(control)
+        });
+        let running = started.map_err(|error| {
+            tracing::error!(%error, "webhookd does not start");
+            Failure::told(code(&error))
+        })?;
+        if let Some(scratch) = &scratch
+            && let Err(error) = running.admin().block_on(scratch.introduce(&running))
+        {
+            tracing::error!(%error, "the demo tenant can't be set up");
+            return Err(Failure::told(SYSTEM));
+        }
+        let reloader = reload::Reloader::new(self.file.config.clone(), loaded, scratch.is_some(), log);
+        supervise(running, signals, asked, reloader)
+    }
+}
+
+fn announce(bound: &daemon::Bound) {
+    for (address, tls) in &bound.addresses {
+        tracing::info!(%address, tls, "listening");
+    }
+    tracing::info!(socket = %bound.admin_socket.display(), "administration");
+}
+
+/// Waits for signals, and for what is asked over the API, and does it.
+fn supervise(
+    running: Running,
+    signals: reload::Held,
+    mut asked: Receiver<Ask>,
+    mut reloader: reload::Reloader,
+) -> Result<(), Failure> {
+    let ended = running.admin().block_on(async {
+        let mut signals = match signals.attend() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signals can't be taken");
+                return Err(SYSTEM);
+            }
+        };
+        // Without systemd there is nobody to notify.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        let mut watch = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    reload::Signal::Reload => reloader.obey_signal(&running).await,
+                    reload::Signal::Stop => return Ok(()),
+                },
+                Some(ask) = asked.recv() => reloader.answer(&running, ask).await,
+                _ = watch.tick() => {
+                    if let Some(thread) = running.failed_thread() {
+                        tracing::error!(thread, "a thread that must run has ended; stopping");
+                        return Err(SYSTEM);
+                    }
+                }
+            }
+        }
+    });
+    // Whoever still waits for an answer is told that there is none, and holds up no stop.
+    drop(asked);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping: finishing what is under way");
+    if running.drain() {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped; attempts that were cut off are tried again at the next start");
+    }
+    ended.map_err(Failure::told)
+}
+
+fn code(error: &StartError) -> u8 {
+    match error {
+        StartError::Store(
+            OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }),
+        ) => CANT_CREATE,
+        StartError::Store(OpenError::Locked(_)) => TRY_AGAIN,
+        StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
+        | StartError::Tls(_)
+        | StartError::Egress(_)
+        | StartError::Catalogue(_) => REFUSED,
+        StartError::Listen(_) | StartError::Thread(_) => SYSTEM,
+    }
+}

@@ -1,0 +1,83 @@
+//! `status`: what runs, since when, and how it stands.
+
+use bytes::Bytes;
+use clap::Args;
+use http::Method;
+use serde_json::Value;
+
+use super::client::{Client, Target};
+use super::print::{self, span, text};
+use super::{Failure, TRY_AGAIN};
+
+#[derive(Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let client = self.target.client()?;
+        let mut stats = client.get("/admin/stats")?;
+        let ready = is_ready(&client)?;
+        if self.json {
+            stats["ready"] = ready.into();
+            print::json(&stats)?;
+        } else {
+            let file = client.get("/admin/config")?["file"].take();
+            lines(&stats, ready, &file)?;
+        }
+        if ready { Ok(()) } else { Err(Failure::told(TRY_AGAIN)) }
+    }
+}
+
+/// Whether the daemon serves.
+pub(super) fn is_ready(client: &Client) -> Result<bool, Failure> {
+    Ok(client.try_ask(Method::GET, "/readyz", Bytes::new(), &[])?.status.is_success())
+}
+
+fn lines(stats: &Value, ready: bool, file: &Value) -> Result<(), Failure> {
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let (webhooks, deliveries) = (&stats["webhooks"], &stats["deliveries"]);
+    let state = if ready { "ready" } else { "not ready" };
+    let up = span(number(&stats["uptime_seconds"]));
+    print::line(&format!(
+        "webhookd {}, {state}, since {} ({up})",
+        text(&stats["version"]),
+        text(&stats["started_at"])
+    ))?;
+    let overdue = match (&deliveries["oldest_due_at"], number(&deliveries["overdue_seconds"])) {
+        (Value::Null, _) => String::new(),
+        (at, 0) => format!(", the next due at {}", text(at)),
+        (_, seconds) => format!(", the oldest due for {}", span(seconds)),
+    };
+    let bytes = stats["store"]["bytes"].as_u64();
+    let store = bytes.map_or("unknown".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string());
+    let reload = match stats["last_reload"].as_str() {
+        Some("refused") => "refused: the file on disk is not what runs; webhookd check says why",
+        _ => "ok",
+    };
+    for (name, value) in [
+        ("configuration", if file.is_null() { "built-in defaults".to_owned() } else { text(file) }),
+        ("tenants", text(&stats["tenants"])),
+        (
+            "webhooks",
+            format!(
+                "{} active ({} failing), {} inactive",
+                webhooks["active"], webhooks["failing"], webhooks["inactive"]
+            ),
+        ),
+        ("events", format!("{} accepted, {} not finished", stats["events"]["accepted"], stats["events"]["open"])),
+        ("queued", format!("{}{overdue}", deliveries["queued"])),
+        ("in flight", text(&deliveries["in_flight"])),
+        ("dead letters", text(&deliveries["dead"])),
+        ("store", store),
+        ("last reload", reload.to_owned()),
+    ] {
+        print::line(&format!("  {name:14}{}", print::plain(&value)))?;
+    }
+    Ok(())
+}
