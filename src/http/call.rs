@@ -19,7 +19,7 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, lookup, reply};
+use super::{admin, audit, deadletters, events, hygiene, lookup, openapi, reply};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -138,10 +138,10 @@ struct Status {
 impl Inner {
     fn find<'a>(&self, surface: Surface, parts: &'a Parts) -> Result<(&'static Route, &'a str), (Form, Problem)> {
         let path = parts.uri.path();
-        hygiene::check(parts).map_err(|refusal| (form_near(path), refusal.into()))?;
+        hygiene::check(parts).map_err(|refusal| (form_near(surface, path), refusal.into()))?;
         match self.table.find(surface, &parts.method, path) {
             Found::Route { route, id } => Ok((route, id)),
-            Found::Nothing => Err((form_near(path), Problem::not_found())),
+            Found::Nothing => Err((form_near(surface, path), Problem::not_found())),
             Found::WrongMethod { form, allow } => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 let problem = Problem::new(status, "method_not_allowed", "this path does not take this method");
@@ -157,11 +157,11 @@ impl Inner {
         let (route, parts) = (incoming.route, incoming.parts);
         let open = route.access == Access::Open || incoming.surface == Surface::Metrics;
         if open {
-            return Ok(self.open(route.action));
+            return Ok(self.open(route.action, &parts.headers));
         }
         let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
         if route.action == Action::Metrics {
-            return Ok(self.open(route.action));
+            return Ok(self.open(route.action, &parts.headers));
         }
         let privacy = match route.form {
             Form::Lemon => Privacy::read(&parts.headers, self.service.settings().require_data_privacy)?,
@@ -207,8 +207,9 @@ impl Inner {
     }
 
     /// What needs no caller.
-    fn open(&self, action: Action) -> Reply {
+    fn open(&self, action: Action, headers: &HeaderMap) -> Reply {
         match action {
+            Action::OpenApi => openapi::document(headers),
             Action::Metrics => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 reply::whole(StatusCode::OK, kind, self.service.metrics().text())
@@ -325,7 +326,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::KeyList => Ok(admin::list_keys(call)),
         Action::KeyRevoke => admin::revoke_key(call).await,
         Action::AuditList => audit::list(call).await,
-        Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
+        Action::Health | Action::Ready | Action::OpenApi | Action::Metrics => Err(Problem::not_found()),
     }
 }
 

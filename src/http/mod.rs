@@ -18,6 +18,7 @@ pub mod hygiene;
 pub mod json;
 pub mod listen;
 mod lookup;
+mod openapi;
 pub mod problem;
 mod query;
 mod reply;

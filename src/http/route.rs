@@ -73,6 +73,7 @@ impl Where {
 pub enum Action {
     Health,
     Ready,
+    OpenApi,
     Metrics,
     Publish,
     PublishBatch,
@@ -143,6 +144,7 @@ macro_rules! routes {
 routes! {
     GET    "/healthz"                         Lemon Open    None  Everywhere => Health;
     GET    "/readyz"                          Lemon Open    None  Everywhere => Ready;
+    GET    "/openapi.json"                    Lemon Open    None  Api        => OpenApi;
     GET    "/metrics"                         Admin Admin   None  AdminAndMetrics => Metrics;
 
     POST   "/v1/events"                       Lemon Publish Event Api => Publish;
@@ -253,12 +255,13 @@ impl Default for Table {
     }
 }
 
-/// In whose form an error is told about a path that has no route: that of the public routes which begin most like it.
+/// In whose form an error is told about a path that has no route: that of the routes which begin most like it. What is for
+/// the admin only leaves no trace on the public listeners, not even in the form of an error.
 #[must_use]
-pub fn form_near(path: &str) -> Form {
+pub fn form_near(surface: Surface, path: &str) -> Form {
     let alike = |route: &Route| route.path.split('/').zip(path.split('/')).take_while(|(a, b)| a == b).count();
     // The first of the nearest; every path begins with the same empty segment.
-    let near = ROUTES.iter().filter(|route| route.on == Where::Api && alike(route) > 1);
+    let near = ROUTES.iter().filter(|route| route.on.holds(surface) && alike(route) > 1);
     near.rev().max_by_key(|route| alike(route)).map_or(Form::Lemon, |route| route.form)
 }
 

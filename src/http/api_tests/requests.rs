@@ -31,6 +31,12 @@ async fn paths_that_are_none_and_methods_that_do_not_fit() {
         let got = world.call("GET", path, &world.admin, "").await.json();
         assert!(got["error"].is_string() && got["code"] == "not_found", "{path} in the form of its neighbours: {got}");
     }
+    for path in ["/admin/nothing", "/admin/keys/x/y", "/admin/tenants/%00"] {
+        let got = world.socket("GET", path, "").await;
+        assert_eq!((got.status.as_u16(), got.header("content-type")), (404, Some("application/problem+json")), "{path}");
+        let got = world.call("GET", path, &world.admin, "").await.json();
+        assert!(got["message"].is_string(), "nothing of the admin's shows on the public listeners: {got}");
+    }
     let got = world.call("PATCH", "/api/v1/webhooks", "", "").await;
     assert_eq!((got.status.as_u16(), got.json()["code"].clone()), (405, json!("method_not_allowed")));
     assert!(got.json().get("error").is_some(), "in the form of the path's dialect");
@@ -47,6 +53,9 @@ async fn what_each_listener_shows() {
         (Surface::Metrics, "/healthz", 200),
         (Surface::Metrics, "/readyz", 200),
         (Surface::Metrics, "/metrics", 200),
+        (Surface::Public, "/openapi.json", 200),
+        (Surface::Admin, "/openapi.json", 200),
+        (Surface::Metrics, "/openapi.json", 404),
         (Surface::Metrics, "/v1/events", 404),
         (Surface::Metrics, "/admin/keys", 404),
         (Surface::Public, "/metrics", 404),
