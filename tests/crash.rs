@@ -169,21 +169,21 @@ impl Pauses {
 }
 
 /// Kills and restarts; every fifth time or so it is killed again while it recovers.
-fn kill_loop(daemon: &mut Daemon, books: &Books, kills: usize, pauses: &mut Pauses) {
+fn kill_loop(daemon: &mut Daemon, receiver: &Receiver, books: &Books, kills: usize, pauses: &mut Pauses) {
     let mut killed = 0;
     while killed < kills {
         std::thread::sleep(Duration::from_millis(50) + pauses.next_ms(350));
         daemon.kill9();
         killed += 1;
         // What the dead process still had on the wire is read by the receiver before the next epoch begins.
-        std::thread::sleep(Duration::from_millis(50));
+        receiver.hangs_up(STALL);
         books.epoch.fetch_add(1, Ordering::SeqCst);
         while killed < kills && pauses.one_in(5) {
             daemon.spawn();
             std::thread::sleep(pauses.next_ms(60));
             daemon.kill9();
             killed += 1;
-            std::thread::sleep(Duration::from_millis(50));
+            receiver.hangs_up(STALL);
             books.epoch.fetch_add(1, Ordering::SeqCst);
         }
         daemon.start();
@@ -211,7 +211,7 @@ fn g02_kill_nine_loses_nothing() {
         for _ in 0..PUBLISHERS {
             scope.spawn(|| publish(&stage.publisher, &books, &numbers, &stop));
         }
-        kill_loop(&mut stage.daemon, &books, kills, &mut Pauses(seed));
+        kill_loop(&mut stage.daemon, &receiver, &books, kills, &mut Pauses(seed));
         std::thread::sleep(Duration::from_millis(200));
         drop(stopping);
     });

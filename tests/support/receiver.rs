@@ -123,6 +123,7 @@ struct Shared {
     records: bool,
     count: AtomicUsize,
     connections: AtomicUsize,
+    ended: AtomicUsize,
     in_hand: AtomicUsize,
     in_hand_most: AtomicUsize,
 }
@@ -155,6 +156,7 @@ impl Receiver {
             records,
             count: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             in_hand: AtomicUsize::new(0),
             in_hand_most: AtomicUsize::new(0),
         });
@@ -192,6 +194,14 @@ impl Receiver {
     /// How many connections were accepted.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every connection has ended: all that a dead process had sent is read. One that the kernel took for us and
+    /// that was not accepted yet is given a moment.
+    pub fn hangs_up(&self, within: Duration) {
+        std::thread::sleep(Duration::from_millis(20));
+        let ended = poll(within, || (self.shared.ended.load(Ordering::SeqCst) == self.connections()).then_some(()));
+        assert!(ended.is_some(), "connections of a dead process last");
     }
 
     /// The most requests that waited for their answer at one time.
@@ -248,6 +258,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
             };
             // A connection that breaks is the sender's affair; what a test wants to know stands in the requests.
             drop(served);
+            shared.ended.fetch_add(1, Ordering::SeqCst);
         });
     }
 }
