@@ -163,6 +163,6 @@ fn builder(admin: SocketAddr) -> support::Builder {
         .set("limits.webhooks_per_tenant", "1000000")
         .set("dialects.omnia.max_webhooks", "1000000")
         .set("circuit.failures", "0")
-        .extra("[plans.once]\ndelays = [\"10ms\"]")
+        .extra("[plans.once]\ndelays = [\"1s\"]")
         .extra(&channels.chain([omnia.to_owned()]).collect::<String>())
 }

@@ -83,6 +83,9 @@ def put_path(case, path):
             case.path_parameters = {"id": "key_" + 16 * "0"}
         elif given.replace("-", "").endswith(WEBHOOK[-32:]):
             case.path_parameters = {"id": "wbh_" + 32 * "0"}
+    elif path == "/admin/tenants/{id}":
+        if case.method == "PUT" and given == "operator":
+            case.path_parameters = {"id": TENANT}
     elif not is_chained(case):
         for part, lasting in (("/v1/events/", EVENT), ("webhooks/{id}", WEBHOOK)):
             if part in path:

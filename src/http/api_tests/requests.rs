@@ -33,7 +33,11 @@ async fn paths_that_are_none_and_methods_that_do_not_fit() {
     }
     for path in ["/admin/nothing", "/admin/keys/x/y", "/admin/tenants/%00"] {
         let got = world.socket("GET", path, "").await;
-        assert_eq!((got.status.as_u16(), got.header("content-type")), (404, Some("application/problem+json")), "{path}");
+        assert_eq!(
+            (got.status.as_u16(), got.header("content-type")),
+            (404, Some("application/problem+json")),
+            "{path}"
+        );
         let got = world.call("GET", path, &world.admin, "").await.json();
         assert!(got["message"].is_string(), "nothing of the admin's shows on the public listeners: {got}");
     }
