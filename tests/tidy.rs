@@ -167,6 +167,7 @@ fn the_project_speaks_only_of_itself() {
         "docs/ARCHITECTURE.md",
         "docs/DIALECTS.md",
         "docs/FORMAT.md",
+        "docs/openapi.json",
     ] {
         let path = root.join(name);
         texts.push((path.clone(), fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))));

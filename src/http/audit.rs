@@ -121,7 +121,7 @@ fn target(text: &str) -> Option<String> {
 /// What an action is called.
 fn name(action: Action) -> &'static str {
     match action {
-        Action::Health | Action::Ready | Action::Metrics => "daemon.read",
+        Action::Health | Action::Ready | Action::OpenApi | Action::Metrics => "daemon.read",
         Action::Publish | Action::PublishBatch => "event.publish",
         Action::Events => "event.list",
         Action::Event => "event.read",

@@ -20,7 +20,7 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, lookup, operate, reply, stats};
+use super::{admin, audit, deadletters, events, hygiene, lookup, openapi, operate, reply, stats};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -160,11 +160,11 @@ impl Inner {
         let (route, parts) = (incoming.route, incoming.parts);
         let open = route.access == Access::Open || incoming.surface == Surface::Metrics;
         if open {
-            return Ok(self.open(route.action).await);
+            return Ok(self.open(route.action, &parts.headers).await);
         }
         let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
         if route.action == Action::Metrics {
-            return Ok(self.open(route.action).await);
+            return Ok(self.open(route.action, &parts.headers).await);
         }
         let privacy = match route.form {
             Form::Lemon => Privacy::read(&parts.headers, self.service.settings().require_data_privacy)?,
@@ -211,8 +211,9 @@ impl Inner {
     }
 
     /// What needs no caller.
-    async fn open(&self, action: Action) -> Reply {
+    async fn open(&self, action: Action, headers: &HeaderMap) -> Reply {
         match action {
+            Action::OpenApi => openapi::document(headers),
             Action::Metrics => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 reply::whole(StatusCode::OK, kind, self.service.figures().await)
@@ -342,7 +343,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Reload => operate::reload(call).await,
         Action::ConfigSee => operate::config(call).await,
         Action::LogSet => operate::log(call).await,
-        Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
+        Action::Health | Action::Ready | Action::OpenApi | Action::Metrics => Err(Problem::not_found()),
     }
 }
 

@@ -160,6 +160,22 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+/// A whole number, however it is written: to JSON `8.0` is what `8` is.
+pub struct Whole(pub u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Up to here every whole number has its own `f64`.
+        const MAX: f64 = 9_007_199_254_740_992.0;
+        let number = f64::deserialize(deserializer)?;
+        if number.fract() != 0.0 || !(0.0..=MAX).contains(&number) {
+            return Err(serde::de::Error::custom("not a whole number"));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and in range")]
+        Ok(Self(number as u64))
+    }
+}
+
 /// The members of an object of strings, in the order given, doubled ones too.
 pub struct Pairs(pub Vec<(String, String)>);
 

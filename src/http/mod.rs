@@ -19,6 +19,7 @@ pub mod hygiene;
 pub mod json;
 pub mod listen;
 mod lookup;
+mod openapi;
 mod operate;
 pub mod problem;
 mod query;

@@ -73,6 +73,7 @@ impl Where {
 pub enum Action {
     Health,
     Ready,
+    OpenApi,
     Metrics,
     Publish,
     PublishBatch,
@@ -156,6 +157,7 @@ macro_rules! routes {
 routes! {
     GET    "/healthz"                         Lemon Open    None  Everywhere => Health;
     GET    "/readyz"                          Lemon Open    None  Everywhere => Ready;
+    GET    "/openapi.json"                    Lemon Open    None  Api        => OpenApi;
     GET    "/metrics"                         Admin Admin   None  AdminAndMetrics => Metrics;
 
     POST   "/v1/events"                       Lemon Publish Event Api => Publish;

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Makes what the receivers of the tests need in the folder given, or in target/: venv/ for those in Python, node/ for those in
-# JavaScript. Says nothing when all is well; does nothing when it is there already and the requirements have not changed.
+# Makes what the tests need in the folder given, or in target/: venv/ for the receivers and clients in Python, node/ for those in
+# JavaScript; or openapi/, when that is named, for checking the API's description. Says nothing when all is well; does nothing
+# when it is there already and the requirements have not changed.
+#
+#   setup.sh [FOLDER [openapi]]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here/../../target}
@@ -10,12 +13,21 @@ mkdir -p "$folder"
 is_made() { [ "$(cat "$1/made-from" 2>/dev/null)" = "$(sha256sum <"$2")" ]; }
 made() { sha256sum <"$2" >"$1/made-from"; }
 
-if ! is_made "$folder/venv" "$here/requirements.txt"; then
-  rm -rf "$folder/venv"
-  python3 -m venv "$folder/venv"
-  "$folder/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt" >&2
-  made "$folder/venv" "$here/requirements.txt"
+# python FOLDER REQUIREMENTS: a virtual environment with these packages.
+python() {
+  is_made "$1" "$2" && return
+  rm -rf "$1"
+  python3 -m venv "$1"
+  "$1/bin/pip" install --quiet --disable-pip-version-check -r "$2" >&2
+  made "$1" "$2"
+}
+
+if [ "${2:-}" = openapi ]; then
+  python "$folder/openapi" "$here/../openapi/requirements.txt"
+  exit
 fi
+
+python "$folder/venv" "$here/requirements.txt"
 
 if ! is_made "$folder/node" "$here/package-lock.json"; then
   rm -rf "$folder/node"

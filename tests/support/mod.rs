@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 
 pub use client::{Answer, Client, Failed, Kept};
 pub use daemon::{Builder, Daemon};
-pub use python::{Script, node_receiver, python_client, python_receiver, virtual_environment};
+pub use python::{Script, description_tool, node_receiver, python_client, python_receiver, virtual_environment};
 pub use receiver::{Receiver, Reply, Request};
 pub use tls::{Authority, Certificate};
 

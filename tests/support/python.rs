@@ -97,6 +97,29 @@ impl Drop for Script {
     }
 }
 
+/// Runs a program of the environment that checks the API's description, in `folder`; gives whether it succeeded, and what it
+/// printed. Killed after `within`.
+pub fn description_tool(
+    program: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    folder: &Path,
+    within: Duration,
+) -> (bool, String) {
+    let printed = folder.join("printed");
+    let log = File::create(&printed).expect("a log");
+    let mut command = Command::new(made("openapi").join("openapi/bin").join(program));
+    command.args(arguments).envs(environment.iter().copied()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("NO_PROXY", "127.0.0.1").current_dir(folder).stdin(Stdio::null());
+    command.stdout(log.try_clone().expect("a log")).stderr(log);
+    let mut child = command.spawn().expect("the program");
+    let ended = poll(within, || child.try_wait().expect("a child to look at"));
+    drop(child.kill());
+    drop(child.wait());
+    let printed = std::fs::read_to_string(printed).unwrap_or_default();
+    (ended.is_some_and(|status| status.success()), printed)
+}
+
 fn receivers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/receivers")
 }
@@ -106,12 +129,16 @@ pub fn virtual_environment() -> PathBuf {
     tools().join("venv")
 }
 
-/// Makes what the scripts need unless it is there; several test processes take turns.
 fn tools() -> PathBuf {
+    made("")
+}
+
+/// Makes what the scripts need, or the `part` that is named, unless it is there; several test processes take turns.
+fn made(part: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build folder");
     let lock = File::create(target.join("venv.lock")).expect("a lock file");
     lock.lock().expect("a lock");
-    let made = Command::new("bash").arg(receivers().join("setup.sh")).arg(target).output().expect("bash");
+    let made = Command::new("bash").arg(receivers().join("setup.sh")).arg(target).arg(part).output().expect("bash");
     let told = String::from_utf8_lossy(&made.stderr);
     assert!(made.status.success(), "tests/receivers/setup.sh: {}\n{told}", made.status);
     target.to_owned()

@@ -33,7 +33,8 @@ enum Place {
 fn places(action: Action) -> &'static [Place] {
     use self::Place::{Body, Path, Query};
     match action {
-        Action::Health | Action::Ready | Action::Metrics | Action::EventTypes | Action::IpRanges => &[],
+        Action::Health | Action::Ready | Action::OpenApi | Action::Metrics => &[],
+        Action::EventTypes | Action::IpRanges => &[],
         Action::Publish | Action::PublishBatch | Action::Events => &[],
         Action::LemonCreate | Action::OmniaCreate | Action::VibeCreate | Action::OneMetricRegister => &[],
         Action::LemonList | Action::OmniaList | Action::VibeList => &[],

@@ -34,6 +34,8 @@ async fn lemon_s_webhooks_from_birth_to_end() {
     let got = world.call("PATCH", &path, &world.acme, r#"{"timeout":null,"plan":null,"active":true}"#).await.json();
     assert_eq!((&got["timeout"], &got["plan"], &got["state"]), (&json!(null), &json!(null), &json!("active")));
     assert_eq!(got["max_in_flight"], 3, "what is left out stays");
+    let got = world.call("PATCH", &path, &world.acme, r#"{"max_in_flight":4.0}"#).await.json();
+    assert_eq!(got["max_in_flight"], 4, "{got}");
 
     let rotated = world.call("POST", &format!("{path}/rotate-secret"), &world.acme, "").await;
     let new = rotated.json()["signature_secret"].as_str().unwrap().to_owned();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{filter_texts, newest_secret, trial, webhook_id};
 use crate::http::call::Call;
 use crate::http::cursor::Listing;
-use crate::http::json::{self, Member, Pairs};
+use crate::http::json::{self, Member, Pairs, Whole};
 use crate::http::problem::Problem;
 use crate::http::reply;
 use crate::http::server::Reply;
@@ -46,6 +46,7 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn read(&self) -> Result<Change, Problem> {
         let pairs = self.headers.settable::<Pairs>("headers", "an object of strings")?;
+        let in_flight = self.max_in_flight.settable::<Whole>("max_in_flight", "a whole number of 1 to 1024")?;
         Ok(Change {
             url: self.url.read("url", "a string")?,
             events: self.events.read("events", "an array of strings")?,
@@ -54,7 +55,7 @@ impl Asked<'_> {
             secret: self.secret.read("secret", "a string")?,
             plan: self.plan.settable("plan", "a string")?,
             timeout: self.timeout.settable("timeout", "a string such as \"10s\"")?,
-            max_in_flight: self.max_in_flight.settable("max_in_flight", "a whole number of 1 to 1024")?,
+            max_in_flight: in_flight.map(|count| count.map(|count| count.0)),
             rate_limit: self.rate_limit.settable("rate_limit", "a number above 0")?,
             description: self.description.settable("description", "a string")?,
         })
