@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::clock::Clock;
-use crate::config::{self, Loaded, Problems};
+use crate::clock::{Clock, Millis};
+use crate::config::{self, Loaded, Problem, Problems};
 use crate::daemon::{self, Running, StartError};
+use crate::limits::START_EXTENDED_MAX;
+use crate::pulse::Pulse;
 use crate::store::open::OpenError;
 use crate::store::seal::KeyFileError;
-use crate::{dev, logs, reload};
+use crate::{dev, logs, reload, systemd};
 
 const USAGE: u8 = 64;
 const SYSTEM: u8 = 71;
@@ -95,7 +97,7 @@ impl ConfigFile {
 
 impl Check {
     fn run(&self) -> ExitCode {
-        match checked(self.file.load()) {
+        match self.file.load().and_then(|loaded| judged(loaded, Loaded::check)) {
             Ok(loaded) => {
                 if !self.quiet {
                     let file = loaded.file.map_or("built-in defaults".to_owned(), |file| file.display().to_string());
@@ -111,10 +113,9 @@ impl Check {
     }
 }
 
-/// The configuration with everything that `serve` would refuse.
-fn checked(loaded: Result<Loaded, Problems>) -> Result<Loaded, Problems> {
-    let loaded = loaded?;
-    let problems = loaded.check_serve(Clock::system().wall_ms());
+/// The configuration, or everything that is wrong with the files that it names.
+fn judged(loaded: Loaded, check: fn(&Loaded, Millis) -> Vec<Problem>) -> Result<Loaded, Problems> {
+    let problems = check(&loaded, Clock::system().wall_ms());
     if problems.is_empty() { Ok(loaded) } else { Err(Problems(problems)) }
 }
 
@@ -134,13 +135,15 @@ impl Serve {
                 return ExitCode::from(CANT_CREATE);
             }
         };
-        let loaded = match checked(Ok(loaded)) {
+        let loaded = match judged(loaded, Loaded::check_serve) {
             Ok(loaded) => loaded,
             Err(problems) => {
                 eprintln!("{problems}");
                 return ExitCode::from(REFUSED);
             }
         };
+        // Before there is a second thread.
+        let handed = systemd::handed_over();
         let log = logs::start(&loaded.config.log);
         let signals = match reload::hold_signals() {
             Ok(signals) => signals,
@@ -150,10 +153,14 @@ impl Serve {
             }
         };
         daemon::raise_descriptor_limit();
-        let running = match daemon::build(&loaded).and_then(daemon::Built::bind).and_then(|bound| {
+        let starting = systemd::Starting::begin(START_EXTENDED_MAX);
+        let started = handed.map_err(StartError::from).and_then(|handed| {
+            let bound = daemon::build(&loaded)?.bind(handed)?;
             announce(&bound);
             bound.run()
-        }) {
+        });
+        drop(starting);
+        let running = match started {
             Ok(running) => running,
             Err(error) => {
                 tracing::error!(%error, "webhookd does not start");
@@ -188,26 +195,29 @@ fn supervise(running: Running, signals: reload::Held, reloader: &reload::Reloade
                 return Err(SYSTEM);
             }
         };
-        // Without systemd there is nobody to notify.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let pulse = Pulse::new(running.store().clone(), running.workers(), running.metrics.clone());
+        let pulse = tokio::spawn(pulse.keep(systemd::watchdog()));
+        systemd::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         let mut watch = tokio::time::interval(Duration::from_secs(1));
-        loop {
+        let ended = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
                     reload::Signal::Reload => reloader.reload(&running).await,
-                    reload::Signal::Stop => return Ok(()),
+                    reload::Signal::Stop => break Ok(()),
                 },
                 _ = watch.tick() => {
                     if let Some(thread) = running.failed_thread() {
                         tracing::error!(thread, "a thread that must run has ended; stopping");
-                        return Err(SYSTEM);
+                        break Err(SYSTEM);
                     }
                 }
             }
-        }
+        };
+        pulse.abort();
+        ended
     });
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    systemd::stopping();
     tracing::info!("stopping: finishing what is under way");
     if running.drain() {
         tracing::info!("stopped");
@@ -226,7 +236,9 @@ fn code(error: &StartError) -> u8 {
         StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
         | StartError::Tls(_)
         | StartError::Egress(_)
-        | StartError::Catalogue(_) => REFUSED,
+        | StartError::Catalogue(_)
+        | StartError::Handover(_)
+        | StartError::NoCertificate => REFUSED,
         StartError::Listen(_) | StartError::Thread(_) => SYSTEM,
     }
 }

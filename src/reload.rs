@@ -12,7 +12,7 @@ use crate::http::tls;
 use crate::logs::LogHandle;
 use crate::model::audit::{Actor, Audit};
 use crate::service::Asker;
-use crate::{dev, settings};
+use crate::{dev, settings, systemd};
 
 /// What the process is asked to do.
 pub enum Signal {
@@ -83,6 +83,7 @@ impl Reloader {
 
     /// Reads everything again and applies it; on any problem all stays as it was. Either is on record.
     pub async fn reload(&self, running: &Running) {
+        systemd::reloading();
         let outcome = match self.try_reload(running) {
             Ok(()) => {
                 running.metrics.reload_success.set(1);
@@ -100,6 +101,7 @@ impl Reloader {
         if let Err(error) = running.service.sign_off(&asker).await {
             tracing::error!(%error, "the reload can't be put on record");
         }
+        systemd::ready();
     }
 
     fn try_reload(&self, running: &Running) -> Result<(), String> {

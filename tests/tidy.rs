@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms in rank order: a room may import from those before its own line.
 const RANKS: &[&[&str]] = &[
-    &["clock", "entropy", "limits", "metrics"],
+    &["clock", "entropy", "limits", "metrics", "systemd"],
     &["model"],
     &["catalogue", "circuit", "render", "retry", "sign"],
     &["store", "egress"],
@@ -19,7 +19,7 @@ const RANKS: &[&[&str]] = &[
     &["config"],
     &["settings"],
     &["daemon"],
-    &["logs", "dev"],
+    &["logs", "dev", "pulse"],
     &["reload"],
     &["cli"],
     &["main", "lib"],
@@ -164,6 +164,12 @@ fn the_project_speaks_only_of_itself() {
         ".ci/run",
         ".ci/test",
         "systemd/webhookd.service",
+        "systemd/webhookd.socket",
+        "systemd/webhookd-admin.socket",
+        "systemd/webhookd-metrics.socket",
+        "tests/systemd/box.sh",
+        "tests/systemd/lib.sh",
+        "tests/systemd/service.sh",
         "docs/ARCHITECTURE.md",
         "docs/DIALECTS.md",
         "docs/FORMAT.md",
