@@ -168,8 +168,8 @@ mod tests {
     fn names_of_sockets_are_those_of_the_units() {
         for (file, wanted) in [
             (include_str!("../systemd/webhookd.socket"), Purpose::Api),
-            (include_str!("../systemd/webhookd-admin.socket"), Purpose::Admin),
-            (include_str!("../systemd/webhookd-metrics.socket"), Purpose::Metrics),
+            (include_str!("../systemd/examples/webhookd-admin.socket"), Purpose::Admin),
+            (include_str!("../systemd/examples/webhookd-metrics.socket"), Purpose::Metrics),
         ] {
             let name = file.lines().find_map(|line| line.strip_prefix("FileDescriptorName="));
             assert_eq!(name.and_then(purpose), Some(wanted));

@@ -126,3 +126,20 @@ fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
     ];
     assert_eq!(proven(&said), wanted, "{said}");
 }
+
+#[test]
+fn the_package_is_installed_started_upgraded_removed_and_purged() {
+    let payload = Payload::new("package.sh");
+    if std::env::var_os("NO_SYSTEMD_BOX").is_none() {
+        for (version, name) in [("0.1.0-1", "first.deb"), ("0.1.0-2", "second.deb")] {
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+            let mut command = Command::new("bash");
+            command.args([".ci/package", "--debug"]).arg(folder.path()).arg(version).current_dir(ROOT);
+            let done = command.stdin(Stdio::null()).output().expect("bash");
+            assert!(done.status.success(), "{}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
+            payload.copy(&folder.path().join(format!("webhookd_{version}.deb")), name);
+        }
+    }
+    let Some(said) = payload.run(180) else { return };
+    assert_eq!(proven(&said), ["install", "start", "upgrade", "remove", "again", "purge"], "{said}");
+}

@@ -5,6 +5,8 @@ units=/etc/systemd/system
 config=/etc/webhookd/webhookd.toml
 log=/out/webhookd.log
 
+cp /payload/examples/*.socket $units/
+
 # There is no journal in the box.
 dropin log <<UNIT
 [Service]
