@@ -138,7 +138,7 @@ fn accept(number: usize, payload: &Bytes, keys: bool) -> Op {
     // As hashes are: scattered.
     let hash = (number as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes();
     let idempotency = keys.then_some(Idempotency { hash, body_hash: [7; 32] });
-    Op::Accept(Accept { drafts: vec![draft], idempotency })
+    Op::Accept(Accept { drafts: vec![draft], idempotency, pending_max: None })
 }
 
 fn delivered(webhook: WebhookNo, event: &Event) -> Op {

@@ -128,6 +128,7 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
         entropy,
         dispatch: Arc::new(Bridge(dispatcher.clone())),
         metrics: metrics.clone(),
+        store_file: place.store_file(),
     }));
     Ok(Built {
         config,
@@ -278,7 +279,7 @@ impl Bound {
         let (closing, ending, requests) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let limits = settings::server_limits(&config);
         let api = Api::new(service.clone(), ready.clone(), limits.body_timeout);
-        let gate = ConnectionGate::new(limits.max_connections);
+        let gate = ConnectionGate::counted(limits.max_connections, metrics.connections.clone());
         let served = Served {
             api,
             tls: tls.clone(),
@@ -410,7 +411,7 @@ impl Served {
         });
         {
             let _inside = runtime.enter();
-            let gate = ConnectionGate::new(settings::ADMIN_CONNECTIONS_MAX);
+            let gate = self.gate.beside(settings::ADMIN_CONNECTIONS_MAX);
             Self { gate, ..self }.open(doors.collect(), None);
         }
         Ok(runtime)

@@ -56,6 +56,12 @@ pub const TIDY_ROWS_MAX: usize = 1_024;
 /// inactive (contract: 5 days, 10 attempts).
 pub const FAILING_FOR_MS: u64 = 5 * 86_400_000;
 pub const FAILING_ATTEMPTS_MIN: u32 = 10;
+/// Shares of that time, rising, at which it is warned (contract: 50 and 75 %).
+pub const FAILING_WARNINGS_PERCENT: [u8; 2] = [50, 75];
+/// Between two operational events that tell of one webhook's deaths, in ms.
+pub const DEATHS_TOLD_EVERY_MS: u64 = 60_000;
+/// Webhooks whose deaths are told of in one commit.
+pub const DEATHS_TOLD_AT_ONCE: usize = 1_000;
 
 /// Bodies of fresh deliveries that all lanes together hold in memory; beyond that they are read again from the log.
 pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -1,5 +1,7 @@
 //! The daemon's own figures, in base units, in the form that Prometheus scrapes. Owns the registry and the names.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -28,6 +30,24 @@ pub enum Outcome {
     dead,
 }
 
+/// What was reported of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NewsLabels {
+    pub kind: &'static str,
+}
+
+/// Webhooks by what they are: `active`, `inactive`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WebhookLabels {
+    pub state: &'static str,
+}
+
+/// Pending deliveries by where they stand: `fresh` (in memory), `waiting` (queued, never tried), `started` (queued, tried).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PendingLabels {
+    pub state: &'static str,
+}
+
 /// Requests by status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -39,6 +59,7 @@ pub struct Metrics {
     pub events_accepted: Counter,
     pub deliveries: Family<DeliveryLabels, Counter>,
     pub attempts: Family<AttemptLabels, Counter>,
+    pub operational_events: Family<NewsLabels, Counter>,
     pub attempt_seconds: Histogram,
     /// Start of an attempt against its due time.
     pub lateness_seconds: Histogram,
@@ -51,6 +72,11 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     pub reload_success: Gauge,
     pub connections: Gauge,
+    pub tenants: Gauge,
+    pub webhooks: Family<WebhookLabels, Gauge>,
+    pub pending: Family<PendingLabels, Gauge>,
+    pub dead_letters: Gauge,
+    pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -61,6 +87,7 @@ impl Default for Metrics {
             events_accepted: Counter::default(),
             deliveries: Family::default(),
             attempts: Family::default(),
+            operational_events: Family::default(),
             attempt_seconds: seconds(0.000_25),
             lateness_seconds: seconds(0.001),
             in_flight: Gauge::default(),
@@ -72,12 +99,22 @@ impl Default for Metrics {
             requests: Family::default(),
             reload_success: Gauge::default(),
             connections: Gauge::default(),
+            tenants: Gauge::default(),
+            webhooks: Family::default(),
+            pending: Family::default(),
+            dead_letters: Gauge::default(),
+            uptime_seconds: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("events_accepted", "Events accepted, durable", metrics.events_accepted.clone());
         registry.register("deliveries", "Deliveries that ended, by outcome", metrics.deliveries.clone());
         registry.register("attempts", "Attempts, by result", metrics.attempts.clone());
+        registry.register(
+            "operational_events",
+            "What was reported of webhooks, by type",
+            metrics.operational_events.clone(),
+        );
         registry.register_with_unit(
             "attempt_duration",
             "Duration of an attempt",
@@ -103,12 +140,26 @@ impl Default for Metrics {
             metrics.reload_success.clone(),
         );
         registry.register("http_connections", "Open client connections", metrics.connections.clone());
+        metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    /// What is counted only when somebody asks.
+    fn register_standing(&self, registry: &mut Registry) {
+        registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
+        registry.register("webhooks", "Webhooks, by state", self.webhooks.clone());
+        registry.register(
+            "pending_deliveries",
+            "Deliveries that are pending, by where they stand",
+            self.pending.clone(),
+        );
+        registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
+        registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());
+    }
+
     /// Everything in the OpenMetrics text form.
     #[must_use]
     pub fn text(&self) -> String {

@@ -101,6 +101,7 @@ pub fn service(config: &Config, catalogue: Arc<Catalogue>, plans: Arc<Plans>, ru
         omnia_max: config.dialects.omnia.max_webhooks as usize,
         event_bytes: bytes(config.limits.event_bytes),
         batch_bytes: bytes(config.limits.batch_bytes),
+        pending_per_tenant: config.limits.pending_per_tenant,
         publish_rate: config.limits.publish_rate.and_then(NonZeroU32::new),
         strict: config.catalogue.strict,
         catalogue,

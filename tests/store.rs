@@ -21,6 +21,8 @@ mod drafts;
 mod faults;
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/news.rs"]
+mod news;
 #[path = "store/power.rs"]
 mod power;
 #[path = "store/states.rs"]

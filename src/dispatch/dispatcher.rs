@@ -19,12 +19,13 @@ use crate::clock::{Clock, Millis};
 use crate::egress::{Egress, Pool};
 use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
-use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, Outcome};
+use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
 use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::inbox::{Answer, Waiter};
-use crate::store::op::{Effects, RowKey};
+use crate::store::news::RECOVERED;
+use crate::store::op::{Effects, News, Op, RowKey};
 use crate::store::writer::{Downstream, Store};
 use arc_swap::ArcSwap;
 
@@ -44,6 +45,8 @@ pub struct Dispatcher {
     draining: AtomicBool,
     /// The head of the log when the workers were last told to look for laggards.
     lag_told_at: AtomicU64,
+    /// The store has deaths that it has not told of yet.
+    untold: AtomicBool,
 }
 
 /// Events between two looks for deliveries that hold the watermark back.
@@ -97,6 +100,8 @@ impl Dispatcher {
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             lag_told_at: AtomicU64::new(0),
+            // Perhaps: an earlier process may have left some.
+            untold: AtomicBool::new(true),
         })
     }
 
@@ -188,6 +193,13 @@ impl Dispatcher {
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
         self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
+    }
+
+    /// Has the store tell of the deaths whose minute is over.
+    pub(super) fn tell_deaths(&self) {
+        if self.untold.swap(false, Ordering::AcqRel) {
+            self.store.note(Op::Tell, false);
+        }
     }
 
     /// The lanes of one worker.
@@ -284,6 +296,18 @@ impl Dispatcher {
         }
     }
 
+    /// What the store reports, as a line of the journal.
+    fn tell_journal(&self, news: &News) {
+        let News { kind, webhook, event, reason, count } = news;
+        self.metrics.operational_events.get_or_create(&NewsLabels { kind }).inc();
+        let event = event.map(tracing::field::display);
+        if *kind == RECOVERED {
+            tracing::info!(kind, %webhook, event, reason, count, "a webhook works again");
+        } else {
+            tracing::warn!(kind, %webhook, event, reason, count, "a webhook needs attention");
+        }
+    }
+
     /// Has the workers look for laggards now and then, those too that nothing else happens to.
     fn tell_lag(&self) {
         let head = self.store.shared().next_event();
@@ -305,8 +329,15 @@ impl Downstream for Dispatcher {
             }
         }
         for (webhook, event, reason) in &effects.died {
-            tracing::warn!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
+            // One line a minute and webhook comes with the news; these can be a million.
+            tracing::debug!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
             self.metrics.deliveries.get_or_create(&DeliveryLabels { outcome: Outcome::dead }).inc();
+        }
+        for news in &effects.news {
+            self.tell_journal(news);
+        }
+        if effects.untold {
+            self.untold.store(true, Ordering::Release);
         }
         let mut mails: Vec<Mail> = self.mailboxes.iter().map(|_| Mail::default()).collect();
         for (waiter, answer) in answers {

@@ -87,7 +87,7 @@ fn take_further(worker: &Arc<Worker>, pile: Vec<Finished>) {
         let spooled = ticket.is_some();
         let is_success = finished.is_success();
         let Finished { cell, attempt, budget_from, since_ms, deactivate, now, .. } = finished;
-        let ended = cell.lane().ended(attempt.event, is_success, spooled, attempt.at_ms, now);
+        let ended = cell.lane().ended(attempt.event, is_success, spooled, now);
         // What makes the webhook inactive stops other attempts once it is committed.
         pressing |= ended.pressing || deactivate.is_some();
         behind |= ended.behind;

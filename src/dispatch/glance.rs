@@ -13,6 +13,4 @@ pub struct Glance {
     pub permits_taken: bool,
     /// The rate limit lets the next attempt go at this schedule time.
     pub rate_limited_until: Option<Millis>,
-    /// Wall time of the last success since start-up.
-    pub last_success_ms: Option<Millis>,
 }

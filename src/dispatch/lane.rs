@@ -117,7 +117,6 @@ pub struct Lane {
     expiring: bool,
     /// Fresh and queued deliveries take turns, so that neither starves.
     fresh_turn: bool,
-    last_success_ms: Option<Millis>,
     /// When it last had something to do, for tidying up.
     touched_ms: Millis,
 }
@@ -142,7 +141,6 @@ impl Lane {
             settled_meanwhile: Vec::new(),
             expiring: false,
             fresh_turn: true,
-            last_success_ms: None,
             touched_ms: now,
         }
     }
@@ -205,10 +203,9 @@ impl Lane {
     }
 
     /// An attempt ended. `spooled`: its success survives a crash of the process, so its permit is free at once.
-    pub fn ended(&mut self, event: Seq, success: bool, spooled: bool, wall_ms: Millis, now: Millis) -> Ended {
+    pub fn ended(&mut self, event: Seq, success: bool, spooled: bool, now: Millis) -> Ended {
         let mut closed = false;
         if success {
-            self.last_success_ms = Some(wall_ms);
             closed = self.circuit.on_success();
         } else if self.circuit.on_failure(&self.plan.circuit, now) {
             tracing::warn!(webhook = %self.plan.webhook.id, "circuit opened: the receiver failed too often in a row");
@@ -368,12 +365,13 @@ impl Lane {
         work.map_or(Next::Wait(None), Next::Start)
     }
 
-    /// Whether the waiting delivery at hand has waited for the whole span of its policy: since when others have, too.
-    /// However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
+    /// Whether the waiting delivery at hand has waited for the whole span of its policy behind this circuit: since when others
+    /// have, too. A time before the circuit opened is no wait behind it, and across a restart nobody can tell a clock that was
+    /// put forward from a machine that was off. However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
     fn waited_out(&self, now: Millis) -> Option<Millis> {
         let (queued, _) = self.loaded.front()?;
         let span_ms = self.plan.policy.span_ms().max(self.plan.circuit.probe_first_ms);
-        let before_ms = now.checked_sub(span_ms)?;
+        let before_ms = now.checked_sub(span_ms).filter(|before| self.circuit.open_since() <= Some(*before))?;
         (!queued.key.started && queued.key.due_ms <= before_ms).then_some(before_ms)
     }
 
@@ -387,7 +385,6 @@ impl Lane {
                 || all.is_full()
                 || self.plan.host.as_ref().is_some_and(|host| host.is_full()),
             rate_limited_until: self.rate_until.filter(|until| *until > now),
-            last_success_ms: self.last_success_ms,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::store::view::Shared;
 
 /// Wake-ups a worker may hold: one a lane.
 const WAKE_UPS_MAX: u32 = 4_000_000;
-/// Between two looks for lanes that can be forgotten.
+/// Between two looks for lanes that can be forgotten, and for deaths that are to be told of.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// A lane without work is forgotten after this long; its kept connections go with it.
 const IDLE_FOR_MS: Millis = 60_000;
@@ -74,7 +74,12 @@ impl Worker {
                 () = mailbox.arrived.notified() => {}
                 () = self.rearmed.notified() => {}
                 () = sleep => {}
-                _ = tidy.tick() => self.dispatcher.tidy(self.index, IDLE_FOR_MS),
+                _ = tidy.tick() => {
+                    self.dispatcher.tidy(self.index, IDLE_FOR_MS);
+                    if self.index == 0 {
+                        self.dispatcher.tell_deaths();
+                    }
+                }
                 () = stop.cancelled() => return,
             }
             let mut mail = mailbox.take();

@@ -8,7 +8,7 @@ use super::json::{self, Member};
 use super::problem::Problem;
 use super::reply;
 use super::server::Reply;
-use crate::model::id::{KeyId, TenantId};
+use crate::model::id::{KeyId, OPERATOR_NO, TenantId};
 use crate::model::key::{Key, Role, Tenant};
 use crate::model::time::millis_z;
 use crate::service::Service;
@@ -28,7 +28,8 @@ struct TenantJson<'a> {
     id: &'a str,
     name: Option<&'a str>,
     plan: Option<&'a str>,
-    created_at: String,
+    /// `null` for the tenant `operator`, which came with the store.
+    created_at: Option<String>,
 }
 
 impl<'a> TenantJson<'a> {
@@ -37,7 +38,7 @@ impl<'a> TenantJson<'a> {
             id: tenant.id.as_str(),
             name: tenant.name.as_deref(),
             plan: tenant.plan.as_deref(),
-            created_at: millis_z(tenant.created_ms),
+            created_at: (tenant.no != OPERATOR_NO).then(|| millis_z(tenant.created_ms)),
         }
     }
 }

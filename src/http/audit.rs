@@ -137,6 +137,7 @@ fn name(action: Action) -> &'static str {
         Action::LemonRotate => "webhook.rotate_secret",
         Action::LemonTest | Action::VibeTest => "webhook.test",
         Action::LemonAttempts => "webhook.attempts",
+        Action::Stats => "webhook.stats",
         Action::LemonDeliveries => "webhook.deliveries",
         Action::DeadLetters => "dead_letter.list",
         Action::Redrive => "dead_letter.redrive",

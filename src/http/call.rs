@@ -19,7 +19,7 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, lookup, reply};
+use super::{admin, audit, deadletters, events, hygiene, lookup, reply, stats};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -157,11 +157,11 @@ impl Inner {
         let (route, parts) = (incoming.route, incoming.parts);
         let open = route.access == Access::Open || incoming.surface == Surface::Metrics;
         if open {
-            return Ok(self.open(route.action));
+            return Ok(self.open(route.action).await);
         }
         let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
         if route.action == Action::Metrics {
-            return Ok(self.open(route.action));
+            return Ok(self.open(route.action).await);
         }
         let privacy = match route.form {
             Form::Lemon => Privacy::read(&parts.headers, self.service.settings().require_data_privacy)?,
@@ -207,11 +207,11 @@ impl Inner {
     }
 
     /// What needs no caller.
-    fn open(&self, action: Action) -> Reply {
+    async fn open(&self, action: Action) -> Reply {
         match action {
             Action::Metrics => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                reply::whole(StatusCode::OK, kind, self.service.metrics().text())
+                reply::whole(StatusCode::OK, kind, self.service.figures().await)
             }
             Action::Ready if !self.ready.load(Ordering::Acquire) => {
                 let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "not ready");
@@ -304,6 +304,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::LemonTest => lemon::test(call).await,
         Action::LemonAttempts => lemon::attempts(call).await,
         Action::LemonDeliveries => lemon::deliveries(call).await,
+        Action::Stats => stats::stats(call).await,
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,

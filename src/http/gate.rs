@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -27,6 +28,7 @@ pub struct ConnectionGate {
     shed: AtomicU64,
     accept_errors: AtomicU64,
     handshake_errors: AtomicU64,
+    shown: Gauge,
 }
 
 struct Idle {
@@ -37,6 +39,13 @@ struct Idle {
 /// The right to be open.
 pub struct Pass {
     _permit: Option<OwnedSemaphorePermit>,
+    shown: Gauge,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.shown.dec();
+    }
 }
 
 /// A place in the list of connections that are without a request; left on drop.
@@ -49,6 +58,12 @@ impl ConnectionGate {
     /// A gate that lets `max` connections be open at once (at least one).
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
+        Self::counted(max, Gauge::default())
+    }
+
+    /// `new`, with the connections that are open shown by `shown`, which gates may share.
+    #[must_use]
+    pub fn counted(max: usize, shown: Gauge) -> Arc<Self> {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         Arc::new(Self {
             max,
@@ -59,7 +74,14 @@ impl ConnectionGate {
             shed: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             handshake_errors: AtomicU64::new(0),
+            shown,
         })
+    }
+
+    /// A gate of its own with another cap, whose connections are shown with these.
+    #[must_use]
+    pub fn beside(&self, max: usize) -> Arc<Self> {
+        Self::counted(max, self.shown.clone())
     }
 
     /// The most connections that may be open.
@@ -111,7 +133,8 @@ impl ConnectionGate {
             };
             if permit.is_some() {
                 self.accepted.fetch_add(1, Ordering::Relaxed);
-                return Pass { _permit: permit };
+                self.shown.inc();
+                return Pass { _permit: permit, shown: self.shown.clone() };
             }
         }
     }

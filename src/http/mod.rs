@@ -24,6 +24,7 @@ mod reply;
 pub mod route;
 pub mod server;
 mod show;
+mod stats;
 pub mod tls;
 pub mod wire;
 

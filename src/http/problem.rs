@@ -192,6 +192,10 @@ impl From<Error> for Problem {
                 let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
                 Self { retry_after_s: Some(retry_after_s), ..problem }
             }
+            Error::BacklogFull { retry_after_s } => {
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "backlog_full", message);
+                Self { retry_after_s: Some(retry_after_s), ..problem }
+            }
             Error::Unavailable { retry_after_s } => {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
                 Self { retry_after_s: Some(retry_after_s), ..problem }

@@ -91,6 +91,7 @@ pub enum Action {
     LemonTest,
     LemonAttempts,
     LemonDeliveries,
+    Stats,
     DeadLetters,
     Redrive,
     DropDead,
@@ -164,6 +165,7 @@ routes! {
     POST   "/v1/webhooks/{id}/test"           Lemon Tenant  Event Api => LemonTest;
     GET    "/v1/webhooks/{id}/attempts"       Lemon Tenant  None  Api => LemonAttempts;
     GET    "/v1/webhooks/{id}/deliveries"     Lemon Tenant  None  Api => LemonDeliveries;
+    GET    "/v1/webhooks/{id}/stats"          Lemon Tenant  None  Api => Stats;
 
     GET    "/v1/dead-letters"                 Lemon Tenant  None  Api => DeadLetters;
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;

@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::OPERATOR;
+
 /// Position of an event in the log, from 1, without gaps; the store's name for an event.
 pub type Seq = u64;
 /// Position of a record in the journal, from 1, without gaps.
@@ -18,6 +20,8 @@ pub type AttemptNumber = NonZeroU32;
 
 /// The tenant number of a broadcast event.
 pub const BROADCAST: TenantNo = 0;
+/// The number of the reserved tenant `operator`, at the other end of all numbers.
+pub const OPERATOR_NO: TenantNo = TenantNo::MAX;
 
 /// Public name of an event: `evt_` and 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,6 +87,12 @@ impl TenantId {
         let first_ok = bytes.first().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let rest_ok = bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'));
         (first_ok && rest_ok && bytes.len() <= 64).then(|| Self(text.to_owned()))
+    }
+
+    /// The reserved tenant that operational events belong to.
+    #[must_use]
+    pub fn operator() -> Self {
+        Self(OPERATOR.to_owned())
     }
 
     #[must_use]

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::error::{Error, invalid_field, shown, unknown_tenant};
 use super::{Asker, Service};
 use crate::model::event::OPERATOR;
-use crate::model::id::{KeyId, TenantId, TenantNo};
+use crate::model::id::{KeyId, OPERATOR_NO, TenantId, TenantNo};
 use crate::model::key::{Key, Role, Tenant};
 use crate::model::secret::Secret;
 use crate::store::op::{Done, Op};
@@ -69,6 +69,9 @@ impl Service {
         if new.publish && role == Role::Admin {
             return Err(invalid_field("publish goes with the roles tenant and publisher only"));
         }
+        if new.publish && tenant == Some(OPERATOR_NO) {
+            return Err(reserved("publish: only the daemon publishes for the tenant operator"));
+        }
         let created_ms = self.clock.wall_ms();
         let expires_ms = new.expires_us.map(|us| us / 1_000);
         if expires_ms.is_some_and(|expires| expires <= created_ms) {
@@ -123,7 +126,7 @@ impl Service {
         asker: &Asker,
     ) -> Result<Arc<Tenant>, Error> {
         if id.as_str() == OPERATOR {
-            return Err(Error::Invalid { code: "reserved", message: "tenant operator is reserved".to_owned() });
+            return Err(reserved("tenant operator is reserved"));
         }
         if let Some(Some(plan)) = &plan
             && !self.settings().plans.knows(plan)
@@ -172,6 +175,10 @@ impl Service {
     pub fn key_by_id(&self, id: KeyId) -> Option<Arc<Key>> {
         self.store.shared().registry().key(id).filter(|key| key.revoked_ms.is_none()).cloned()
     }
+}
+
+fn reserved(message: &str) -> Error {
+    Error::Invalid { code: "reserved", message: message.to_owned() }
 }
 
 fn named(member: &str, text: String) -> Result<String, Error> {

@@ -6,6 +6,9 @@ use crate::store::StoreError;
 use crate::store::inbox::SubmitError;
 use crate::store::op::Refusal;
 
+/// When it may be worth asking again whether a tenant's backlog has room.
+const BACKLOG_RETRY_AFTER_S: u64 = 5;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Understood, and against a rule: change the request.
@@ -30,6 +33,8 @@ pub enum Error {
     Conflict { code: &'static str, message: &'static str },
     #[error("too many events in this time; slow down")]
     RateLimited { retry_after_s: u64 },
+    #[error("the tenant has as many deliveries pending as it may have; try again when some are through")]
+    BacklogFull { retry_after_s: u64 },
     /// Ask again later. What was under way may have happened.
     #[error("the store can't take this now; try again")]
     Unavailable { retry_after_s: u64 },
@@ -74,6 +79,7 @@ impl From<Refusal> for Error {
                 Self::Conflict { code: "quota_exceeded", message: "the tenant has as many webhooks as it may have" }
             }
             Refusal::Replayed => Self::Replayed,
+            Refusal::BacklogFull => Self::BacklogFull { retry_after_s: BACKLOG_RETRY_AFTER_S },
             Refusal::Pending => Self::Conflict { code: "pending", message: "a delivery of this event is pending" },
         }
     }

@@ -9,7 +9,7 @@ use super::{Service, Settings, inspect};
 use crate::clock::Millis;
 use crate::dispatch::glance::Glance;
 use crate::model::attempt::{Attempt, Verdict};
-use crate::model::event::Event;
+use crate::model::event::{Event, RESERVED_PREFIX};
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::key::Tenant;
 use crate::model::webhook::{Webhook, WebhookState};
@@ -176,7 +176,7 @@ fn unmatched(then: Option<&Webhook>, now: &Webhook, event: &Event) -> (Reason, S
         let created = crate::model::time::millis_z(now.created_ms);
         return (Reason::CreatedLater, format!("the webhook was created at {created}, after the event was accepted"));
     };
-    let kind = &event.kind;
+    let kind = event.kind.as_str();
     if !then.wants(kind, event.channel.as_deref()) {
         let filters: Vec<_> = then.filters.iter().take(8).map(crate::model::webhook::Filter::text).collect();
         return (Reason::Type, format!("{kind} is not among {}", filters.join(", ")));
@@ -187,10 +187,23 @@ fn unmatched(then: Option<&Webhook>, now: &Webhook, event: &Event) -> (Reason, S
             (Reason::Inactive, format!("the webhook was inactive ({}) since {since}", reason.as_str()))
         }
         WebhookState::Deleted { .. } => (Reason::Inactive, "the webhook was deleted".to_owned()),
+        WebhookState::Active if is_about(event, now) => {
+            (Reason::Type, "what is reported of a webhook never goes through that webhook".to_owned())
+        }
         WebhookState::Active => {
             (Reason::Type, "a test goes to the webhook that it was asked for, to no other".to_owned())
         }
     }
+}
+
+/// Whether an operational event tells of this webhook.
+fn is_about(event: &Event, webhook: &Webhook) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Context<'a> {
+        webhook: &'a str,
+    }
+    let context = event.context.as_deref().and_then(|text| serde_json::from_slice::<Context<'_>>(text).ok());
+    event.kind.starts_with(RESERVED_PREFIX) && context.is_some_and(|about| about.webhook == webhook.id.to_string())
 }
 
 fn waiting(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts, glance: Glance, now: Millis) -> Waiting {

@@ -11,18 +11,21 @@ pub mod deadletter;
 mod error;
 pub mod explain;
 mod field;
+mod figures;
 pub mod inspect;
 pub mod publish;
 mod rate;
 mod settings;
+pub mod stats;
 pub mod subscribe;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
@@ -56,6 +59,8 @@ pub struct Parts {
     pub entropy: Entropy,
     pub dispatch: Arc<dyn Dispatching>,
     pub metrics: Arc<Metrics>,
+    /// Its length is among the figures.
+    pub store_file: PathBuf,
 }
 
 pub struct Service {
@@ -65,6 +70,8 @@ pub struct Service {
     entropy: Entropy,
     dispatch: Arc<dyn Dispatching>,
     metrics: Arc<Metrics>,
+    store_file: PathBuf,
+    started_ms: Millis,
     rates: rate::Rates,
 }
 
@@ -74,10 +81,12 @@ impl Service {
         Self {
             store: parts.store,
             settings: ArcSwap::from_pointee(parts.settings),
+            started_ms: parts.clock.now_ms(),
             clock: parts.clock,
             entropy: parts.entropy,
             dispatch: parts.dispatch,
             metrics: parts.metrics,
+            store_file: parts.store_file,
             rates: rate::Rates::default(),
         }
     }

@@ -80,7 +80,7 @@ impl Service {
                 let taken = self.rates.take(key, rate, drafts.len(), self.clock.now_ms());
                 taken.map_err(|retry_after_s| Error::RateLimited { retry_after_s })?;
             }
-            Accept { drafts, idempotency }
+            Accept { drafts, idempotency, pending_max: settings.pending_per_tenant }
         };
         let count = accept.drafts.len();
         match self.submit(Op::Accept(accept), request.asker).await? {

@@ -17,6 +17,8 @@ pub struct Settings {
     /// Bytes of one published event's request body, or of its part of a batch.
     pub event_bytes: usize,
     pub batch_bytes: usize,
+    /// Deliveries that one tenant may have pending.
+    pub pending_per_tenant: Option<u64>,
     /// Events per second that one key may publish.
     pub publish_rate: Option<NonZeroU32>,
     /// Refuse types that the catalogue does not name.
@@ -43,6 +45,7 @@ impl Default for Settings {
             omnia_max: 5,
             event_bytes: 256 * 1024,
             batch_bytes: 8 * 1024 * 1024,
+            pending_per_tenant: None,
             publish_rate: None,
             strict: false,
             catalogue: Arc::default(),

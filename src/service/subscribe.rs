@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::error::{Error, invalid_field};
 use super::{Asker, Service, Settings, field};
-use crate::clock::Millis;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{TenantNo, WebhookId, WebhookNo};
 use crate::model::webhook::{Dialect, InactiveReason, SigningSecret, Webhook, WebhookState};
 use crate::sign::generate_secret;
+use crate::store::StoreError;
 use crate::store::op::{Accept, Done, Draft, Op, Outcome, Quota, SecretChange, WebhookPatch};
 use crate::store::record::Standing;
+use crate::store::view::Shared;
 
 /// What is asked of a webhook; `None` leaves a member as it is, `Some(None)` takes it back to its default.
 #[derive(Default)]
@@ -33,8 +34,6 @@ pub struct Change {
 pub struct Seen {
     pub webhook: Arc<Webhook>,
     pub standing: Standing,
-    /// Wall time of the newest success that anybody knows of.
-    pub last_success_ms: Option<Millis>,
 }
 
 /// A webhook of which its tenant has one.
@@ -190,7 +189,7 @@ impl Service {
             user: None,
             test: true,
         };
-        let accept = Accept { drafts: vec![draft], idempotency: None };
+        let accept = Accept { drafts: vec![draft], ..Accept::default() };
         let event = match self.submit(Op::Accept(accept), asker).await? {
             Done::Accepted(receipt) => receipt.events().first().cloned().ok_or(Error::Internal)?,
             _ => return Err(Error::Internal),
@@ -248,23 +247,12 @@ impl Service {
     }
 
     async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
-        let mut seen = self
-            .store
-            .read(move |shared| {
-                let view = shared.view()?;
-                let see = |webhook: Arc<Webhook>| {
-                    let standing = view.standing(webhook.no)?;
-                    Ok(Seen { last_success_ms: standing.last_success_ms, standing, webhook })
-                };
-                webhooks.into_iter().map(see).collect::<Result<Vec<_>, _>>()
-            })
-            .await?;
-        for seen in &mut seen {
-            // A success alone is not written at once: what the lane remembers may be newer.
-            let glance = self.dispatch.glance(seen.webhook.no, 0);
-            seen.last_success_ms = seen.last_success_ms.max(glance.last_success_ms);
-        }
-        Ok(seen)
+        let read = move |shared: &Shared| {
+            let view = shared.view()?;
+            let see = |webhook: Arc<Webhook>| Ok(Seen { standing: view.standing(webhook.no)?, webhook });
+            webhooks.into_iter().map(see).collect::<Result<Vec<_>, StoreError>>()
+        };
+        Ok(self.store.read(read).await?)
     }
 
     async fn webhook_from(&self, op: Op, asker: &Asker) -> Result<Arc<Webhook>, Error> {

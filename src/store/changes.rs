@@ -98,6 +98,13 @@ impl Engine {
     }
 
     fn put(&mut self, group: &mut Group<'_>, mut webhook: Webhook) -> Arc<Webhook> {
+        let was_inactive = self.registry.webhook(webhook.no).is_some_and(|before| !before.is_active());
+        if was_inactive && webhook.is_active() {
+            // Whatever led to that is over: its failures are counted anew.
+            let standing = self.standings.entry(webhook.no).or_default();
+            standing.forget_failures();
+            group.dirty.insert(webhook.no);
+        }
         webhook.since_seq = group.events.next();
         webhook.updated_ms = group.wall_ms;
         let webhook = Arc::new(webhook);

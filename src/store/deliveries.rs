@@ -13,11 +13,9 @@ use super::queue;
 use super::record::{self, Entry, QueueRow, Remembered, Standing};
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, IDEMPOTENCY};
 use crate::clock::Millis;
-use crate::limits::{FAILING_ATTEMPTS_MIN, FAILING_FOR_MS};
 use crate::model::attempt::{DeadReason, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
-use crate::model::webhook::{InactiveReason, WebhookState};
 
 const DAY_MS: Millis = 86_400_000;
 
@@ -37,8 +35,11 @@ impl Engine {
             if accept.drafts.iter().any(|d| d.tenant != BROADCAST && self.registry.tenant(d.tenant).is_none()) {
                 return Ok(Err(Refusal::UnknownTenant));
             }
+            if accept.pending_max.is_some_and(|max| self.has_full_backlog(&accept.drafts, max)) {
+                return Ok(Err(Refusal::BacklogFull));
+            }
         }
-        let events: Vec<_> = accept.drafts.iter().map(|draft| self.append(group, draft)).collect();
+        let events: Vec<_> = accept.drafts.iter().map(|draft| self.append(group, draft, None)).collect();
         if let Some(idempotency) = &accept.idempotency
             && let Some(first) = events.first()
         {
@@ -52,10 +53,36 @@ impl Engine {
         Ok(Ok(Done::Accepted(Receipt::new(events, false))))
     }
 
-    fn append(&mut self, group: &mut Group<'_>, draft: &Draft) -> Arc<Event> {
-        let seq = group.events.next();
+    /// Whether a tenant that one of these would be queued for has as many deliveries pending as it may have. What is for
+    /// everybody is not held back by one tenant's backlog.
+    fn has_full_backlog(&self, drafts: &[Draft], max: u64) -> bool {
+        let mut tenants: Vec<TenantNo> = drafts.iter().filter(|d| !d.test).map(|d| d.tenant).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let full = |tenant: &TenantNo| *tenant != BROADCAST && self.pending_of(*tenant) >= max;
+        let queues = |tenant: TenantNo| {
+            let mut own = drafts.iter().filter(|draft| draft.tenant == tenant && !draft.test);
+            own.any(|draft| !self.registry.matching(tenant, &draft.kind, draft.channel.as_deref()).is_empty())
+        };
+        tenants.into_iter().filter(full).any(queues)
+    }
+
+    /// Deliveries pending for a tenant's webhooks.
+    fn pending_of(&self, tenant: TenantNo) -> u64 {
+        let of = |no: WebhookNo| {
+            let standing = self.standings.get(&no);
+            standing.map_or(0, |standing| standing.waiting + standing.started) + self.fresh.count_of(no)
+        };
+        self.registry.webhooks_of(tenant).map(|webhook| of(webhook.no)).sum()
+    }
+
+    /// Appends an event; `about` names the webhook that it never goes through.
+    pub(super) fn append(&mut self, group: &mut Group<'_>, draft: &Draft, about: Option<WebhookNo>) -> Arc<Event> {
         let channel = draft.channel.as_deref();
-        let matched = if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind, channel) };
+        let mut matched =
+            if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind, channel) };
+        matched.retain(|webhook| Some(*webhook) != about);
+        let seq = group.events.next();
         let event = Arc::new(Event {
             seq,
             id: self.minter.mint(seq, group.now),
@@ -71,7 +98,7 @@ impl Engine {
             matched,
         });
         group.events.push(|out| record::write_event(out, &event));
-        self.fresh.push(event.matched.len());
+        self.fresh.push(event.matched.iter().copied());
         group.tenants.push(event.tenant);
         group.effects.fresh.extend(event.matched.iter().map(|webhook| (*webhook, event.clone())));
         group.accepted.push(event.clone());
@@ -151,12 +178,10 @@ impl Engine {
             }
             Verdict::RetryAt(_) | Verdict::Single => {}
             Verdict::Dead(reason) => {
-                if self.bury(group, webhook, event, number, reason)? {
-                    standing.dead += 1;
-                }
+                self.bury(group, &mut standing, webhook, event, number, reason)?;
             }
         }
-        self.conclude(group, outcome, before, standing);
+        self.conclude(group, outcome, before, standing)?;
         Ok(Ok(Done::Nothing))
     }
 
@@ -185,24 +210,31 @@ impl Engine {
         }
         drop(dead_of);
         group.note(&Entry::Attempt(attempt));
-        self.conclude(group, outcome, before, *standing);
-        Ok(())
+        self.conclude(group, outcome, before, *standing)
     }
 
     /// What every attempt means to its webhook.
-    fn conclude(&mut self, group: &mut Group<'_>, outcome: &Outcome, before: Standing, mut standing: Standing) {
+    fn conclude(
+        &mut self,
+        group: &mut Group<'_>,
+        outcome: &Outcome,
+        before: Standing,
+        mut standing: Standing,
+    ) -> Result<(), StoreError> {
         let attempt = &outcome.attempt;
         let webhook = attempt.webhook;
         if attempt.verdict == Verdict::Delivered {
-            standing.failures = 0;
-            standing.failing_since_ms = None;
+            standing.forget_failures();
             standing.last_success_ms = Some(attempt.at_ms);
             self.succeeded.insert(webhook);
+            group.successes.push((webhook, attempt.at_ms));
         }
         if attempt.class.is_some() {
             standing.failures = standing.failures.saturating_add(1);
             standing.failing_since_ms = standing.failing_since_ms.or(Some(attempt.at_ms));
+            standing.failing_from_ms = standing.failing_from_ms.or(Some(group.now));
         }
+        self.report(group, outcome, before, &mut standing)?;
         // A success alone is not worth a row: it is written beside the next change, or with the next flush.
         let quiet = Standing { last_success_ms: before.last_success_ms, ..standing } == before;
         self.standings.insert(webhook, standing);
@@ -210,30 +242,25 @@ impl Engine {
             group.dirty.insert(webhook);
         }
         group.effects.settled.push((webhook, attempt.event));
-        let failing = standing.failures >= FAILING_ATTEMPTS_MIN
-            && standing.failing_since_ms.is_some_and(|since| attempt.at_ms.saturating_sub(since) >= FAILING_FOR_MS);
-        let reason = outcome.deactivate.or(failing.then_some(InactiveReason::Failing));
-        if let Some(reason) = reason
-            && self.registry.webhook(webhook).is_some_and(|webhook| webhook.is_active())
-        {
-            self.set_state(group, webhook, WebhookState::Inactive { reason, since: group.wall_ms });
-        }
+        Ok(())
     }
 
-    /// Puts a delivery among the dead letters of its webhook's tenant; false when the webhook is gone.
+    /// Puts a delivery among the dead letters of its webhook's tenant, unless the webhook is gone.
     fn bury(
         &mut self,
         group: &mut Group<'_>,
+        standing: &mut Standing,
         webhook: WebhookNo,
         event: Seq,
         number: JournalSeq,
         reason: DeadReason,
-    ) -> Result<bool, StoreError> {
-        let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else { return Ok(false) };
+    ) -> Result<(), StoreError> {
+        let Some(tenant) = self.registry.webhook(webhook).map(|webhook| webhook.tenant) else { return Ok(()) };
         group.txn().open_table(DEAD)?.insert((tenant, number), (webhook, event))?;
         group.txn().open_table(DEAD_OF)?.insert((webhook, event), number)?;
         group.effects.died.push((webhook, event, reason));
-        Ok(true)
+        standing.dead += 1;
+        self.note_death(group, standing, event, reason)
     }
 
     pub(super) fn spill(
@@ -286,10 +313,9 @@ impl Engine {
                 at_ms: group.wall_ms,
                 reason,
             });
-            if self.bury(group, webhook, queued.event, number, reason)? {
-                standing.dead += 1;
-            }
+            self.bury(group, &mut standing, webhook, queued.event, number, reason)?;
         }
+        self.tell_deaths(group, webhook, &mut standing)?;
         self.standings.insert(webhook, standing);
         group.dirty.insert(webhook);
         group.effects.expired.push(webhook);

@@ -54,6 +54,8 @@ pub struct Engine {
     pub(super) succeeded: BTreeSet<WebhookNo>,
     /// Deleted webhooks whose queue still has rows.
     pub(super) sweeps: VecDeque<WebhookNo>,
+    /// Webhooks with deaths that no event has told of yet.
+    pub(super) untold: BTreeSet<WebhookNo>,
     pub(super) retention_idempotency_ms: Millis,
     /// The present group as the log gets it.
     pub(super) content: Vec<u8>,
@@ -84,6 +86,8 @@ pub(super) struct Group<'txn> {
     /// Idempotency records of this group, so that twins in one group are seen: hash → index of the first event.
     pub remembered: HashMap<[u8; 16], record::Remembered>,
     pub accepted: Vec<Arc<Event>>,
+    /// Wall times of successes, in the order of the journal.
+    pub successes: Vec<(WebhookNo, Millis)>,
 }
 
 /// What a finished group leaves behind.
@@ -95,6 +99,7 @@ struct Written {
     changes: Vec<Change>,
     dirty: BTreeSet<WebhookNo>,
     effects: Effects,
+    successes: Vec<(WebhookNo, Millis)>,
 }
 
 /// How a group becomes durable.
@@ -125,13 +130,14 @@ impl<'txn> Group<'txn> {
             effects: Effects::default(),
             remembered: HashMap::new(),
             accepted: Vec::new(),
+            successes: Vec::new(),
         }
     }
 
     /// Lets go of the transaction.
     fn finish(self) -> Written {
-        let Self { events, journal, entries, tenants, changes, dirty, effects, .. } = self;
-        Written { events, journal, entries, tenants, changes, dirty, effects }
+        let Self { events, journal, entries, tenants, changes, dirty, effects, successes, .. } = self;
+        Written { events, journal, entries, tenants, changes, dirty, effects, successes }
     }
 
     pub(super) fn txn(&self) -> &'txn WriteTransaction {
@@ -223,7 +229,8 @@ impl Engine {
             answers.push(self.decide(&mut group, op)?);
         }
         self.sweep(&mut group)?;
-        let Written { events, journal, entries, tenants, changes, dirty, effects } = group.finish();
+        let Written { events, journal, entries, tenants, changes, dirty, mut effects, successes } = group.finish();
+        effects.untold = !self.untold.is_empty();
         self.next_event = events.next();
         self.next_journal = journal.next();
         log::append(&txn, Log::Events, events)?;
@@ -236,6 +243,7 @@ impl Engine {
             group::write(&mut self.content, moment, heads, ops, &answers);
         }
         self.commit(txn, how)?;
+        self.shared.add_successes(&successes);
         self.publish(&changes, &tenants, &entries, flushed);
         Ok(Applied { answers, effects })
     }
@@ -292,6 +300,7 @@ impl Engine {
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
             Op::Guarded { guard, op } => self.guarded(group, guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => self.tidy(group, *marks_before, *audit_before_ms, *max),
+            Op::Tell => self.tell(group),
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }
@@ -384,6 +393,7 @@ impl Engine {
         }
         drop(tails);
         self.shared.set_heads(self.next_event, self.next_journal, self.fresh.mark(0).event);
+        self.shared.set_fresh(self.fresh.len());
     }
 }
 

@@ -3,7 +3,8 @@
 //! A fresh delivery has no row of its own on disk; it is found again after a crash because its event stands at or above
 //! the watermark and the journal says nothing about it. It stops being fresh with its first journal record.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::block::Mark;
 use crate::clock::Millis;
@@ -19,12 +20,24 @@ pub struct Fresh {
     /// Deliveries that were left out of the counts when they were read back, because their webhook is gone. After a reopen
     /// the dispatcher still holds them and will say that they are finished, perhaps more than once: they stay in here.
     left_out: HashSet<(Seq, WebhookNo)>,
+    /// How many of each webhook; none is 0.
+    of: HashMap<WebhookNo, u64>,
+    /// How many of all webhooks.
+    len: u64,
 }
 
 impl Fresh {
     #[must_use]
     pub fn new(base: Seq, journal: JournalSeq) -> Self {
-        Self { base, open: VecDeque::new(), points: VecDeque::new(), journal, left_out: HashSet::new() }
+        Self {
+            base,
+            open: VecDeque::new(),
+            points: VecDeque::new(),
+            journal,
+            left_out: HashSet::new(),
+            of: HashMap::new(),
+            len: 0,
+        }
     }
 
     /// Notes, before a batch is written, where both logs stand.
@@ -38,9 +51,15 @@ impl Fresh {
         }
     }
 
-    /// The next event of the log has this many fresh deliveries.
-    pub fn push(&mut self, deliveries: usize) {
-        self.open.push_back(u32::try_from(deliveries).unwrap_or(u32::MAX));
+    /// The next event of the log has fresh deliveries to these.
+    pub fn push(&mut self, webhooks: impl IntoIterator<Item = WebhookNo>) {
+        let mut count = 0_u32;
+        for webhook in webhooks {
+            *self.of.entry(webhook).or_default() += 1;
+            count = count.saturating_add(1);
+        }
+        self.open.push_back(count);
+        self.len += u64::from(count);
         self.advance();
     }
 
@@ -58,8 +77,32 @@ impl Fresh {
         if let Some(open) = self.open.get_mut(index) {
             debug_assert!(*open > 0, "event {event} has no fresh delivery left");
             *open = open.saturating_sub(1);
+            self.len = self.len.saturating_sub(1);
+            if let Entry::Occupied(mut of) = self.of.entry(webhook) {
+                *of.get_mut() -= 1;
+                if *of.get() == 0 {
+                    of.remove();
+                }
+            }
         }
         self.advance();
+    }
+
+    /// Fresh deliveries, of all webhooks.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fresh deliveries of a webhook.
+    #[must_use]
+    pub fn count_of(&self, webhook: WebhookNo) -> u64 {
+        self.of.get(&webhook).copied().unwrap_or(0)
     }
 
     /// Whether `event` has fresh deliveries.
@@ -95,11 +138,12 @@ mod tests {
     fn the_mark_follows_the_oldest_open_delivery() {
         let mut fresh = Fresh::new(1, 1);
         fresh.point(1, 1);
-        fresh.push(1);
-        fresh.push(2);
+        fresh.push([1]);
+        fresh.push([1, 2]);
         fresh.point(3, 1);
-        fresh.push(0);
-        fresh.push(1);
+        fresh.push([]);
+        fresh.push([1]);
+        assert_eq!((fresh.count_of(1), fresh.count_of(2), fresh.count_of(3)), (3, 1, 0));
         assert_eq!(fresh.mark(0).event, 1);
         fresh.point(5, 7);
         fresh.resolve(2, 1);
@@ -107,16 +151,17 @@ mod tests {
         assert_eq!(fresh.mark(0), Mark { event: 1, journal: 1, at_ms: 0 });
         fresh.resolve(1, 1);
         assert_eq!(fresh.mark(0).event, 2);
-        fresh.resolve(2, 1);
+        fresh.resolve(2, 2);
         assert_eq!(fresh.mark(0), Mark { event: 5, journal: 7, at_ms: 0 });
         assert!(!fresh.is_open(2));
+        assert!(fresh.of.is_empty());
     }
 
     #[test]
     fn a_delivery_that_was_left_out_takes_nobody_elses_place() {
         let mut fresh = Fresh::new(1, 1);
         fresh.leave_out(1, 7);
-        fresh.push(1);
+        fresh.push([8]);
         fresh.resolve(1, 7);
         assert!(fresh.is_open(1), "the delivery to the other webhook is still open");
         fresh.resolve(1, 8);

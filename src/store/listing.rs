@@ -7,7 +7,7 @@
 //! the tails and start-up reads them back from the logs; rows of a flush that was cut short are written again under the
 //! same keys with at least the same content.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use redb::{ReadableTable, WriteTransaction};
 
@@ -58,6 +58,12 @@ impl Tails {
         (self.events_base, self.journal_base)
     }
 
+    /// The numbers that the next entries will get.
+    #[must_use]
+    pub fn ends(&self) -> (Seq, JournalSeq) {
+        (self.events_base + self.events.len() as u64, self.journal_base + self.journal.len() as u64)
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.events.len() + self.journal.len()
@@ -80,6 +86,12 @@ impl Tails {
     pub fn attempts_of(&self, webhook: WebhookNo) -> Vec<JournalSeq> {
         let numbered = (self.journal_base..).zip(&self.journal);
         numbered.filter(|(_, entry)| entry.attempt && entry.webhook == webhook).map(|(number, _)| number).collect()
+    }
+
+    /// The events that the unwritten journal records of `webhook` are about.
+    #[must_use]
+    pub fn events_told_of(&self, webhook: WebhookNo) -> HashSet<Seq> {
+        self.journal.iter().filter(|entry| entry.webhook == webhook).map(|entry| entry.event).collect()
     }
 
     /// The newest unwritten journal records of an event's deliveries.
@@ -140,8 +152,7 @@ impl Flush {
             .chain(webhooks.into_iter().map(|(webhook, list)| Row::Webhook(webhook, list)))
             .chain(fates)
             .collect();
-        let upto = (tails.events_base + tails.events.len() as u64, tails.journal_base + tails.journal.len() as u64);
-        Self { rows, upto }
+        Self { rows, upto: tails.ends() }
     }
 
     /// Writes the next few rows; true when that was all and the new bases are set (to be followed by `settle` once
@@ -237,6 +248,16 @@ pub fn fates_in(bytes: &[u8], event: Seq) -> Result<BTreeMap<WebhookNo, JournalS
     let all: Vec<Fate> = record::read(bytes)?;
     let wanted = |offset: u8| u64::from(offset) == event % FATES_PER_ROW;
     Ok(all.into_iter().filter(|(offset, ..)| wanted(*offset)).map(|(_, webhook, number)| (webhook, number)).collect())
+}
+
+/// The events of row number `row` of `FATES` that it says something of for one webhook.
+///
+/// # Errors
+/// When it does not read.
+pub fn events_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<Vec<Seq>, StoreError> {
+    let all: Vec<Fate> = record::read(bytes)?;
+    let own = all.into_iter().filter(|(_, of, _)| *of == webhook);
+    Ok(own.map(|(offset, ..)| row * FATES_PER_ROW + u64::from(offset)).collect())
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! Everything is changed by one writer, in groups, one synced transaction a group (`engine`, `writer`); everything is read
 //! through snapshots (`view`). `log` and `block` are the two append-only logs, `queue` what did not go through at once,
-//! `listing` the derived lists, `registry` what is small enough to stand in memory, `open` how a file is made and found.
+//! `listing` the derived lists, `news` what the engine reports of itself, `registry` what is small enough to stand in memory, `open` how a file is made and found.
 
+pub mod backlog;
 pub mod block;
 mod changes;
 mod deliveries;
@@ -13,10 +14,12 @@ pub(crate) mod failing_disk;
 pub mod fresh;
 pub mod group;
 pub mod guard;
+mod health;
 pub mod ids;
 pub mod inbox;
 pub mod listing;
 pub mod log;
+pub mod news;
 pub mod op;
 pub mod open;
 pub mod page;

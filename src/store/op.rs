@@ -9,7 +9,7 @@ use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
 use crate::model::audit::Audit;
 use crate::model::event::Event;
-use crate::model::id::{KeyId, Seq, TenantId, TenantNo, WebhookNo};
+use crate::model::id::{EventId, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::key::{Key, Tenant};
 use crate::model::secret::Secret;
 use crate::model::webhook::{Filter, InactiveReason, Webhook};
@@ -87,6 +87,8 @@ pub enum Op {
         audit_before_ms: Millis,
         max: usize,
     },
+    /// Tells of deaths that were not told yet because another was told of less than a minute before.
+    Tell,
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
 }
@@ -110,14 +112,16 @@ pub struct Mark {
 }
 
 /// Events to accept, all or none.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Accept {
     pub drafts: Vec<Draft>,
     pub idempotency: Option<Idempotency>,
+    /// Refused when a tenant that it would be queued for has this many deliveries pending already.
+    pub pending_max: Option<u64>,
 }
 
 /// An event as published.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Draft {
     /// 0: everybody's.
     pub tenant: TenantNo,
@@ -245,6 +249,8 @@ pub enum Refusal {
     Pending,
     #[error("the signed request was accepted before")]
     Replayed,
+    #[error("the tenant has as many deliveries pending as it may have")]
+    BacklogFull,
 }
 
 /// What dispatch needs to know of a committed group.
@@ -262,6 +268,22 @@ pub struct Effects {
     pub changed: Vec<Arc<Webhook>>,
     /// What died and why, for the log.
     pub died: Vec<(WebhookNo, Seq, DeadReason)>,
+    /// What the engine reports, for the log.
+    pub news: Vec<News>,
+    /// Deaths are still to be told: a `Tell` is wanted, a minute from now at most.
+    pub untold: bool,
+}
+
+/// What the engine reports of a webhook: an operational event, told to the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    pub kind: &'static str,
+    pub webhook: WebhookId,
+    /// The event whose delivery led to it.
+    pub event: Option<EventId>,
+    pub reason: &'static str,
+    /// How many deliveries it is about, or failures in a row.
+    pub count: u64,
 }
 
 impl Effects {

@@ -13,12 +13,14 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase};
 use super::StoreError;
 use super::engine::create_tables;
 use super::ids::Mask;
-use super::schema::{FORMAT, META, meta};
+use super::schema::{FORMAT, META, TENANTS, meta};
 use super::seal::{self, KeyFileError, Sealer};
 use super::view::Shared;
 use super::wal::{self, Position, WAL_FILE, Wal};
+use super::{news, record};
 use crate::entropy::Entropy;
 use crate::limits::WAL_BYTES;
+use crate::model::id::OPERATOR_NO;
 
 /// Name of the store file in the state folder.
 pub const STORE_FILE: &str = "webhookd.redb";
@@ -196,6 +198,7 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
         table.insert(meta::KEY_CHECK, check.as_slice())?;
         let position = Position { tag: u64::from_le_bytes(entropy.bytes()), next: 0, clean: true };
         table.insert(meta::WAL, position.to_bytes().as_slice())?;
+        txn.open_table(TENANTS)?.insert(OPERATOR_NO, record::write_tenant(&news::operator()).as_slice())?;
     }
     txn.commit()?;
     Ok(())

@@ -77,6 +77,28 @@ impl Shared {
         })
     }
 
+    /// A webhook's attempts, newest first, while `each` wants more.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn scan_attempts(&self, webhook: WebhookNo, mut each: impl FnMut(&Attempt) -> bool) -> Result<(), StoreError> {
+        let (tail, base) = {
+            let tails = self.tails();
+            (tails.attempts_of(webhook), tails.bases().1)
+        };
+        let view = self.view()?;
+        let bounds = Bounds { low: 0, high: JournalSeq::MAX, base, ascending: false };
+        let table = view.txn.open_table(Log::Journal.table())?;
+        for number in merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)? {
+            if let Some(Entry::Attempt(attempt)) = log::get(&table, number?, |bytes| record::read(bytes))?
+                && !each(&attempt)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// A page of a webhook's attempts, newest first, with their journal numbers.
     ///
     /// # Errors

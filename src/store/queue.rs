@@ -18,6 +18,11 @@ use crate::model::id::{Seq, WebhookNo};
 /// The queue's table inside a write transaction.
 pub type Rows<'txn> = Table<'txn, QueueKey, &'static [u8]>;
 
+type QueueRowGuards<'a> = (redb::AccessGuard<'a, QueueKey>, redb::AccessGuard<'a, &'static [u8]>);
+
+/// Rows of each kind that are looked at for the oldest one.
+const OLDEST_LOOKED_AT: usize = 10_000;
+
 /// A delivery as its row describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queued {
@@ -153,6 +158,27 @@ pub fn next_due(
         }
     }
     Ok(None)
+}
+
+/// The oldest event among a webhook's rows. Rows stand by due time: those never tried in the order they came, those that were
+/// tried longest ago mostly last. Of a longer queue the oldest of `OLDEST_LOOKED_AT` rows of each kind.
+///
+/// # Errors
+/// When the store fails.
+pub fn oldest(
+    rows: &impl ReadableTable<QueueKey, &'static [u8]>,
+    webhook: WebhookNo,
+) -> Result<Option<Seq>, StoreError> {
+    let of = |kind: u8| rows.range((webhook, kind, 0, 0)..=(webhook, kind, u64::MAX, u64::MAX));
+    let mut oldest = None;
+    let mut see = |row: Result<QueueRowGuards<'_>, redb::StorageError>| -> Result<(), StoreError> {
+        let event = row?.0.value().3;
+        oldest = Some(oldest.map_or(event, |before: Seq| before.min(event)));
+        Ok(())
+    };
+    of(0)?.take(OLDEST_LOOKED_AT).try_for_each(&mut see)?;
+    of(1)?.rev().take(OLDEST_LOOKED_AT).try_for_each(&mut see)?;
+    Ok(oldest)
 }
 
 /// A row by its place.

@@ -143,6 +143,24 @@ pub fn read_event(seq: Seq, bytes: &[u8]) -> Result<Event, StoreError> {
     })
 }
 
+/// Whether an event matched a webhook.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn is_matched(bytes: &[u8], webhook: WebhookNo) -> Result<bool, StoreError> {
+    let record: EventRecord<'_> = read(bytes)?;
+    Ok(record.matched.contains(&webhook))
+}
+
+/// An event's public id and its type.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn read_event_name(bytes: &[u8]) -> Result<(EventId, String), StoreError> {
+    let record: EventRecord<'_> = read(bytes)?;
+    Ok((EventId(record.id), record.kind.to_owned()))
+}
+
 /// One line of the journal: something that became of a delivery. `previous` chains the records of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
@@ -247,10 +265,26 @@ pub struct Standing {
     pub dead: u64,
     /// Failures in a row, over all deliveries.
     pub failures: u32,
-    /// Wall time of the first of them.
+    /// Wall time of the first of them, and when that was in schedule time, which no step of the clock moves.
     pub failing_since_ms: Option<Millis>,
+    pub failing_from_ms: Option<Millis>,
     /// Wall time; written when something else is.
     pub last_success_ms: Option<Millis>,
+    /// The newest warning of this row of failures: percent of the time until it is made inactive; 0: none yet.
+    pub warned: u8,
+    /// Deaths that no operational event has told of yet, and the newest of them.
+    pub untold: u64,
+    pub newest_death: Option<(Seq, DeadReason)>,
+    /// Schedule time of the last event that told of deaths.
+    pub told_ms: Option<Millis>,
+}
+
+impl Standing {
+    /// A success, or its owner's word: whatever failed before is over.
+    pub fn forget_failures(&mut self) {
+        (self.failures, self.warned) = (0, 0);
+        (self.failing_since_ms, self.failing_from_ms) = (None, None);
+    }
 }
 
 /// An idempotency record.

@@ -2,7 +2,7 @@
 //! found again: their event stands at or above the watermark and the journal says nothing about them; and that what the
 //! write-ahead log has beyond the store is applied first.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -11,6 +11,7 @@ use super::StoreError;
 use super::block::Mark;
 use super::engine::Engine;
 use super::fresh::Fresh;
+use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
 use super::log::{self, Log};
@@ -90,8 +91,11 @@ fn read_back(
     let (next_webhook, next_tenant) = (counter(meta::NEXT_WEBHOOK)?, counter(meta::NEXT_TENANT)?);
     let flushed = listing::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
     let registry = read_registry(&txn, &shared)?;
-    let standings = read_standings(&txn)?;
+    let mut standings = read_standings(&txn)?;
     let logs = read_logs(&txn, &registry, flushed)?;
+    for (no, at_ms) in &logs.successes {
+        standings.entry(*no).or_default().last_success_ms = Some(*at_ms);
+    }
     clock.lift_to(logs.newest_ms);
     drop(meta_table);
     drop(txn);
@@ -99,12 +103,16 @@ fn read_back(
     *shared.registry_mut() = registry.clone();
     *shared.tails_mut() = logs.tails;
     shared.set_heads(logs.next_event, logs.next_journal, logs.open.mark(0).event);
+    shared.set_fresh(logs.open.len());
+    let succeeded = logs.successes.keys().copied().collect();
+    shared.set_successes(logs.successes);
     shared.set_db(Some(db.clone()));
     let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
     let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
     queued.sort_unstable();
     let sweeps: VecDeque<WebhookNo> = queued.iter().copied().filter(|no| registry.webhook(*no).is_none()).collect();
     queued.retain(|no| registry.webhook(*no).is_some());
+    let untold = standings.iter().filter(|(_, standing)| standing.untold > 0).map(|(no, _)| *no).collect();
     let engine = Engine {
         db,
         wal,
@@ -120,8 +128,9 @@ fn read_back(
         next_tenant,
         flush: None,
         flush_at: listing::FLUSH_AT,
-        succeeded: BTreeSet::new(),
+        succeeded,
         sweeps,
+        untold,
         retention_idempotency_ms,
         content: Vec::new(),
     };
@@ -171,6 +180,8 @@ struct Logs {
     tails: Tails,
     open: Fresh,
     fresh: Vec<(WebhookNo, Arc<Event>)>,
+    /// Newest successes, as far as the journal was read.
+    successes: HashMap<WebhookNo, Millis>,
 }
 
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
@@ -185,11 +196,15 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
 
     let mut tails = Tails::new(flushed.0, flushed.1);
     let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
+    let mut successes = Successes::default();
     log::scan(&journal, mark.journal.min(flushed.1), |number, bytes| {
         let entry: Entry = record::read(bytes)?;
         let (event, webhook) = (entry.event(), entry.webhook());
         if number >= flushed.1 {
             tails.push_entry(TailEntry { webhook, attempt: matches!(entry, Entry::Attempt(_)), event });
+            if let Entry::Attempt(attempt) = &entry {
+                successes.see(attempt);
+            }
         }
         if event >= mark.event {
             settled.insert((event, webhook));
@@ -217,14 +232,15 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
                     open.leave_out(seq, *no);
                 }
             }
-            open.push(fresh.len() - before);
+            open.push(fresh[before..].iter().map(|(no, _)| *no));
         }
         Ok(true)
     })?;
     if newest_id.is_none() && next_event > 1 {
         newest_id = log::get(&events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
     }
-    Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh })
+    let successes = successes.newest(&events)?;
+    Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh, successes })
 }
 
 #[cfg(test)]
@@ -279,7 +295,7 @@ mod tests {
             user: None,
             test: false,
         };
-        let accepted = engine.apply(&[Op::Accept(Accept { drafts: vec![event], idempotency: None })]).unwrap();
+        let accepted = engine.apply(&[Op::Accept(Accept { drafts: vec![event], ..Accept::default() })]).unwrap();
         assert_eq!(accepted.effects.fresh.len(), 2);
         engine.apply(&[Op::DeleteWebhook { no: 1 }]).unwrap();
 

@@ -152,12 +152,13 @@ pub fn replay(recovered: &mut Recovered, shared: &Shared, found: &[Success]) -> 
             ops.push(Op::Outcome(Box::new(outcome(success, key, &row))));
         }
     }
-    // The order of the log again, which the removals have broken.
-    recovered.fresh.sort_by_key(|(webhook, event)| (event.seq, *webhook));
     let count = ops.len();
     if count > 0 {
-        recovered.engine.apply(&ops)?;
+        // What is reported of a success has subscribers, too.
+        recovered.fresh.extend(recovered.engine.apply(&ops)?.effects.fresh);
     }
+    // The order of the log again, which the removals have broken.
+    recovered.fresh.sort_by_key(|(webhook, event)| (event.seq, *webhook));
     Ok(count)
 }
 

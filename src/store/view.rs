@@ -3,7 +3,7 @@
 //! A view lives for one question and never across a wait on the network: a snapshot that stays open keeps every page that
 //! is freed after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -29,9 +29,12 @@ pub struct Shared {
     db: RwLock<Option<Arc<Database>>>,
     tails: RwLock<Tails>,
     registry: RwLock<Registry>,
+    /// Wall times of webhooks' newest successes, where they may be newer than on disk.
+    successes: RwLock<HashMap<WebhookNo, Millis>>,
     next_event: AtomicU64,
     next_journal: AtomicU64,
     watermark: AtomicU64,
+    fresh: AtomicU64,
     pub(super) sealer: Sealer,
     pub(super) mask: Mask,
 }
@@ -43,9 +46,11 @@ impl Shared {
             db: RwLock::default(),
             tails: RwLock::default(),
             registry: RwLock::default(),
+            successes: RwLock::default(),
             next_event: AtomicU64::new(1),
             next_journal: AtomicU64::new(1),
             watermark: AtomicU64::new(1),
+            fresh: AtomicU64::new(0),
             sealer,
             mask,
         }
@@ -72,10 +77,30 @@ impl Shared {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn set_successes(&self, successes: HashMap<WebhookNo, Millis>) {
+        *self.successes.write().unwrap_or_else(PoisonError::into_inner) = successes;
+    }
+
+    pub(super) fn add_successes(&self, successes: &[(WebhookNo, Millis)]) {
+        if !successes.is_empty() {
+            self.successes.write().unwrap_or_else(PoisonError::into_inner).extend(successes.iter().copied());
+        }
+    }
+
     pub(super) fn set_heads(&self, next_event: Seq, next_journal: JournalSeq, watermark: Seq) {
         self.next_event.store(next_event, Ordering::Release);
         self.next_journal.store(next_journal, Ordering::Release);
         self.watermark.store(watermark, Ordering::Release);
+    }
+
+    pub(super) fn set_fresh(&self, fresh: u64) {
+        self.fresh.store(fresh, Ordering::Relaxed);
+    }
+
+    /// Fresh deliveries, of all webhooks.
+    #[must_use]
+    pub fn fresh(&self) -> u64 {
+        self.fresh.load(Ordering::Relaxed)
     }
 
     /// The number the next event will get.
@@ -272,13 +297,18 @@ impl View<'_> {
         queue::next_due(&self.txn.open_table(QUEUE)?, webhook, started, skip)
     }
 
-    /// How a webhook stands.
+    /// How a webhook stands. Its newest success is as of now: it may be newer than this snapshot.
     ///
     /// # Errors
     /// When the store fails.
     pub fn standing(&self, webhook: WebhookNo) -> Result<Standing, StoreError> {
-        let found = self.txn.open_table(STANDING)?.get(webhook)?;
-        found.map_or(Ok(Standing::default()), |value| record::read(value.value()))
+        let mut standing: Standing = match self.txn.open_table(STANDING)?.get(webhook)? {
+            Some(value) => record::read(value.value())?,
+            None => Standing::default(),
+        };
+        let successes = self.shared.successes.read().unwrap_or_else(PoisonError::into_inner);
+        standing.last_success_ms = successes.get(&webhook).copied().or(standing.last_success_ms);
+        Ok(standing)
     }
 
     /// The version of a webhook that decided about the event at `seq`, if it existed then.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use webhookd::model::attempt::{DeadReason, Verdict};
-use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::model::id::{OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::{Filter, InactiveReason};
 use webhookd::store::op::{Guard, Mark, Op, WebhookPatch};
 
@@ -21,13 +21,18 @@ impl World {
         let pause = match self.chance.below(100) {
             0..=89 => self.chance.below(3_000),
             90..=97 => self.chance.below(3_600_000),
-            _ => self.chance.below(50_000_000),
+            98 => self.chance.below(50_000_000),
+            // Days, in which a webhook that fails comes nearer to its end.
+            _ => self.chance.below(350_000_000),
         };
         self.clock.advance(Duration::from_millis(pause));
         let mut ops = Vec::new();
         self.owners(&mut ops);
         self.publish(&mut ops);
         self.dispatch(&mut ops);
+        if self.chance.percent(15) {
+            ops.push(Op::Tell);
+        }
         if self.chance.percent(30) {
             self.chance.shuffle(&mut ops);
         }
@@ -74,7 +79,8 @@ impl World {
             let count = if self.chance.percent(10) { 1 + self.chance.below(8) } else { 1 };
             let drafts = (0..count).map(|_| drafts::random_draft(&mut self.chance, TENANTS)).collect();
             let key = self.chance.percent(40).then(|| self.chance.bytes());
-            let accept = drafts::accept(drafts, key);
+            let mut accept = drafts::accept(drafts, key);
+            accept.pending_max = self.chance.percent(10).then(|| self.chance.below(20));
             if key.is_some() {
                 self.keyed.push(accept.clone());
             }
@@ -139,7 +145,9 @@ impl World {
     fn land(&mut self, flight: Flight) -> Op {
         let Flight { event, webhook, row } = flight;
         let now = self.clock.now_ms();
-        let verdict = match self.chance.below(100) {
+        // Some receivers hardly ever work.
+        let luck = if webhook % 3 == 2 { 50 + self.chance.below(50) } else { self.chance.below(100) };
+        let verdict = match luck {
             0..=54 => Verdict::Delivered,
             55..=84 => Verdict::RetryAt(now + self.chance.below(3_600_000)),
             85..=95 => Verdict::Dead(DeadReason::Exhausted),
@@ -166,7 +174,10 @@ impl World {
         }
         let live: Vec<WebhookNo> = self.model.hooks.keys().copied().filter(|no| self.model.live(*no)).collect();
         if !self.model.tenants.is_empty() && live.len() < 8 && self.chance.percent(35) {
-            let tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
+            let mut tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
+            if self.chance.percent(25) {
+                tenant = OPERATOR_NO;
+            }
             let filter = *self.chance.pick(&FILTERS).unwrap();
             ops.push(drafts::create_webhook(tenant, self.chance.bytes(), &[filter]));
         }
@@ -222,7 +233,7 @@ impl World {
             && let Some((webhook, event)) = self.some_tested()
         {
             let at_ms = self.clock.wall_ms();
-            let verdict = Verdict::Single;
+            let verdict = if self.chance.percent(50) { Verdict::Single } else { Verdict::Delivered };
             let of = Try { event, webhook, number: 1, previous: 0, at_ms, row: None, verdict };
             let mut outcome = drafts::outcome(&of);
             outcome.test = true;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::Event;
-use webhookd::model::id::{EventId, JournalSeq, Seq, WebhookNo};
+use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::WebhookState;
+use webhookd::store::backlog::Backlog;
 use webhookd::store::page::EventQuery;
 use webhookd::store::queue::Queued;
 use webhookd::store::record::Entry;
@@ -14,6 +15,7 @@ use webhookd::store::view::{Shared, View};
 
 use crate::chance::Chance;
 use crate::model::{Fact, Life, Model};
+use crate::news::Health;
 
 pub type Checked = Result<(), String>;
 
@@ -36,13 +38,18 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
     fates(&view, model)?;
     conservation(&view, model)?;
     guards(&view, model)?;
-    for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
+    for tenant in tenants(model) {
         event_pages(shared, model, tenant, chance)?;
     }
     for webhook in model.hooks.keys() {
         attempt_pages(shared, model, *webhook, chance)?;
     }
     Ok(())
+}
+
+/// Every tenant's number.
+fn tenants(model: &Model) -> impl Iterator<Item = u32> {
+    (1..=u32::try_from(model.tenants.len()).unwrap()).chain([OPERATOR_NO])
 }
 
 fn equals(event: &Event, fact: &Fact) -> bool {
@@ -98,7 +105,8 @@ fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued
 
 fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
     let registry = shared.registry();
-    same(|| "tenants".to_owned(), &registry.tenants().len(), &model.tenants.len())?;
+    let known: BTreeSet<u32> = registry.tenants().iter().map(|tenant| tenant.no).collect();
+    same(|| "tenants".to_owned(), &known, &tenants(model).collect())?;
     let live = model.hooks.values().filter(|hook| hook.life != Life::Deleted).count();
     same(|| "live webhooks".to_owned(), &registry.webhooks().count(), &live)?;
     for (no, hook) in &model.hooks {
@@ -118,9 +126,26 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
             same(|| format!("next due of {no}"), &next, &wanted.first().map(|(_, due, _)| *due))?;
         }
         let dead = model.dead.keys().filter(|(webhook, _)| webhook == no).count() as u64;
+        if hook.life != Life::Deleted {
+            let queued = model.queue.keys().filter(|place| place.0 == *no).map(|place| place.3);
+            let fresh = model.fresh.iter().filter(|(_, webhook)| webhook == no).map(|(seq, _)| *seq);
+            let pending: Vec<Seq> = queued.chain(fresh).collect();
+            let oldest_ms = pending.iter().min().map(|seq| model.events[*seq as usize - 1].accepted_ms);
+            let wanted = Backlog { pending: pending.len() as u64, oldest_ms, dead };
+            same(|| format!("backlog of {no}"), &shared.backlog(*no).map_err(text)?, &wanted)?;
+        }
         same(|| format!("count of dead letters of {no}"), &standing.dead, &dead)?;
-        let failing = (standing.failures, standing.failing_since_ms);
-        same(|| format!("failures of {no}"), &failing, &(hook.failures, hook.failing_since_ms))?;
+        let shown = Health {
+            failures: standing.failures,
+            failing_since_ms: standing.failing_since_ms,
+            failing_from_ms: standing.failing_from_ms,
+            last_success_ms: standing.last_success_ms,
+            warned: standing.warned,
+            untold: standing.untold,
+            newest_death: standing.newest_death,
+            told_ms: standing.told_ms,
+        };
+        same(|| format!("health of {no}"), &shown, &hook.health)?;
         let here = registry.webhook(*no).map(|webhook| (life(&webhook.state), webhook.url.clone()));
         let wanted = (hook.life != Life::Deleted).then(|| (hook.life, hook.url.clone()));
         same(|| format!("webhook {no}"), &here, &wanted)?;
@@ -144,7 +169,7 @@ fn life(state: &WebhookState) -> Life {
 
 fn dead_letters(view: &View<'_>, model: &Model) -> Checked {
     let mut found = BTreeMap::new();
-    for tenant in 1..=u32::try_from(model.tenants.len()).unwrap() {
+    for tenant in tenants(model) {
         let mut before = JournalSeq::MAX;
         let mut rising = false;
         view.scan_dead(tenant, JournalSeq::MAX, |letter| {

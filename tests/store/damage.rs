@@ -103,8 +103,12 @@ struct Count {
     silent: u64,
 }
 
+/// The panic hook is the process's: one test at a time has it.
+static HOOK: Mutex<()> = Mutex::new(());
+
 /// Damages a closed store many times; each damage is given to `look` in a folder of its own.
 fn damage_many(count: u64, mut damage: impl FnMut(&mut Chance, &mut Vec<u8>)) -> Count {
+    let _alone = HOOK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let place = make(folder.path());
     let image = fs::read(place.store_file()).unwrap();

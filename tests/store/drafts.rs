@@ -17,7 +17,8 @@ use webhookd::store::seal::Sealer;
 use crate::chance::Chance;
 
 pub const KINDS: [&str; 4] = ["order.created", "order.paid", "user.created", "ping"];
-pub const FILTERS: [&str; 5] = ["*", "order.*", "order.paid", "user.created", CHANNEL];
+pub const FILTERS: [&str; 7] =
+    ["*", "order.*", "order.paid", "user.created", CHANNEL, "webhookd.*", "webhookd.delivery.dead"];
 /// The channel that some events are announced on.
 const CHANNEL: &str = "ACTIVITY";
 
@@ -105,7 +106,7 @@ pub fn accept(drafts: Vec<Draft>, key: Option<[u8; 16]>) -> Accept {
     let mut body_hash = [0; 32];
     let tags = drafts.iter().flat_map(|draft| draft.data.iter().flatten());
     tags.enumerate().for_each(|(i, byte)| body_hash[i % 32] ^= byte.rotate_left(u32::try_from(i / 32 % 8).unwrap()));
-    Accept { drafts, idempotency: key.map(|hash| Idempotency { hash, body_hash }) }
+    Accept { drafts, idempotency: key.map(|hash| Idempotency { hash, body_hash }), pending_max: None }
 }
 
 /// A record of something asked for; its target is always given.

@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::audit::Audit;
-use webhookd::model::id::{BROADCAST, EventId, JournalSeq, Seq, TenantNo, WebhookNo};
+use webhookd::model::id::{BROADCAST, EventId, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookId, WebhookNo};
 use webhookd::model::webhook::{Dialect, Filter, Webhook};
 use webhookd::store::op::{Accept, Draft, Guard, Mark, Op, Outcome, Refusal, WebhookPatch};
 use webhookd::store::record::{Entry, QueueRow, Remembered};
+
+use crate::news::Health;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
@@ -28,8 +30,8 @@ pub struct Hook {
     pub url: String,
     /// (from this event on, how it lived, url)
     pub versions: BTreeMap<Seq, (Life, String)>,
-    pub failures: u32,
-    pub failing_since_ms: Option<Millis>,
+    pub id: WebhookId,
+    pub health: Health,
 }
 
 #[derive(Clone, Debug)]
@@ -73,8 +75,8 @@ pub struct Model {
     pub forked: BTreeSet<(Seq, WebhookNo)>,
     retention_ms: Millis,
     group_journal: usize,
-    now: Millis,
-    wall_ms: Millis,
+    pub now: Millis,
+    pub wall_ms: Millis,
 }
 
 impl Model {
@@ -156,24 +158,25 @@ impl Model {
             Op::Resend { event, webhooks } => self.resend(*event, webhooks),
             Op::Guarded { guard, op } => self.guarded(guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => Ok(self.tidy(*marks_before, *audit_before_ms, *max)),
+            Op::Tell => Ok(self.tell()),
             Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
         }
     }
 
     fn create(&mut self, draft: &Webhook) -> Result<Expected, Refusal> {
-        if draft.tenant as usize > self.tenants.len() {
+        if !self.knows(draft.tenant) {
             return Err(Refusal::UnknownTenant);
         }
         let no = u32::try_from(self.hooks.len()).unwrap() + 1;
         let hook = Hook {
+            id: draft.id,
             tenant: draft.tenant,
             dialect: draft.dialect,
             filters: draft.filters.clone(),
             life: Life::Active,
             url: draft.url.clone(),
             versions: BTreeMap::new(),
-            failures: 0,
-            failing_since_ms: None,
+            health: Health::default(),
         };
         self.hooks.insert(no, hook);
         self.version(no);
@@ -190,8 +193,11 @@ impl Model {
             self.marks.push((mark, true));
         }
         if let Some(draft) = &guard.audit {
-            let of =
-                |no: TenantNo| if no == BROADCAST { "*".to_owned() } else { self.tenants[no as usize - 1].clone() };
+            let of = |no: TenantNo| match no {
+                BROADCAST => "*".to_owned(),
+                OPERATOR_NO => "operator".to_owned(),
+                no => self.tenants[no as usize - 1].clone(),
+            };
             let tenant = match &done {
                 Expected::Accepted { events, .. } => {
                     events.first().map(|seq| of(self.events[*seq as usize - 1].draft.tenant))
@@ -230,19 +236,18 @@ impl Model {
             let events = (before.first..before.first + u64::from(before.count)).collect();
             return Ok(Expected::Accepted { events, replayed: true });
         }
-        if accept.drafts.iter().any(|draft| draft.tenant as usize > self.tenants.len()) {
+        if accept.drafts.iter().any(|draft| !self.knows(draft.tenant)) {
             return Err(Refusal::UnknownTenant);
+        }
+        let queues = |draft: &Draft| draft.tenant != BROADCAST && !draft.test && !self.matched(draft).is_empty();
+        let full = |draft: &Draft| accept.pending_max.is_some_and(|max| self.pending(draft.tenant) >= max);
+        if accept.drafts.iter().any(|draft| queues(draft) && full(draft)) {
+            return Err(Refusal::BacklogFull);
         }
         let first = self.heads().0;
         for draft in &accept.drafts {
             let seq = self.heads().0;
-            let takes = |hook: &Hook| {
-                !draft.test
-                    && hook.life == Life::Active
-                    && (draft.tenant == BROADCAST || hook.tenant == draft.tenant)
-                    && hook.filters.iter().any(|filter| filter.matches(&draft.kind, draft.channel.as_deref()))
-            };
-            let matched: Vec<WebhookNo> = self.hooks.iter().filter(|(_, h)| takes(h)).map(|(no, _)| *no).collect();
+            let matched = self.matched(draft);
             self.fresh.extend(matched.iter().map(|no| (seq, *no)));
             self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched, id: None });
         }
@@ -255,6 +260,28 @@ impl Model {
             self.remembered.insert(key.hash, Remembered { body_hash: key.body_hash, first, count, at_ms });
         }
         Ok(Expected::Accepted { events, replayed: false })
+    }
+
+    fn knows(&self, tenant: TenantNo) -> bool {
+        tenant == OPERATOR_NO || tenant as usize <= self.tenants.len()
+    }
+
+    /// The webhooks that get an event.
+    pub fn matched(&self, draft: &Draft) -> Vec<WebhookNo> {
+        let takes = |hook: &Hook| {
+            !draft.test
+                && hook.life == Life::Active
+                && (draft.tenant == BROADCAST || hook.tenant == draft.tenant)
+                && hook.filters.iter().any(|filter| filter.matches(&draft.kind, draft.channel.as_deref()))
+        };
+        self.hooks.iter().filter(|(_, hook)| takes(hook)).map(|(no, _)| *no).collect()
+    }
+
+    /// Deliveries pending for a tenant's webhooks.
+    pub fn pending(&self, tenant: TenantNo) -> u64 {
+        let own = |webhook: WebhookNo| self.live(webhook) && self.hooks[&webhook].tenant == tenant;
+        let fresh = self.fresh.iter().filter(|(_, webhook)| own(*webhook)).count();
+        (fresh + self.queue.keys().filter(|place| own(place.0)).count()) as u64
     }
 
     fn outcome(&mut self, outcome: &Outcome) {
@@ -297,22 +324,25 @@ impl Model {
                 };
                 self.queue.insert((webhook, true, due, event), row);
             }
-            Verdict::Dead(_) if live && pending => {
+            Verdict::Dead(reason) if live && pending => {
                 self.dead.insert((webhook, event), number);
+                self.note_death(webhook, event, reason);
             }
             _ => {}
         }
         if let Some(hook) = self.hooks.get_mut(&webhook) {
+            let before = hook.health.clone();
+            let health = &mut hook.health;
             if verdict == Verdict::Delivered {
-                (hook.failures, hook.failing_since_ms) = (0, None);
+                health.forget_failures();
+                health.last_success_ms = Some(at_ms);
             }
             if failed {
-                hook.failures += 1;
-                hook.failing_since_ms = hook.failing_since_ms.or(Some(at_ms));
+                health.failures += 1;
+                health.failing_since_ms = health.failing_since_ms.or(Some(at_ms));
+                health.failing_from_ms = health.failing_from_ms.or(Some(self.now));
             }
-        }
-        if outcome.deactivate.is_some() && live {
-            self.set_life(webhook, Life::Inactive);
+            self.report(outcome, &before);
         }
     }
 
@@ -338,7 +368,11 @@ impl Model {
             let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
             if self.live(webhook) {
                 self.dead.insert((webhook, event), number);
+                self.note_death(webhook, event, reason);
             }
+        }
+        if self.hooks.contains_key(&webhook) {
+            self.tell_deaths(webhook);
         }
         Expected::Count(old.len())
     }
@@ -351,7 +385,12 @@ impl Model {
         hook.url = patch.url.clone().unwrap_or(hook.url.clone());
         hook.filters = patch.filters.clone().unwrap_or(hook.filters.clone());
         match patch.active {
-            Some(true) => hook.life = Life::Active,
+            Some(true) => {
+                if hook.life == Life::Inactive {
+                    hook.health.forget_failures();
+                }
+                hook.life = Life::Active;
+            }
             Some(false) => hook.life = Life::Inactive,
             None => {}
         }
@@ -359,7 +398,7 @@ impl Model {
         Ok(Expected::Webhook(no))
     }
 
-    fn set_life(&mut self, no: WebhookNo, life: Life) {
+    pub fn set_life(&mut self, no: WebhookNo, life: Life) {
         self.hooks.get_mut(&no).unwrap().life = life;
         self.version(no);
     }

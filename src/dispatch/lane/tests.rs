@@ -93,7 +93,7 @@ impl Bench {
     fn finish(&mut self, event: Seq, success: bool) {
         assert_eq!(self.all.leave(), None);
         assert_eq!(self.host.leave(), None);
-        self.lane.ended(event, success, false, self.now, self.now);
+        self.lane.ended(event, success, false, self.now);
         self.lane.settle(event);
     }
 
@@ -147,7 +147,7 @@ fn permits_are_held_until_the_outcome_is_durable() {
     let mut bench = Bench::new();
     bench.push(1..10);
     assert_eq!(bench.starts(), (vec![1, 2], None));
-    let ended = bench.lane.ended(1, true, false, NOW, NOW);
+    let ended = bench.lane.ended(1, true, false, NOW);
     assert_eq!(ended, Ended { row: None, pressing: true, behind: false, closed: false });
     assert_eq!(bench.starts().0, [0; 0]);
     bench.lane.settle(1);
@@ -163,7 +163,7 @@ fn permits_are_held_until_the_outcome_is_durable() {
         assert_eq!(bench.starts().0, [event]);
     });
     // With nothing waiting an outcome may wait for company.
-    assert!(!bench.lane.ended(9, true, false, NOW, NOW).pressing);
+    assert!(!bench.lane.ended(9, true, false, NOW).pressing);
 }
 
 #[test]
@@ -171,11 +171,11 @@ fn a_spooled_success_frees_its_permit_and_stays_known_until_it_is_committed() {
     let mut bench = Bench::new();
     bench.push(1..10);
     assert_eq!(bench.starts().0, [1, 2]);
-    assert!(!bench.lane.ended(1, true, true, NOW, NOW).pressing);
+    assert!(!bench.lane.ended(1, true, true, NOW).pressing);
     assert_eq!(bench.starts().0, [3]);
     bench.lane.settle(1);
     assert_eq!(bench.starts().0, [0; 0], "its permit was given back before");
-    bench.lane.ended(2, false, false, NOW, NOW);
+    bench.lane.ended(2, false, false, NOW);
     assert_eq!(bench.starts().0, [0; 0], "a failure waits for its commit");
     bench.lane.settle(2);
     assert_eq!(bench.starts().0, [4]);
@@ -185,7 +185,7 @@ fn a_spooled_success_frees_its_permit_and_stays_known_until_it_is_committed() {
 fn a_quick_receiver_with_a_backlog_is_behind() {
     let mut bench = Bench::new();
     bench.push(1..100);
-    let ended = |bench: &mut Bench, event| bench.lane.ended(event, true, true, bench.now, bench.now).behind;
+    let ended = |bench: &mut Bench, event| bench.lane.ended(event, true, true, bench.now).behind;
     let mut last = false;
     for _ in 0..10 {
         bench.now += 8;
@@ -237,7 +237,7 @@ fn five_failures_open_the_circuit_and_one_success_closes_it() {
     bench.load(vec![queued(10, false, probe)]);
     bench.lane.note_queued(RowKey { started: false, due_ms: bench.now });
     assert_eq!(bench.starts(), (vec![10], None), "one at a time");
-    assert!(bench.lane.ended(10, true, false, bench.now, bench.now).closed);
+    assert!(bench.lane.ended(10, true, false, bench.now).closed);
     bench.lane.settle(10);
     let load = bench.wants_load();
     assert_eq!((load.started, load.waiting, load.max), (false, true, LANE_REFILL_MIN));
@@ -383,12 +383,12 @@ fn laggards_get_rows_and_their_outcomes_carry_them() {
     let mut bench = Bench::of(Webhook { max_in_flight: Some(3), ..webhook() });
     bench.push(1..8);
     assert_eq!(bench.starts().0, [1, 2, 3]);
-    bench.lane.ended(2, true, false, NOW, NOW);
+    bench.lane.ended(2, true, false, NOW);
     // The outcome of 2 is on its way: that is its record, and a row would be a second delivery.
     assert_eq!(bench.lane.laggards(6, NOW), [4, 5, 1, 3]);
     assert_eq!(bench.lane.laggards(6, NOW + 1), [0; 0]);
     let row = RowKey { started: false, due_ms: NOW };
-    assert_eq!(bench.lane.ended(1, true, false, NOW, NOW).row, Some(row));
+    assert_eq!(bench.lane.ended(1, true, false, NOW).row, Some(row));
     // Never tried after all: it waits as a row now.
     bench.lane.put_back(3);
     assert_eq!(bench.lane.next_due(), Some(NOW));

@@ -163,3 +163,43 @@ async fn a_restart_takes_up_thousands_of_queued_webhooks_in_parts() {
     assert_eq!(daemon.dispatcher.lanes(), 600);
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_clock_put_forward_during_a_restart_lets_nothing_expire() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::manual(NOW));
+    let receiver = Receiver::start(500).await;
+    let daemon = Daemon::open(folder.path(), &clock, slow());
+    let no = daemon.webhook("acme", &receiver).await;
+    let events = daemon.publish(no, 100).await;
+    let waiting = |daemon: &Daemon| daemon.standing(no).waiting;
+    eventually("what is behind the open circuit has rows", || waiting(&daemon) >= 80).await;
+    daemon.settled().await;
+    daemon.stop().await;
+
+    let clock = Clock::manual(NOW + 400 * DAY_MS);
+    let daemon = Daemon::open(folder.path(), &clock, slow());
+    eventually("the circuit is open again", || daemon.dispatcher.glance(no, 1).circuit_probe_at.is_some()).await;
+    daemon.settled().await;
+    let left = waiting(&daemon);
+    for _ in 0..20 {
+        // By the new time it has failed for 400 days, and is inactive for it; its owner knows better. Then the time of the
+        // probe: those that were tried before, and then what waits longest is tried, and does not die of its age.
+        let before = receiver.count();
+        clock.advance(Duration::from_secs(300));
+        daemon.patch(no, WebhookPatch { active: Some(true), ..WebhookPatch::default() }).await;
+        eventually("it is probed", || receiver.count() > before).await;
+        daemon.settled().await;
+        if waiting(&daemon) <= left - 2 {
+            break;
+        }
+    }
+    assert_eq!((daemon.standing(no).dead, waiting(&daemon)), (0, left - 2));
+
+    receiver.set(200);
+    clock.advance(4 * HOUR);
+    daemon.patch(no, WebhookPatch::default()).await;
+    eventually("all are delivered", || daemon.rows(no) == 0).await;
+    daemon.settled().await;
+    assert_eq!((daemon.standing(no).dead, receiver.times().len()), (0, events.len()));
+    daemon.stop().await;
+}

@@ -153,7 +153,7 @@ impl Daemon {
             user: None,
             test: false,
         };
-        let accept = Accept { drafts: vec![draft; count], idempotency: None };
+        let accept = Accept { drafts: vec![draft; count], ..Accept::default() };
         let Done::Accepted(receipt) = self.ask(Op::Accept(accept)).await else { panic!("not accepted") };
         receipt.events().to_vec()
     }

@@ -10,7 +10,7 @@ async fn tenants_are_made_changed_and_read() {
     let got = world.socket("PUT", "/admin/tenants/new", r#"{"plan":null}"#).await.json();
     assert_eq!((&got["name"], &got["plan"]), (&json!("New & Co"), &json!(null)));
     assert_eq!(world.socket("GET", "/admin/tenants/new", "").await.json(), got);
-    assert_eq!(world.socket("GET", "/admin/tenants", "").await.json()["data"].as_array().unwrap().len(), 3);
+    assert_eq!(world.socket("GET", "/admin/tenants", "").await.json()["data"].as_array().unwrap().len(), 4);
     for (path, body, status, code) in [
         ("/admin/tenants/operator", "", 422, "reserved"),
         ("/admin/tenants/Acme", "", 422, "invalid_field"),

@@ -10,8 +10,11 @@ mod explain;
 mod idempotency;
 mod lookup;
 mod matrix;
+mod metrics;
+mod news;
 mod requests;
 mod signed;
+mod stats;
 mod webhooks;
 
 use std::sync::atomic::AtomicBool;
@@ -35,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{AttemptNumber, EventId, Seq, WebhookId, WebhookNo};
-use crate::model::webhook::Webhook;
+use crate::model::webhook::{InactiveReason, Webhook};
 use crate::service::{BoxFuture, Dispatching, Parts, Service, Settings};
 use crate::store::inbox::{Answer, Waiter};
 use crate::store::op::{Effects, Op, Outcome, RowKey};
@@ -111,6 +114,8 @@ struct World {
     publisher: String,
     acme: String,
     beta: String,
+    /// What the next attempts on record do to their webhook.
+    deactivate: Mutex<Option<InactiveReason>>,
     _dir: tempfile::TempDir,
 }
 
@@ -168,8 +173,15 @@ impl World {
         let store = parts.store();
         store.start(parts, Arc::new(Answering)).unwrap();
         let fake = Arc::new(Fake { glance: Mutex::default(), status: Mutex::new(200), clock: clock.clone() });
-        let parts =
-            Parts { store: store.clone(), settings, clock: clock.clone(), entropy, dispatch: fake.clone(), metrics };
+        let parts = Parts {
+            store: store.clone(),
+            settings,
+            clock: clock.clone(),
+            entropy,
+            dispatch: fake.clone(),
+            metrics,
+            store_file: place.store_file(),
+        };
         let service = Arc::new(Service::new(parts));
         let ready = Arc::new(AtomicBool::new(true));
         let api = Api::new(service.clone(), ready.clone(), Duration::from_secs(5));
@@ -184,6 +196,7 @@ impl World {
             publisher: String::new(),
             acme: String::new(),
             beta: String::new(),
+            deactivate: Mutex::default(),
             _dir: dir,
         };
         for tenant in ["acme", "beta"] {
@@ -302,6 +315,10 @@ impl World {
         (event, no)
     }
 
+    fn deactivating(&self, reason: Option<InactiveReason>) {
+        *self.deactivate.lock().unwrap() = reason;
+    }
+
     /// Puts an attempt of a delivery on record, as dispatch would.
     async fn attempted(&self, event: &str, webhook: &str, number: u32, verdict: Verdict) {
         let (event, webhook) = self.names(event, webhook);
@@ -321,8 +338,8 @@ impl World {
             attempt.status = Some(204);
             attempt.error = String::new();
         }
-        let outcome =
-            Outcome { attempt, row, budget_from: 0, since_ms: self.clock.now_ms(), deactivate: None, test: false };
+        let (deactivate, since_ms) = (*self.deactivate.lock().unwrap(), self.clock.now_ms());
+        let outcome = Outcome { attempt, row, budget_from: 0, since_ms, deactivate, test: false };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! Webhooks in lemon's and Vibe's shapes.
 
+use base64::Engine as _;
+
 use super::*;
 
 #[tokio::test]
@@ -165,7 +167,8 @@ fn members_refused() -> Refused {
     for headers in [json!({"a": "x\r\ny"}), json!({"a": "x".repeat(4_097)}), Value::Object(many)] {
         table.push((registration("headers", headers), "header_invalid", "headers"));
     }
-    for secret in ["whsec_c2hvcnQ=", "short", &"x".repeat(257), "with\ncontrol"] {
+    let whsec = |bytes: usize| format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(vec![7; bytes]));
+    for secret in [&whsec(23), &whsec(65), "whsec_", "sevench", &"x".repeat(257), "with\ncontrol"] {
         table.push((registration("secret", json!(secret)), "secret_invalid", "secret"));
     }
     let long = "x".repeat(129);
@@ -188,6 +191,36 @@ fn members_refused() -> Refused {
     table.push((format!(r#"{{"url":"{URL}"}}"#), "invalid_field", "events"));
     table.push((format!(r#"{{"url":"{URL}","url":"{URL}","events":["a"]}}"#), "invalid_field", "url"));
     table
+}
+
+#[tokio::test]
+async fn secrets_at_the_edges_of_what_may_be_are_taken() {
+    let world = World::new().await;
+    let whsec = |bytes: usize| format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(vec![7; bytes]));
+    for secret in [whsec(24), whsec(64), "eight888".to_owned(), "x".repeat(256)] {
+        let got = world.call("POST", "/v1/webhooks", &world.acme, registration("secret", json!(secret))).await;
+        assert_eq!((got.status.as_u16(), &got.json()["signature_secret"]), (201, &json!(secret)));
+    }
+}
+
+#[tokio::test]
+async fn a_forbidden_target_is_told_with_the_address_and_the_rule() {
+    let world = World::new().await;
+    for (host, address, rule) in [
+        ("2130706433", "127.0.0.1", "loopback"),
+        ("0177.0.0.1", "127.0.0.1", "loopback"),
+        ("[::ffff:127.0.0.1]", "127.0.0.1", "loopback"),
+        ("[64:ff9b::7f00:1]", "127.0.0.1", "loopback"),
+        ("169.254.169.254", "169.254.169.254", "metadata"),
+        ("100.64.0.1", "100.64.0.1", "100.64.0.0/10"),
+        ("localhost", "localhost", "127.0.0.0/8"),
+    ] {
+        let body = registration("url", json!(format!("https://{host}/")));
+        let got = world.call("POST", "/v1/webhooks", &world.acme, body).await;
+        let message = got.json()["message"].as_str().unwrap().to_owned();
+        assert_eq!(got.told(), (422, "target_forbidden".to_owned()));
+        assert!(message.contains(address) && message.contains(rule), "{host}: {message}");
+    }
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl<'a> WebhookJson<'a> {
             state,
             inactive_reason,
             failing_since: seen.standing.failing_since_ms.map(millis_z),
-            last_success_at: seen.last_success_ms.map(millis_z),
+            last_success_at: seen.standing.last_success_ms.map(millis_z),
             header_names: webhook.headers.iter().map(|(name, _)| name.as_str()).collect(),
             plan: webhook.plan.as_deref(),
             timeout: webhook.timeout_ms.map(duration),

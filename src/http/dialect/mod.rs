@@ -31,7 +31,7 @@ fn newest_secret(webhook: &Webhook) -> &str {
 }
 
 /// A webhook's id in any dialect's spelling.
-fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
+pub(super) fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
     WebhookId::parse(text).ok_or_else(Problem::not_found)
 }
 

@@ -27,7 +27,7 @@ proptest! {
             }
             for deliveries in events {
                 open.extend((0..deliveries).map(|webhook| (next_event, webhook)));
-                fresh.push(deliveries as usize);
+                fresh.push(0..deliveries);
                 earliest.push(journal_before);
                 next_event += 1;
             }
@@ -40,6 +40,10 @@ proptest! {
             }
             for event in 1..next_event {
                 prop_assert_eq!(fresh.is_open(event), open.range((event, 0)..(event + 1, 0)).next().is_some());
+            }
+            prop_assert_eq!((fresh.len(), fresh.is_empty()), (open.len() as u64, open.is_empty()));
+            for webhook in 0..3 {
+                prop_assert_eq!(fresh.count_of(webhook), open.iter().filter(|(_, of)| *of == webhook).count() as u64);
             }
         }
     }

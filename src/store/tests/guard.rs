@@ -59,7 +59,7 @@ fn published(tenants: &[u32]) -> Op {
         user: None,
         test: false,
     };
-    Op::Accept(Accept { drafts: tenants.iter().map(draft).collect(), idempotency: None })
+    Op::Accept(Accept { drafts: tenants.iter().map(draft).collect(), ..Accept::default() })
 }
 
 impl Fixture {

@@ -109,7 +109,7 @@ fn too_many_bytes_are_turned_away_until_a_group_is_taken() {
             user: None,
             test: false,
         };
-        Request { op: Op::Accept(Accept { drafts: vec![draft], idempotency: None }), waiter: None, ticket: None }
+        Request { op: Op::Accept(Accept { drafts: vec![draft], ..Accept::default() }), waiter: None, ticket: None }
     };
     inbox.submit(big()).unwrap();
     inbox.submit(big()).unwrap();

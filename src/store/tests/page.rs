@@ -66,7 +66,7 @@ impl Fixture {
             user: None,
             test: false,
         };
-        self.engine.apply(&[Op::Accept(Accept { drafts: vec![draft], idempotency: None })]).unwrap();
+        self.engine.apply(&[Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })]).unwrap();
         self.clock.advance(Duration::from_millis(10));
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -24,16 +25,16 @@ fn open(folder: &Path) -> Parts {
     Parts::open(&place, &Entropy::seeded(1), &Clock::manual(NOW), &Arc::new(Metrics::default()), 1_000).unwrap()
 }
 
-fn webhook() -> Op {
+fn webhook(id: u8, filter: Filter) -> Op {
     let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
     let draft = Webhook {
         no: 0,
-        id: WebhookId([1; 16]),
+        id: WebhookId([id; 16]),
         tenant: 1,
         since_seq: 0,
         dialect: Dialect::Lemon,
         url: "https://example.com/".to_owned(),
-        filters: vec![Filter::All],
+        filters: vec![filter],
         state: WebhookState::Active,
         headers: Vec::new(),
         secrets: vec![secret],
@@ -60,7 +61,7 @@ fn accept() -> Op {
         user: None,
         test: false,
     };
-    Op::Accept(Accept { drafts: vec![draft], idempotency: None })
+    Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })
 }
 
 fn failed(event: &Event) -> Op {
@@ -92,7 +93,7 @@ fn a_success_that_was_not_committed_is_recorded_at_the_next_start() {
     let mut parts = open(folder.path());
     let engine = &mut parts.recovered.engine;
     let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
-    engine.apply(&[tenant, webhook()]).unwrap();
+    engine.apply(&[tenant, webhook(1, Filter::All)]).unwrap();
     let accepted = engine.apply(&[accept(), accept(), accept(), accept()]).unwrap().effects.fresh;
     let events: Vec<Arc<Event>> = accepted.into_iter().map(|(_, event)| event).collect();
     // The second waits for its retry; the fourth is nobody's success.
@@ -119,4 +120,31 @@ fn a_success_that_was_not_committed_is_recorded_at_the_next_start() {
     let standing = parts.shared.view().unwrap().standing(1).unwrap();
     assert_eq!((standing.waiting, standing.started, standing.failures), (0, 0, 0));
     assert_eq!(Spool::open(folder.path()).unwrap().1, [], "what was taken in is gone");
+}
+
+#[test]
+fn what_is_reported_of_such_a_success_reaches_its_subscribers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = open(folder.path());
+    let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
+    let alerts = webhook(2, Filter::parse("webhookd.*").unwrap());
+    let engine = &mut parts.recovered.engine;
+    engine.apply(&[tenant, webhook(1, Filter::All), alerts]).unwrap();
+    let accepted = engine.apply(&[accept(), accept(), accept()]).unwrap().effects.fresh;
+    let events: Vec<Arc<Event>> = accepted.into_iter().map(|(_, event)| event).collect();
+    engine.apply(&[failed(&events[0])]).unwrap();
+    parts.clock.advance(Duration::from_secs(3 * 86_400));
+    let warned = engine.apply(&[failed(&events[1])]).unwrap().effects;
+    let told = |fresh: &[(u32, Arc<Event>)]| {
+        fresh.iter().map(|(no, event)| format!("{no} {}", event.kind)).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!((told(&warned.fresh).as_str(), warned.news.len()), ("2 webhookd.webhook.failing", 1));
+    drop(parts);
+
+    let (spool, _) = Spool::open(folder.path()).unwrap();
+    spool.note([success(&events[2], 1)].iter()).unwrap();
+    drop(spool);
+    let parts = open(folder.path());
+    let fresh = parts.recovered.fresh;
+    assert_eq!(told(&fresh), "2 webhookd.webhook.failing, 2 webhookd.webhook.recovered");
 }

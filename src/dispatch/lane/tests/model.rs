@@ -148,7 +148,7 @@ impl World {
         self.flying.remove(&event);
         let now = self.bench.now;
         let success = self.healthy && self.below(8) != 0;
-        let ended = self.bench.lane.ended(event, success, false, now, now);
+        let ended = self.bench.lane.ended(event, success, false, now);
         self.ended.insert(event);
         self.inbox.push(Op::Outcome { event, row: ended.row, attempts, success, at: now });
         if ended.closed {
