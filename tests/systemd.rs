@@ -107,11 +107,22 @@ fn proven(said: &str) -> Vec<&str> {
 #[test]
 fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
     let payload = Payload::new("service.sh");
-    payload.units("files/etc/systemd/system");
-    payload.copy(Path::new(env!("CARGO_BIN_EXE_webhookd")), "files/usr/bin/webhookd");
-    payload.write("files/etc/webhookd/webhookd.toml", "[server]\nlisten = [\"127.0.0.1:8443\"]\n");
+    payload.units("tree/systemd");
+    payload.copy(Path::new(env!("CARGO_BIN_EXE_webhookd")), "tree/webhookd");
+    payload.copy(&Path::new(ROOT).join("webhookd.toml"), "tree/webhookd.toml");
+    for (from, to) in [("webhookd-cert.pem", "fullchain.pem"), ("webhookd-key.pem", "privkey.pem")] {
+        payload.copy(&payload.path("files/etc/credstore").join(from), &format!("tree/{to}"));
+        fs::remove_file(payload.path("files/etc/credstore").join(from)).expect("removing it");
+    }
+    let manual = include_str!("../docs/OPERATIONS.md");
+    for (heading, name) in [("### By hand", "by-hand.sh"), ("## Backup", "backup.sh"), ("### Restore", "restore.sh")] {
+        let (_, part) = manual.split_once(&format!("\n{heading}\n")).expect("the heading");
+        let (_, block) = part.split_once("\n```sh\n").expect("commands");
+        payload.write(name, block.split_once("```").expect("their end").0);
+    }
     let Some(said) = payload.run(240) else { return };
     let wanted = [
+        "by hand",
         "units",
         "refused",
         "start",
@@ -121,6 +132,7 @@ fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
         "reload",
         "sockets",
         "watchdog",
+        "backup",
         "stop",
         "examples",
     ];

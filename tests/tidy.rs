@@ -178,6 +178,10 @@ fn the_project_speaks_only_of_itself() {
         "docs/ARCHITECTURE.md",
         "docs/DIALECTS.md",
         "docs/FORMAT.md",
+        "docs/OPERATIONS.md",
+        "docs/RECEIVERS.md",
+        "docs/monitoring/alerts.yaml",
+        "docs/monitoring/grafana.json",
     ] {
         let path = root.join(name);
         texts.push((path.clone(), fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))));

@@ -5,7 +5,12 @@ units=/etc/systemd/system
 config=/etc/webhookd/webhookd.toml
 log=/out/webhookd.log
 
+# --- Installed as the manual says.
+( cd /payload/tree; bash -e /payload/by-hand.sh )
+api /healthz >/dev/null
+systemctl stop webhookd.socket webhookd.service
 cp /payload/examples/*.socket $units/
+ok "by hand: serves after what the manual says"
 
 # There is no journal in the box.
 dropin log <<UNIT
@@ -39,7 +44,7 @@ dropin slow <<UNIT
 SupplementaryGroups=adm
 TimeoutStartSec=6
 UNIT
-sed -i 's|^key_file =.*||; $a [secrets]\nkey_file = "/run/slow.key"' $config
+printf '[server]\nlisten = ["127.0.0.1:8443"]\n[secrets]\nkey_file = "/run/slow.key"\n' >$config
 systemctl start webhookd.socket
 systemctl start --no-block webhookd.service
 api /readyz >/out/waited &
@@ -51,7 +56,7 @@ kill -0 $waiting || fail "a client was turned away while the store was read: $(c
 cat /etc/credstore/webhookd.key >/run/slow.key
 within 20 systemctl is-active --quiet webhookd.service
 wait $waiting
-sed -i '/^\[secrets\]/,$d' $config
+printf '[server]\nlisten = ["127.0.0.1:8443"]\n' >$config
 rm /etc/systemd/system/webhookd.service.d/slow.conf /run/slow.key
 systemctl daemon-reload
 systemctl restart webhookd.service
@@ -139,8 +144,18 @@ api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
 rm /etc/systemd/system/webhookd.service.d/watchdog.conf
 ok "watchdog: a daemon that stood still was restarted"
 
-# --- A clean stop.
+# --- A backup and its restore, as the manual has them; the sealing key stays where it was.
 systemctl daemon-reload
+mkdir -p /var/backups
+bash -e /payload/backup.sh
+api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
+later=$(api /v1/events -H "Authorization: Bearer $token" -d '{"type":"order.updated"}' | grep -o 'evt_[0-9a-f]*' | head -1)
+bash -e /payload/restore.sh
+api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
+! api "/v1/events/$later" -H "Authorization: Bearer $token" >/dev/null 2>&1 || fail "that was not the backup"
+ok "backup: restored"
+
+# --- A clean stop.
 systemctl restart webhookd.service
 systemctl stop webhookd.socket webhookd.service
 is "the end" "inactive success 0" "$(property ActiveState) $(property Result) $(property ExecMainStatus)"
@@ -156,7 +171,7 @@ for example in low-port egress-deny notify-reload; do
   is "$example.conf" "" "$(systemd-analyze verify webhookd.service 2>&1)"
   [ $example = low-port ] || rm $units/webhookd.service.d/$example.conf
 done
-sed -i 's|^listen = .*|listen = ["127.0.0.1:443"]|' $config
+printf '[server]\nlisten = ["127.0.0.1:443"]\n' >$config
 systemctl daemon-reload
 systemctl start webhookd.service
 api /healthz >/dev/null
