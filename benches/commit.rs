@@ -158,6 +158,7 @@ fn delivered(webhook: WebhookNo, event: &Event) -> Op {
             verdict: Verdict::Delivered,
         },
         row: None,
+        order: None,
         budget_from: 0,
         since_ms: event.accepted_ms,
         deactivate: None,

@@ -78,6 +78,13 @@ impl Circuit {
         self.open.is_some()
     }
 
+    /// What waits behind it begins to wait only now.
+    pub fn wait_anew(&mut self, now: Millis) {
+        if let Some(open) = &mut self.open {
+            open.since = now;
+        }
+    }
+
     /// Since when it is open.
     #[must_use]
     pub fn open_since(&self) -> Option<Millis> {
@@ -100,6 +107,16 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn to_wait_anew_moves_no_probe() {
+        let mut circuit = opened(&CircuitRules::default());
+        circuit.wait_anew(NOW + 9);
+        assert_eq!((circuit.open_since(), circuit.next_probe_at()), (Some(NOW + 9), Some(NOW + 30_000)));
+        let mut closed = Circuit::default();
+        closed.wait_anew(NOW);
+        assert!(!closed.is_open());
+    }
 
     const NOW: Millis = 1_700_000_000_000;
 

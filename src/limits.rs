@@ -37,6 +37,10 @@ pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 pub const ORDERING_KEY_MAX: usize = 255;
 /// Bytes of what was sent that a message may repeat.
 pub const ECHO_BYTES_MAX: usize = 64;
+/// Hosts that may be paused, or were lately.
+pub const PAUSED_HOSTS_MAX: usize = 4_096;
+/// Places of a line that are looked at for the event that the others wait for.
+pub const LINE_LOOKED_AT_MAX: usize = 1_000;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 100;
 

@@ -42,7 +42,7 @@ pub struct WebhookLabels {
     pub state: &'static str,
 }
 
-/// Pending deliveries by where they stand: `fresh` (in memory), `waiting` (queued, never tried), `started` (queued, tried).
+/// Pending deliveries by where they stand: `fresh` (in memory), `waiting` (queued, never tried), `started` (queued, tried), `held` (another with their ordering key comes first).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PendingLabels {
     pub state: &'static str,

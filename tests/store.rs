@@ -19,6 +19,10 @@ mod disk;
 mod drafts;
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/guards.rs"]
+mod guards;
+#[path = "store/lines.rs"]
+mod lines;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/news.rs"]

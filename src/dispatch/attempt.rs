@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::egress::Pool;
 use crate::limits::ERROR_BYTES_MAX;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{AttemptNumber, Seq};
 use crate::model::webhook::{InactiveReason, Webhook};
 use crate::render;
@@ -35,11 +35,16 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
         Some(body) => Ok(body.event().clone()),
         None => read_event(dispatcher, work.event).await,
     };
+    let order = line_of(dispatcher, &cell, work.event, &event).await;
     // Asked for after the last wait: a change that was answered meanwhile is in force.
-    let plan = current_plan(dispatcher, &cell);
-    if !plan.webhook.is_active() {
+    let (plan, is_wary) = current_plan(dispatcher, &cell);
+    if !plan.webhook.is_active() || dispatcher.is_paused(&plan.webhook) {
         drop(places);
         return put_back(&worker, &cell, &work);
+    }
+    if (is_wary || order.is_some()) && !cell.lane().may_go(work.event, order) {
+        drop(places);
+        return not_made(&worker, &cell);
     }
     if let Err(error @ StoreError::Unavailable(_)) = &event {
         // The writer says when the store is away; this would say it once a second for every permit.
@@ -50,6 +55,8 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     }
     let (key, row) = work.row.unzip();
     if let Some(RowKey { due_ms, .. }) = key {
+        // What was held in line became due when it was let go, which its row says.
+        let due_ms = row.map_or(due_ms, |row| due_ms.max(row.since_ms));
         let late = Duration::from_millis(dispatcher.clock.now_ms().saturating_sub(due_ms));
         dispatcher.metrics.lateness_seconds.observe(late.as_secs_f64());
     }
@@ -78,7 +85,7 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     log(&plan, event.as_deref().ok(), &attempt);
     let id = event.ok().map(|event| event.id);
     let (budget_from, since_ms) = (row.budget_from, row.since_ms);
-    finish(&worker, Finished { cell, id, attempt, budget_from, since_ms, deactivate, now });
+    finish(&worker, Finished { cell, id, attempt, order, budget_from, since_ms, deactivate, now });
 }
 
 impl Dispatcher {
@@ -95,14 +102,18 @@ impl Dispatcher {
     }
 }
 
-/// The lane's plan; worked out anew when a secret has run out since.
-fn current_plan(dispatcher: &Dispatcher, cell: &LaneCell) -> Arc<Plan> {
-    let plan = cell.lane().plan.clone();
+/// The lane's plan, worked out anew when a secret has run out since; and whether the lane has to be asked once more.
+fn current_plan(dispatcher: &Dispatcher, cell: &LaneCell) -> (Arc<Plan>, bool) {
+    let look = || {
+        let lane = cell.lane();
+        (lane.plan.clone(), lane.is_wary())
+    };
+    let (plan, is_wary) = look();
     if !plan.is_stale(dispatcher.clock.now_ms()) {
-        return plan;
+        return (plan, is_wary);
     }
     dispatcher.refresh(plan.webhook.no, cell);
-    cell.lane().plan.clone()
+    look()
 }
 
 /// A panic in an attempt is a failed attempt: nothing may take a permit, a place or a delivery away with it.
@@ -137,13 +148,32 @@ async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, Sto
     found.map(Arc::new).ok_or(StoreError::Damaged("a pending delivery's event is missing"))
 }
 
+/// The line that a delivery stands in: the end of a delivery must let the next one go, also when its event does not read.
+async fn line_of(
+    dispatcher: &Dispatcher,
+    cell: &LaneCell,
+    seq: Seq,
+    event: &Result<Arc<Event>, StoreError>,
+) -> Option<OrderKey> {
+    match event {
+        Ok(event) => event.order(),
+        Err(StoreError::Unavailable(_)) => None,
+        Err(_) => {
+            let no = cell.lane().no();
+            dispatcher.store.read(move |shared| shared.view()?.line_of(no, seq)).await.ok().flatten()
+        }
+    }
+}
+
 /// Nothing was tried: everything goes back to where it was.
 fn put_back(worker: &Arc<Worker>, cell: &Arc<LaneCell>, work: &Work) {
-    let no = {
-        let mut lane = cell.lane();
-        lane.put_back(work.event);
-        lane.no()
-    };
+    cell.lane().put_back(work.event);
+    not_made(worker, cell);
+}
+
+/// Nothing was tried, and the lane knows.
+fn not_made(worker: &Arc<Worker>, cell: &Arc<LaneCell>) {
+    let no = cell.lane().no();
     worker.dispatcher.attempt_settled();
     worker.drive(no, cell);
 }

@@ -3,8 +3,8 @@
 //! Every worker can drive every lane: a mutex, held for the length of a decision, stands around it. News of an event goes to
 //! the worker that the event's number names, so that one busy webhook is served by all cores; a lane's own wake-ups and
 //! reads belong to its home worker. A lane is forgotten only while nobody else holds it. The writer never waits here: it
-//! puts a group's consequences into each worker's mailbox and wakes it once. New versions of webhooks are in force before
-//! the answer to the change leaves.
+//! puts a group's consequences into each worker's mailbox and wakes it once. New versions of webhooks, pauses and
+//! cancellations are in force before the answer to the change leaves.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +22,7 @@ use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
+use crate::model::pause::{Pauses, Scope};
 use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::inbox::{Answer, Waiter};
 use crate::store::news::RECOVERED;
@@ -35,6 +36,8 @@ pub struct Dispatcher {
     hosts: Mutex<HashMap<String, Arc<Gate>>>,
     pub(super) all: Arc<Gate>,
     settings: ArcSwap<Settings>,
+    /// What nothing is delivered to at present, as committed.
+    pauses: ArcSwap<Pauses>,
     pub(super) egress: Egress,
     pub(super) store: Store,
     pub(super) clock: Clock,
@@ -85,12 +88,14 @@ pub struct Components {
 impl Dispatcher {
     #[must_use]
     pub fn new(components: Components) -> Arc<Self> {
+        let pauses = components.store.shared().registry().pauses().clone();
         Arc::new(Self {
             lanes: RwLock::default(),
             mailboxes: (0..components.workers.max(1)).map(|_| Mailbox::default()).collect(),
             hosts: Mutex::default(),
             all: Arc::new(Gate::new(components.settings.max_in_flight)),
             settings: ArcSwap::from_pointee(components.settings),
+            pauses: ArcSwap::new(pauses),
             egress: components.egress,
             store: components.store,
             clock: components.clock,
@@ -123,6 +128,11 @@ impl Dispatcher {
     /// No attempt starts any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether deliveries to a webhook are paused.
+    pub(super) fn is_paused(&self, webhook: &Webhook) -> bool {
+        self.pauses.load().of(webhook).is_some()
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -285,6 +295,24 @@ impl Dispatcher {
         }
     }
 
+    /// Webhooks whose lanes are to be looked at when this is paused or resumed: no more than need be, as an owner may do it
+    /// often.
+    fn concerned(&self, scope: &Scope) -> Vec<WebhookNo> {
+        match scope {
+            Scope::Webhook(no) | Scope::Own(no) => vec![*no],
+            Scope::Tenant(tenant) => {
+                self.store.shared().registry().webhooks_of(*tenant).map(|webhook| webhook.no).collect()
+            }
+            Scope::Everything | Scope::Host(_) => {
+                self.lanes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+            }
+        }
+    }
+
+    fn take_pauses(&self) {
+        self.pauses.store(self.store.shared().registry().pauses().clone());
+    }
+
     fn replan_all(&self) {
         for worker in 0..self.mailboxes.len() {
             let lanes = self.lanes_of(worker);
@@ -328,6 +356,15 @@ impl Downstream for Dispatcher {
                 self.refresh(webhook.no, &cell);
             }
         }
+        if !effects.pauses.is_empty() {
+            self.take_pauses();
+        }
+        for (webhook, event) in &effects.cancelled {
+            // Made if need be: a fresh delivery may still be on its way to it.
+            if let Some(cell) = self.cell_or_new(*webhook) {
+                cell.lane().cancel(*event);
+            }
+        }
         for (webhook, event, reason) in &effects.died {
             // One line a minute and webhook comes with the news; these can be a million.
             tracing::debug!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
@@ -356,11 +393,17 @@ impl Downstream for Dispatcher {
         for queued in effects.queued {
             mails[self.worker_of(queued.0)].queued.push_back(queued);
         }
+        for cancelled in effects.cancelled {
+            mails[self.worker_at(cancelled.1)].cancelled.push(cancelled);
+        }
         for webhook in effects.expired {
             mails[self.worker_of(webhook)].expired.push(webhook);
         }
         for webhook in &effects.changed {
             mails[self.worker_of(webhook.no)].pokes.push_back(webhook.no);
+        }
+        for no in effects.pauses.iter().flat_map(|scope| self.concerned(scope)) {
+            mails[self.worker_of(no)].pokes.push_back(no);
         }
         for (mailbox, mail) in self.mailboxes.iter().zip(mails) {
             if !mail.is_empty() {
@@ -371,6 +414,7 @@ impl Downstream for Dispatcher {
     }
 
     fn reopened(&self) {
+        self.take_pauses();
         self.replan_all();
     }
 }

@@ -11,6 +11,7 @@ use super::dispatcher::LaneCell;
 use super::worker::Worker;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, Verdict};
+use crate::model::event::OrderKey;
 use crate::model::id::{EventId, WebhookNo};
 use crate::model::webhook::InactiveReason;
 use crate::store::op::Outcome;
@@ -22,6 +23,7 @@ pub(super) struct Finished {
     /// `None`: the event could not be read.
     pub id: Option<EventId>,
     pub attempt: Attempt,
+    pub order: Option<OrderKey>,
     pub budget_from: u32,
     pub since_ms: Millis,
     pub deactivate: Option<InactiveReason>,
@@ -86,7 +88,7 @@ fn take_further(worker: &Arc<Worker>, pile: Vec<Finished>) {
         let ticket = success.and(ticket);
         let spooled = ticket.is_some();
         let is_success = finished.is_success();
-        let Finished { cell, attempt, budget_from, since_ms, deactivate, now, .. } = finished;
+        let Finished { cell, attempt, order, budget_from, since_ms, deactivate, now, .. } = finished;
         let ended = cell.lane().ended(attempt.event, is_success, spooled, now);
         // What makes the webhook inactive stops other attempts once it is committed.
         pressing |= ended.pressing || deactivate.is_some();
@@ -95,7 +97,8 @@ fn take_further(worker: &Arc<Worker>, pile: Vec<Finished>) {
             // Work was waiting for the circuit, or for the permit.
             waiting.insert(attempt.webhook, cell);
         }
-        outcomes.push((Outcome { row: ended.row, budget_from, since_ms, deactivate, test: false, attempt }, ticket));
+        outcomes
+            .push((Outcome { row: ended.row, order, budget_from, since_ms, deactivate, test: false, attempt }, ticket));
     }
     store.note_outcomes(outcomes, pressing);
     if behind {

@@ -7,6 +7,8 @@ use crate::clock::Millis;
 pub struct Glance {
     /// An attempt of the delivery asked about is under way.
     pub in_flight: bool,
+    /// That attempt is the last: the delivery was cancelled meanwhile.
+    pub is_ending: bool,
     /// The circuit is open; the next probe, in schedule time.
     pub circuit_probe_at: Option<Millis>,
     /// All permits (of the lane, its host or the daemon) are taken.

@@ -5,12 +5,18 @@
 //! read ahead up to `LANE_REFILL`. A permit is taken by `next` and given back by `ended` for a success that the spool has, else
 //! by `settle` once the outcome is durable: so the death of the process repeats at most as many attempts as there are permits.
 //!
-//! What it knows of rows that are on disk only is when the first of each kind is due. Invariant: a row that is not held in
-//! memory is covered by that time, by a read under way, or by a row that is about to be announced (`note_queued`).
+//! Of deliveries that stand in line for their `ordering_key` it meets only the one that may go: the others have no rows.
+//!
+//! What it knows of rows that are on disk only is `reading`'s, what is under way `flights`'.
 
-use std::collections::{HashSet, VecDeque};
+mod flights;
+mod reading;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use self::flights::{Checked, Flight, Flights};
+pub use self::reading::{Load, Loaded};
 use super::body::Body;
 use super::gate::Gate;
 use super::glance::Glance;
@@ -19,7 +25,8 @@ use super::rate::Rate;
 use super::settings::Plan;
 use crate::circuit::Circuit;
 use crate::clock::Millis;
-use crate::limits::{LANE_FRESH_MAX, LANE_REFILL, LANE_REFILL_MIN, LANE_SPOOLED_MAX, OPEN_CIRCUIT_FRESH_MAX};
+use crate::limits::{LANE_FRESH_MAX, LANE_SPOOLED_MAX, OPEN_CIRCUIT_FRESH_MAX};
+use crate::model::event::OrderKey;
 use crate::model::id::{Seq, WebhookNo};
 use crate::store::op::RowKey;
 use crate::store::queue::Queued;
@@ -34,17 +41,6 @@ pub struct Work {
     pub body: Option<Body>,
     /// Where a place is taken, besides the daemon's gate: to be given back there, whatever the plan says by then.
     pub host: Option<Arc<Gate>>,
-}
-
-/// A delivery under way, or one whose outcome is not durable yet.
-struct Flight {
-    event: Seq,
-    /// Its row; a fresh one may get one meanwhile.
-    row: Option<RowKey>,
-    /// The attempt is over: its outcome is on the way to the disk.
-    ended: bool,
-    /// Its success survives a crash of the process already: the permit is free.
-    spooled: bool,
 }
 
 /// What follows from the end of an attempt.
@@ -77,32 +73,13 @@ pub enum Next {
     Wait(Option<Millis>),
 }
 
-/// Which rows to read.
-#[derive(Clone, Debug)]
-pub struct Load {
-    pub started: bool,
-    pub waiting: bool,
-    pub max: usize,
-    /// Rows that are in memory already.
-    pub held: HashSet<Seq>,
-}
-
-/// Rows that were read, with what bodies came along.
-#[derive(Default)]
-pub struct Loaded {
-    pub rows: Vec<(Queued, Option<Body>)>,
-    /// When the first row that was not read is due.
-    pub next_started: Option<Millis>,
-    pub next_waiting: Option<Millis>,
-}
-
 pub struct Lane {
     pub plan: Arc<Plan>,
     fresh: VecDeque<(Seq, Option<Body>)>,
     loaded: VecDeque<(Queued, Option<Body>)>,
-    in_flight: Vec<Flight>,
-    /// Those of them whose permit is free already.
-    spooled: usize,
+    flights: Flights,
+    /// Cancelled before it was heard of: the news of them are on their way.
+    cancelled: Vec<Seq>,
     pace: Pace,
     circuit: Circuit,
     rate: Option<Rate>,
@@ -111,10 +88,11 @@ pub struct Lane {
     next_started: Option<Millis>,
     next_waiting: Option<Millis>,
     loading: bool,
-    /// Settled while rows are being read: what the read says of these may be old.
-    settled_meanwhile: Vec<Seq>,
+    /// Landed while rows are being read, with the row that they had: what the read says of these may be old.
+    settled_meanwhile: Vec<(Seq, Option<RowKey>)>,
     /// Deaths by waiting are on their way to the disk; until then nobody can tell which waiting rows are left.
     expiring: bool,
+    paused: bool,
     /// Fresh and queued deliveries take turns, so that neither starves.
     fresh_turn: bool,
     /// When it last had something to do, for tidying up.
@@ -129,8 +107,8 @@ impl Lane {
             plan,
             fresh: VecDeque::new(),
             loaded: VecDeque::new(),
-            in_flight: Vec::new(),
-            spooled: 0,
+            flights: Flights::default(),
+            cancelled: Vec::new(),
             pace: Pace::default(),
             circuit: Circuit::default(),
             rate,
@@ -140,6 +118,7 @@ impl Lane {
             loading: false,
             settled_meanwhile: Vec::new(),
             expiring: false,
+            paused: false,
             fresh_turn: true,
             touched_ms: now,
         }
@@ -159,47 +138,32 @@ impl Lane {
         }
     }
 
-    /// Looks at the durable queue again, whatever was known of it.
-    pub fn look_again(&mut self) {
-        self.next_started = Some(0);
-        self.next_waiting = Some(0);
-    }
-
     /// A new delivery. Over the bound `next` hands the oldest back, to be given rows.
     pub fn push_fresh(&mut self, event: Seq, body: Option<Body>) {
-        self.fresh.push_back((event, body));
-    }
-
-    /// A row appeared on disk.
-    pub fn note_queued(&mut self, key: RowKey) {
-        note(if key.started { &mut self.next_started } else { &mut self.next_waiting }, Some(key.due_ms));
-    }
-
-    /// What waited too long is dead now, as far as one step goes.
-    pub fn expired(&mut self) {
-        self.expiring = false;
-        self.next_waiting = Some(0);
-    }
-
-    /// Rows that `Next::Load` asked for; `None` when they could not be read.
-    pub fn loaded(&mut self, loaded: Option<Loaded>, load: &Load) {
-        self.loading = false;
-        let settled = std::mem::take(&mut self.settled_meanwhile);
-        // Asked for before the circuit opened: now one at a time is enough.
-        let loaded = loaded.filter(|_| load.max == 1 || !self.circuit.is_open());
-        // What was announced during the read may be missing in it, so the earlier of both counts.
-        let again = || Loaded { next_started: Some(0), next_waiting: Some(0), ..Loaded::default() };
-        let Loaded { mut rows, next_started, next_waiting } = loaded.unwrap_or_else(again);
-        if load.started {
-            note(&mut self.next_started, next_started);
+        if self.cancelled.is_empty() || !self.cancelled.contains(&event) {
+            self.fresh.push_back((event, body));
         }
-        if load.waiting {
-            note(&mut self.next_waiting, next_waiting);
+    }
+
+    /// A delivery is cancelled: no attempt of it starts any more. One that is under way may end.
+    pub fn cancel(&mut self, event: Seq) {
+        if self.loading {
+            // The read may still bring its row.
+            self.settled_meanwhile.push((event, None));
         }
-        // A delivery that was under way during the read had a row that is gone by now, or is announced anew.
-        rows.retain(|(row, _)| !settled.contains(&row.event) && !self.is_in_flight(row.event));
-        rows.sort_by_key(|(queued, _)| (queued.key.due_ms, queued.event));
-        self.loaded.extend(rows);
+        let fresh = self.fresh.iter().position(|(seq, _)| *seq == event);
+        let loaded = self.loaded.iter().position(|(queued, _)| queued.event == event);
+        fresh.map(|place| self.fresh.remove(place));
+        loaded.map(|place| self.loaded.remove(place));
+        let found = fresh.is_some() || loaded.is_some() || self.flights.cancel(event);
+        if !found && !self.cancelled.contains(&event) {
+            self.cancelled.push(event);
+        }
+    }
+
+    /// What was sent to the lane about a cancelled delivery has arrived.
+    pub fn forget_cancelled(&mut self, event: Seq) {
+        self.cancelled.retain(|seq| *seq != event);
     }
 
     /// An attempt ended. `spooled`: its success survives a crash of the process, so its permit is free at once.
@@ -213,13 +177,7 @@ impl Lane {
         }
         let permits = self.plan.max_in_flight as usize;
         let behind = self.pace.is_fast(now, permits) && self.fresh.len() > permits;
-        let flight = self.in_flight.iter_mut().find(|flight| flight.event == event);
-        let row = flight.and_then(|flight| {
-            flight.ended = true;
-            flight.spooled = spooled;
-            flight.row
-        });
-        self.spooled += usize::from(spooled);
+        let row = self.flights.end(event, spooled);
         let pressing = self.permits_out() && !(self.fresh.is_empty() && self.loaded.is_empty());
         Ended { row, pressing, behind, closed }
     }
@@ -232,40 +190,66 @@ impl Lane {
     /// An attempt that was never made: its delivery waits again, where it waited before.
     pub fn put_back(&mut self, event: Seq) {
         match self.land(event) {
-            Some(Flight { row: Some(key), .. }) => self.note_queued(key),
-            Some(Flight { row: None, .. }) => self.fresh.push_front((event, None)),
-            None => {}
+            Some(Flight { cancelled: false, row: Some(key), .. }) => self.note_queued(key),
+            Some(Flight { cancelled: false, row: None, .. }) => self.fresh.push_front((event, None)),
+            Some(Flight { cancelled: true, .. }) | None => {}
         }
+    }
+
+    /// The last look before an attempt, when its event is known. False: it is not to be made, because its delivery was
+    /// cancelled, or because another of its line is under way; then it has landed, and comes again behind that one.
+    pub fn may_go(&mut self, event: Seq, order: Option<OrderKey>) -> bool {
+        match self.flights.check(event, order) {
+            Checked::Go => return true,
+            Checked::Cancelled => drop(self.land(event)),
+            Checked::Behind(other) => {
+                let row = self.land(event).and_then(|flight| flight.row);
+                if let Some(other) = self.flights.find(other) {
+                    match row {
+                        Some(key) => other.after().note(key),
+                        None => other.after().fresh.push(event),
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether attempts have to ask `may_go` although their event stands in no line.
+    #[must_use]
+    pub fn is_wary(&self) -> bool {
+        self.flights.any_cancelled()
     }
 
     fn land(&mut self, event: Seq) -> Option<Flight> {
-        let place = self.in_flight.iter().position(|flight| flight.event == event)?;
+        let mut flight = self.flights.remove(event)?;
         if self.loading {
-            self.settled_meanwhile.push(event);
+            self.settled_meanwhile.push((event, flight.row));
         }
-        let flight = self.in_flight.swap_remove(place);
-        self.spooled -= usize::from(flight.spooled);
+        if let Some(after) = flight.take_after() {
+            note(&mut self.next_started, after.started);
+            note(&mut self.next_waiting, after.waiting);
+            after.fresh.into_iter().rev().for_each(|event| self.fresh.push_front((event, None)));
+        }
         Some(flight)
     }
 
-    /// Fresh deliveries of events below `floor`: they hold the watermark back and get rows, those in flight too. One whose
-    /// outcome is on its way gets none: that is its record.
+    /// Fresh deliveries of events below `floor`: they hold the watermark back and get rows, those in flight too.
     pub fn laggards(&mut self, floor: Seq, due_ms: Millis) -> Vec<Seq> {
         let late = self.fresh.iter().take_while(|(seq, _)| *seq < floor).count();
         let mut laggards = self.drain_fresh(late);
-        for flight in &mut self.in_flight {
-            if flight.event < floor && flight.row.is_none() && !flight.ended {
-                flight.row = Some(RowKey { started: false, due_ms });
-                laggards.push(flight.event);
-            }
-        }
+        laggards.extend(self.flights.laggards(floor, due_ms));
         laggards
     }
 
-    /// What to do next. Call again until it says `Wait`.
-    pub fn next(&mut self, all: &Gate, now: Millis) -> Next {
+    /// What to do next. Call again until it says `Wait`. While `paused` nothing starts; what comes gets rows.
+    pub fn next(&mut self, all: &Gate, paused: bool, now: Millis) -> Next {
         let webhook = &self.plan.webhook;
-        if !webhook.is_active() {
+        if std::mem::replace(&mut self.paused, paused) && !paused {
+            // What waits has not waited for the circuit meanwhile.
+            self.circuit.wait_anew(now);
+        }
+        if paused || !webhook.is_active() {
             let deleted = webhook.is_deleted();
             if !self.loaded.is_empty() {
                 self.forget_loaded();
@@ -309,7 +293,7 @@ impl Lane {
         if self.fresh.len() >= OPEN_CIRCUIT_FRESH_MAX {
             return Next::Spill(self.drain_fresh(usize::MAX));
         }
-        if self.loading || !self.in_flight.is_empty() {
+        if self.loading || !self.flights.is_empty() {
             return Next::Wait(None);
         }
         if let Some(before_ms) = self.waited_out(now) {
@@ -365,21 +349,24 @@ impl Lane {
         work.map_or(Next::Wait(None), Next::Start)
     }
 
-    /// Whether the waiting delivery at hand has waited for the whole span of its policy behind this circuit: since when others
-    /// have, too. A time before the circuit opened is no wait behind it, and across a restart nobody can tell a clock that was
-    /// put forward from a machine that was off. However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
+    /// Whether the waiting delivery at hand has waited behind the circuit for the whole span of its policy: since when others
+    /// have, too. Time before it opened, or under a pause, does not count: it was not the circuit that it waited for then.
+    /// However short the span, the newest get as long as the first probe takes: so there is always something to probe with.
     fn waited_out(&self, now: Millis) -> Option<Millis> {
         let (queued, _) = self.loaded.front()?;
         let span_ms = self.plan.policy.span_ms().max(self.plan.circuit.probe_first_ms);
-        let before_ms = now.checked_sub(span_ms).filter(|before| self.circuit.open_since() <= Some(*before))?;
-        (!queued.key.started && queued.key.due_ms <= before_ms).then_some(before_ms)
+        let before_ms = now.checked_sub(span_ms)?;
+        let was_open = self.circuit.open_since().is_some_and(|since| since <= before_ms);
+        (was_open && !queued.key.started && queued.key.due_ms <= before_ms).then_some(before_ms)
     }
 
     /// What can be seen from outside.
     #[must_use]
     pub fn glance(&self, event: Seq, all: &Gate, now: Millis) -> Glance {
+        let flight = self.flights.get(event);
         Glance {
-            in_flight: self.is_in_flight(event),
+            in_flight: flight.is_some(),
+            is_ending: flight.is_some_and(|flight| flight.cancelled && !flight.ended),
             circuit_probe_at: self.circuit.is_open().then(|| self.circuit.next_probe_at().unwrap_or(now)),
             permits_taken: self.permits_out()
                 || all.is_full()
@@ -391,79 +378,42 @@ impl Lane {
     /// Whether it could be forgotten: nothing is held, nothing is due that the disk would not say again.
     #[must_use]
     pub fn is_idle(&self, now: Millis, for_ms: Millis) -> bool {
-        let holds_nothing = self.fresh.is_empty() && self.loaded.is_empty() && self.in_flight.is_empty();
+        let holds_nothing = self.fresh.is_empty() && self.loaded.is_empty() && self.flights.is_empty();
         let rows = self.next_started.is_some() || self.next_waiting.is_some() || self.expiring || self.loading;
         let remembers = self.circuit.is_open() || self.rate.as_ref().is_some_and(|r| r.blocked_until(now).is_some());
         let expects_nothing = self.plan.webhook.is_deleted() || !(rows || remembers);
-        holds_nothing && expects_nothing && now.saturating_sub(self.touched_ms) >= for_ms
+        holds_nothing && self.cancelled.is_empty() && expects_nothing && now.saturating_sub(self.touched_ms) >= for_ms
     }
 
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.flights.len()
     }
 
     fn permits_out(&self) -> bool {
-        self.in_flight.len() - self.spooled >= self.plan.max_in_flight as usize
+        self.flights.permits() >= self.plan.max_in_flight as usize
     }
 
     /// Whether one more success may free its permit before it is committed.
     #[must_use]
     pub fn may_spool(&self) -> bool {
-        self.spooled < LANE_SPOOLED_MAX
+        self.flights.spooled() < LANE_SPOOLED_MAX
     }
 
     fn is_in_flight(&self, event: Seq) -> bool {
-        self.in_flight.iter().any(|flight| flight.event == event)
-    }
-
-    /// When a row may be looked for.
-    fn next_due(&self) -> Option<Millis> {
-        let waiting = self.next_waiting.filter(|_| !self.expiring);
-        [self.next_started, waiting].into_iter().flatten().min()
-    }
-
-    /// What was read ahead goes back to the disk, which has it all.
-    fn forget_loaded(&mut self) {
-        self.loaded = VecDeque::new();
-        self.look_again();
-    }
-
-    /// How many rows to read: enough for a while, little enough for many lanes.
-    fn refill(&self) -> usize {
-        (self.plan.max_in_flight as usize).saturating_mul(4).clamp(LANE_REFILL_MIN, LANE_REFILL)
-    }
-
-    fn load(&mut self, now: Millis, started: bool, waiting: bool, max: usize) -> Option<Load> {
-        let due = |next: Option<Millis>| next.is_some_and(|due| due <= now);
-        let started = started && due(self.next_started);
-        let waiting = waiting && due(self.next_waiting) && !self.expiring;
-        if self.loading || !(started || waiting) {
-            return None;
-        }
-        self.loading = true;
-        // The read will tell; what is announced from now on counts besides.
-        if started {
-            self.next_started = None;
-        }
-        if waiting {
-            self.next_waiting = None;
-        }
-        let flying = self.in_flight.iter().map(|flight| flight.event);
-        let held = flying.chain(self.loaded.iter().map(|(queued, _)| queued.event)).collect();
-        Some(Load { started, waiting, max, held })
+        self.flights.get(event).is_some()
     }
 
     fn take_fresh(&mut self) -> Option<Work> {
         let (event, body) = self.fresh.pop_front()?;
         self.shrink();
-        self.in_flight.push(Flight { event, row: None, ended: false, spooled: false });
+        self.flights.push(event, None);
         Some(Work { event, row: None, body, host: self.plan.host.clone() })
     }
 
     fn take_loaded(&mut self) -> Option<Work> {
         let (queued, body) = self.loaded.pop_front()?;
-        self.in_flight.push(Flight { event: queued.event, row: Some(queued.key), ended: false, spooled: false });
+        self.flights.push(queued.event, Some(queued.key));
         Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, host: self.plan.host.clone() })
     }
 

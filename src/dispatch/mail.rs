@@ -19,6 +19,8 @@ pub(super) struct Mail {
     pub fresh: VecDeque<(WebhookNo, Arc<Event>)>,
     pub settled: Vec<(WebhookNo, Seq)>,
     pub queued: VecDeque<(WebhookNo, RowKey)>,
+    /// Their lanes know already; it tells that what was sent before about these deliveries has arrived.
+    pub cancelled: Vec<(WebhookNo, Seq)>,
     /// Lanes whose deaths by waiting are durable.
     pub expired: Vec<WebhookNo>,
     /// Lanes that a place at this gate is promised to.
@@ -35,6 +37,7 @@ impl Mail {
             && self.fresh.is_empty()
             && self.settled.is_empty()
             && self.queued.is_empty()
+            && self.cancelled.is_empty()
             && self.expired.is_empty()
             && self.wakes.is_empty()
             && self.pokes.is_empty()
@@ -49,7 +52,10 @@ impl Mail {
         }
         let (fresh, queued) = (first(&mut self.fresh, max), first(&mut self.queued, max));
         let pokes = first(&mut self.pokes, max);
+        // Not before the last of what came before them.
+        let cancelled = if self.fresh.is_empty() { Vec::new() } else { std::mem::take(&mut self.cancelled) };
         let rest = Self {
+            cancelled,
             fresh: std::mem::take(&mut self.fresh),
             queued: std::mem::take(&mut self.queued),
             pokes: std::mem::take(&mut self.pokes),
@@ -77,6 +83,7 @@ impl Mailbox {
         mail.fresh.append(&mut new.fresh);
         mail.settled.append(&mut new.settled);
         mail.queued.append(&mut new.queued);
+        mail.cancelled.append(&mut new.cancelled);
         mail.expired.append(&mut new.expired);
         mail.wakes.append(&mut new.wakes);
         mail.pokes.append(&mut new.pokes);

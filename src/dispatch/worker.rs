@@ -132,6 +132,12 @@ impl Worker {
             cell.lane().push_fresh(seq, held.as_ref().and_then(|(_, body)| body.clone()));
             touched.push((no, cell));
         }
+        for (no, event) in mail.cancelled {
+            if let Some(cell) = dispatcher.cell(no) {
+                cell.lane().forget_cancelled(event);
+                touched.push((no, cell));
+            }
+        }
         for (no, event) in mail.settled {
             dispatcher.attempt_settled();
             if let Some(cell) = dispatcher.cell(no) {
@@ -182,7 +188,11 @@ impl Worker {
         let store = &self.dispatcher.store;
         while !self.dispatcher.is_draining() {
             let now = self.dispatcher.clock.now_ms();
-            let next = cell.lane().next(&self.dispatcher.all, now);
+            let next = {
+                let mut lane = cell.lane();
+                let paused = self.dispatcher.is_paused(&lane.plan.webhook);
+                lane.next(&self.dispatcher.all, paused, now)
+            };
             match next {
                 Next::Start(mut work) => {
                     self.dispatcher.attempt_started();
@@ -282,10 +292,16 @@ fn read_rows(
             continue;
         }
         let max = load.max.div_ceil(kinds.max(1));
-        let due = view.due(no, started, now, max, |event| load.held.contains(&event))?;
+        let mut is_held = |event, key| {
+            let held = load.held.contains(&event);
+            if held {
+                loaded.skipped.push((event, key));
+            }
+            held
+        };
+        let due = view.due(no, started, now, max, &mut is_held)?;
         let taken: std::collections::HashSet<Seq> = due.iter().map(|queued| queued.event).collect();
-        let skip = |event: Seq| load.held.contains(&event) || taken.contains(&event);
-        let next = view.next_due(no, started, skip)?;
+        let next = view.next_due(no, started, |event, key| taken.contains(&event) || is_held(event, key))?;
         if started {
             loaded.next_started = next;
         } else {

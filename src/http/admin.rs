@@ -1,4 +1,4 @@
-//! `/admin`: tenants and keys. Unknown members are errors here, so that a misspelt limit is not a missing one.
+//! `/admin`: tenants, keys and pauses. Unknown members are errors here, so that a misspelt limit is not a missing one.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -8,11 +8,13 @@ use super::json::{self, Member};
 use super::problem::Problem;
 use super::reply;
 use super::server::Reply;
-use crate::model::id::{KeyId, OPERATOR_NO, TenantId};
+use crate::model::id::{KeyId, OPERATOR_NO, TenantId, WebhookId};
 use crate::model::key::{Key, Role, Tenant};
+use crate::model::pause::Scope;
 use crate::model::time::millis_z;
 use crate::service::Service;
 use crate::service::access::NewKey;
+use crate::service::halt::{Named, Paused};
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -168,4 +170,81 @@ pub async fn revoke_key(call: &Call<'_>) -> Result<Reply, Problem> {
     let id = KeyId::parse(call.id).ok_or_else(Problem::not_found)?;
     call.service.revoke_key(id, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// What is to be paused or resumed: one of these, or everything.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PauseBody<'a> {
+    #[serde(borrow)]
+    tenant: Member<'a>,
+    #[serde(borrow)]
+    host: Member<'a>,
+    #[serde(borrow)]
+    webhook: Member<'a>,
+}
+
+impl PauseBody<'_> {
+    fn read(&self) -> Result<Named, Problem> {
+        // `null` is no way to leave one out here: it would mean everything.
+        let named = |member: Member<'_>, name: &str| match member.settable::<String>(name, "a string")? {
+            Some(None) => Err(Problem::invalid(format!("{name} must be a string"))),
+            given => Ok(given.flatten()),
+        };
+        match (named(self.tenant, "tenant")?, named(self.host, "host")?, named(self.webhook, "webhook")?) {
+            (None, None, None) => Ok(Named::Everything),
+            (Some(tenant), None, None) => Ok(Named::Tenant(tenant)),
+            (None, Some(host), None) => Ok(Named::Host(host)),
+            (None, None, Some(id)) => Ok(Named::Webhook(WebhookId::parse(&id).ok_or_else(Problem::not_found)?)),
+            _ => Err(Problem::invalid("tenant, host and webhook: name one of them, or none for everything")),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PausedJson<'a> {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<String>,
+    by: &'static str,
+    since: String,
+}
+
+impl<'a> PausedJson<'a> {
+    fn new(paused: &'a Paused) -> Self {
+        let (scope, by, host) = match &paused.scope {
+            Scope::Everything => ("everything", "operator", None),
+            Scope::Tenant(_) => ("tenant", "operator", None),
+            Scope::Host(host) => ("host", "operator", Some(host.as_str())),
+            Scope::Webhook(_) => ("webhook", "operator", None),
+            Scope::Own(_) => ("webhook", "tenant", None),
+        };
+        let tenant = paused.tenant.as_ref().map(TenantId::as_str);
+        Self {
+            scope,
+            tenant,
+            host,
+            webhook: paused.webhook.map(|id| id.to_string()),
+            by,
+            since: millis_z(paused.since_ms),
+        }
+    }
+}
+
+/// `GET /admin/pause`: what is paused now.
+pub fn list_paused(call: &Call<'_>) -> Reply {
+    let paused = call.service.paused();
+    let data = paused.iter().map(PausedJson::new).collect();
+    reply::json(StatusCode::OK, &ListJson::<PausedJson<'_>> { data })
+}
+
+/// `POST /admin/pause` and `/admin/resume`: answered with what is paused then.
+pub async fn pause(call: &Call<'_>, paused: bool) -> Result<Reply, Problem> {
+    let named = json::parse_optional::<PauseBody<'_>>(call.body)?.read()?;
+    call.service.pause(named, paused, call.asker).await?;
+    Ok(list_paused(call))
 }

@@ -148,6 +148,12 @@ fn name(action: Action) -> &'static str {
         Action::KeyCreate => "key.create",
         Action::KeyList => "key.list",
         Action::KeyRevoke => "key.revoke",
+        Action::Cancel => "event.cancel",
+        Action::LemonPause => "webhook.pause",
+        Action::LemonResume => "webhook.resume",
+        Action::Pause => "pause.put",
+        Action::Resume => "pause.lift",
+        Action::PauseList => "pause.list",
         Action::AuditList => "audit.list",
     }
 }

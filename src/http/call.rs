@@ -295,6 +295,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Resend => events::resend(call).await,
         Action::EventTypes => Ok(lookup::event_types(call)),
         Action::IpRanges => Ok(lookup::ip_ranges(call)),
+        Action::Cancel => events::cancel(call).await,
         Action::LemonCreate => lemon::create(call).await,
         Action::LemonList => lemon::list(call).await,
         Action::LemonSee => lemon::see(call).await,
@@ -305,6 +306,8 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::LemonAttempts => lemon::attempts(call).await,
         Action::LemonDeliveries => lemon::deliveries(call).await,
         Action::Stats => stats::stats(call).await,
+        Action::LemonPause => lemon::pause(call, true).await,
+        Action::LemonResume => lemon::pause(call, false).await,
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,
@@ -326,6 +329,9 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::KeyList => Ok(admin::list_keys(call)),
         Action::KeyRevoke => admin::revoke_key(call).await,
         Action::AuditList => audit::list(call).await,
+        Action::PauseList => Ok(admin::list_paused(call)),
+        Action::Pause => admin::pause(call, true).await,
+        Action::Resume => admin::pause(call, false).await,
         Action::Health | Action::Ready | Action::Metrics => Err(Problem::not_found()),
     }
 }

@@ -20,7 +20,7 @@ use crate::model::id::{EventId, Seq, WebhookId};
 use crate::model::time::millis_z;
 use crate::render::{event_json, write_event};
 use crate::service::Error;
-use crate::service::explain::Explanation;
+use crate::service::explain::{Explanation, Waiting};
 use crate::service::publish::{Publish, Request};
 use crate::store::op::Receipt;
 use crate::store::page::EventQuery;
@@ -253,14 +253,26 @@ struct ExplanationJson<'a> {
 struct WaitingJson<'a> {
     what: &'static str,
     until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<String>,
     rule: &'a str,
+}
+
+impl<'a> WaitingJson<'a> {
+    fn new(waiting: &'a Waiting) -> Self {
+        Self {
+            what: waiting.what,
+            until: waiting.until.map(millis_z),
+            event: waiting.event.map(|id| id.to_string()),
+            rule: &waiting.rule,
+        }
+    }
 }
 
 impl<'a> ExplanationJson<'a> {
     fn new(event: EventId, part: &'a Explanation) -> Self {
         let webhook = part.webhook.id;
         let attempts = || part.attempts.iter().map(|attempt| AttemptJson::new(event, webhook, attempt)).collect();
-        let waiting = part.waiting_for.as_ref();
         Self {
             webhook: webhook.to_string(),
             dialect: part.webhook.dialect.as_str(),
@@ -269,7 +281,7 @@ impl<'a> ExplanationJson<'a> {
             detail: part.reason.as_ref().map(|(_, detail)| detail.as_str()),
             state: part.state.map(crate::service::explain::State::as_str),
             attempts: (part.state.is_some() || !part.attempts.is_empty()).then(attempts),
-            waiting_for: waiting.map(|w| WaitingJson { what: w.what, until: w.until.map(millis_z), rule: &w.rule }),
+            waiting_for: part.waiting_for.as_ref().map(WaitingJson::new),
         }
     }
 }
@@ -310,6 +322,23 @@ pub async fn resend(call: &Call<'_>) -> Result<Reply, Problem> {
     };
     let deliveries = call.service.resend(tenant, id, webhook, call.asker).await?;
     Ok(reply::json(StatusCode::ACCEPTED, &Resent { event: id.to_string(), deliveries }))
+}
+
+#[derive(Serialize)]
+struct Cancelled {
+    cancelled: usize,
+}
+
+/// `DELETE /v1/events/{id}/deliveries`
+pub async fn cancel(call: &Call<'_>) -> Result<Reply, Problem> {
+    let tenant = call.tenant()?;
+    let id = event_id(call)?;
+    let webhook = match call.query.one("webhook")? {
+        Some(text) => Some(WebhookId::parse(text).ok_or_else(Problem::not_found)?),
+        None => None,
+    };
+    let cancelled = call.service.cancel(tenant, id, webhook, call.asker).await?;
+    Ok(reply::json(StatusCode::OK, &Cancelled { cancelled }))
 }
 
 fn event_id(call: &Call<'_>) -> Result<EventId, Problem> {

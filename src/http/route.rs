@@ -82,6 +82,7 @@ pub enum Action {
     Resend,
     EventTypes,
     IpRanges,
+    Cancel,
     LemonCreate,
     LemonList,
     LemonSee,
@@ -92,6 +93,8 @@ pub enum Action {
     LemonAttempts,
     LemonDeliveries,
     Stats,
+    LemonPause,
+    LemonResume,
     DeadLetters,
     Redrive,
     DropDead,
@@ -113,6 +116,9 @@ pub enum Action {
     KeyList,
     KeyRevoke,
     AuditList,
+    PauseList,
+    Pause,
+    Resume,
 }
 
 #[derive(Debug)]
@@ -152,6 +158,7 @@ routes! {
     GET    "/v1/events/{id}"                  Lemon Tenant  None  Api => Event;
     GET    "/v1/events/{id}/explain"          Lemon Tenant  None  Api => Explain;
     POST   "/v1/events/{id}/resend"           Lemon Tenant  Small Api => Resend;
+    DELETE "/v1/events/{id}/deliveries"       Lemon Tenant  None  Api => Cancel;
 
     GET    "/v1/event-types"                  Lemon Any     None  Api => EventTypes;
     GET    "/v1/ip-ranges"                    Lemon Tenant  None  Api => IpRanges;
@@ -166,6 +173,8 @@ routes! {
     GET    "/v1/webhooks/{id}/attempts"       Lemon Tenant  None  Api => LemonAttempts;
     GET    "/v1/webhooks/{id}/deliveries"     Lemon Tenant  None  Api => LemonDeliveries;
     GET    "/v1/webhooks/{id}/stats"          Lemon Tenant  None  Api => Stats;
+    POST   "/v1/webhooks/{id}/pause"          Lemon Tenant  None  Api => LemonPause;
+    POST   "/v1/webhooks/{id}/resume"         Lemon Tenant  None  Api => LemonResume;
 
     GET    "/v1/dead-letters"                 Lemon Tenant  None  Api => DeadLetters;
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;
@@ -196,6 +205,9 @@ routes! {
     GET    "/admin/keys"                      Admin Admin   None  Admin => KeyList;
     DELETE "/admin/keys/{id}"                 Admin Admin   None  Admin => KeyRevoke;
     GET    "/admin/audit"                     Admin Admin   None  Admin => AuditList;
+    GET    "/admin/pause"                     Admin Admin   None  Admin => PauseList;
+    POST   "/admin/pause"                     Admin Admin   Small Admin => Pause;
+    POST   "/admin/resume"                    Admin Admin   Small Admin => Resume;
 }
 
 /// The table, ready to be asked.

@@ -84,7 +84,7 @@ pub enum Verdict {
     /// Tried again when schedule time reaches this.
     RetryAt(Millis),
     Dead(DeadReason),
-    /// A test's failure: nothing follows from it.
+    /// A failure from which nothing follows: a test's, or of a delivery about which something else was decided meanwhile.
     Single,
 }
 

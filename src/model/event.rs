@@ -1,6 +1,7 @@
 //! An event: something that happened, accepted once, immutable.
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::id::{EventId, Seq, TenantNo, WebhookNo};
 use crate::clock::Millis;
@@ -28,7 +29,24 @@ pub struct Event {
     pub matched: Vec<WebhookNo>,
 }
 
+/// The line that events of one `ordering_key` stand in: the first 8 bytes of the key's SHA-256. Should two keys ever share
+/// one, their events wait for each other.
+pub type OrderKey = u64;
+
+/// The line of an `ordering_key`.
+#[must_use]
+pub fn order_of(key: &str) -> OrderKey {
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
 impl Event {
+    /// The line that it stands in at each of its webhooks.
+    #[must_use]
+    pub fn order(&self) -> Option<OrderKey> {
+        self.ordering_key.as_deref().map(order_of)
+    }
+
     /// What holding this event in memory costs, in bytes, near enough to budget with.
     #[must_use]
     pub fn weight(&self) -> usize {

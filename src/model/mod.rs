@@ -5,6 +5,7 @@ pub mod audit;
 pub mod event;
 pub mod id;
 pub mod key;
+pub mod pause;
 pub mod secret;
 pub mod time;
 pub mod webhook;

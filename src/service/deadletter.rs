@@ -99,6 +99,10 @@ impl Service {
         let named = webhook.map(|webhook| self.webhook_of(tenant, webhook)).transpose()?.map(|webhook| webhook.no);
         let found = self.store.read(move |shared| resendable(shared, tenant, id, named)).await?;
         let (event, webhooks, pending) = found.ok_or(Error::NotFound)?;
+        // Of what was cancelled during its last attempt that attempt has to end first.
+        if webhooks.iter().any(|no| self.dispatch.glance(*no, event).is_ending) {
+            return Err(crate::store::op::Refusal::Pending.into());
+        }
         if webhooks.is_empty() {
             return if pending { Err(crate::store::op::Refusal::Pending.into()) } else { Ok(0) };
         }

@@ -8,13 +8,16 @@ use super::error::Error;
 use super::{Service, Settings, inspect};
 use crate::clock::Millis;
 use crate::dispatch::glance::Glance;
+use crate::limits::LINE_LOOKED_AT_MAX;
 use crate::model::attempt::{Attempt, Verdict};
-use crate::model::event::{Event, RESERVED_PREFIX};
+use crate::model::event::{Event, OrderKey, RESERVED_PREFIX};
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::key::Tenant;
+use crate::model::pause::Scope;
 use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::StoreError;
 use crate::store::op::RowKey;
+use crate::store::ordering::Place;
 use crate::store::record::{Entry, QueueRow};
 use crate::store::view::View;
 
@@ -80,6 +83,8 @@ impl State {
 pub struct Waiting {
     pub what: &'static str,
     pub until: Option<Millis>,
+    /// The event that has to end first.
+    pub event: Option<EventId>,
     pub rule: String,
 }
 
@@ -92,6 +97,13 @@ struct Facts {
     /// When a queued delivery is due, and its row.
     due_ms: Option<Millis>,
     row: Option<QueueRow>,
+    before: Option<Before>,
+}
+
+/// Whom a delivery waits for that is held in line: the event of its key that is under way, and the one right before it.
+struct Before {
+    under_way: Option<EventId>,
+    last: Option<EventId>,
 }
 
 impl Service {
@@ -108,7 +120,7 @@ impl Service {
             let Some(event) = inspect::visible(&view, tenant, id)? else { return Ok(None) };
             let mut all = Vec::new();
             for no in numbers {
-                all.extend(facts(&view, no, event.seq, fates.get(&no).copied())?);
+                all.extend(facts(&view, no, &event, fates.get(&no).copied())?);
             }
             Ok(Some((event, all)))
         };
@@ -125,7 +137,8 @@ impl Service {
         let state = state_of(&facts.chain, matched, facts.now.is_deleted());
         let waiting_for = (state == Some(State::Pending)).then(|| {
             let glance = self.dispatch.glance(facts.now.no, event.seq);
-            waiting(settings, tenant, &facts, glance, self.clock.now_ms())
+            let pauses = self.store.shared().registry().pauses().clone();
+            waiting(settings, tenant, &facts, pauses.of(&facts.now), glance, self.clock.now_ms())
         });
         let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, event));
         let attempts = facts.chain.into_iter().filter_map(|(_, entry)| match entry {
@@ -136,8 +149,13 @@ impl Service {
     }
 }
 
-fn facts(view: &View<'_>, no: WebhookNo, event: Seq, newest: Option<JournalSeq>) -> Result<Option<Facts>, StoreError> {
-    let then = view.webhook_at(no, event)?;
+fn facts(
+    view: &View<'_>,
+    no: WebhookNo,
+    event: &Event,
+    newest: Option<JournalSeq>,
+) -> Result<Option<Facts>, StoreError> {
+    let then = view.webhook_at(no, event.seq)?;
     if newest.is_none() && then.as_ref().is_some_and(Webhook::is_deleted) {
         return Ok(None);
     }
@@ -145,17 +163,29 @@ fn facts(view: &View<'_>, no: WebhookNo, event: Seq, newest: Option<JournalSeq>)
     let chain = newest.map_or(Ok(Vec::new()), |newest| view.chain(newest))?;
     let queued = chain.last().and_then(|(_, entry)| entry.queued());
     let row = match queued {
-        Some((started, due_ms)) => view.queue_row(no, event, RowKey { started, due_ms })?,
+        Some((started, due_ms)) => view.queue_row(no, event.seq, RowKey { started, due_ms })?,
         None => None,
     };
-    Ok(Some(Facts { then, now, chain, due_ms: queued.map(|(_, due_ms)| due_ms), row }))
+    let before = event.order().map_or(Ok(None), |order| before(view, no, order, event.seq))?;
+    Ok(Some(Facts { then, now, chain, due_ms: queued.map(|(_, due_ms)| due_ms), row, before }))
 }
 
-/// The state that a delivery's journal tells; `None` when there is no delivery, only tests at most.
+fn before(view: &View<'_>, no: WebhookNo, order: OrderKey, event: Seq) -> Result<Option<Before>, StoreError> {
+    if !matches!(view.place_in_line(no, order, event)?, Some(Place::Held(_))) {
+        return Ok(None);
+    }
+    let (under_way, last) = view.before_in_line(no, order, event, LINE_LOOKED_AT_MAX)?;
+    let id = |seq: Option<Seq>| seq.map_or(Ok(None), |seq| Ok(view.event(seq)?.map(|event| event.id)));
+    let (under_way, last): (Result<_, StoreError>, Result<_, StoreError>) = (id(under_way), id(last));
+    Ok(Some(Before { under_way: under_way?, last: last? }))
+}
+
+/// The state that a delivery's journal tells; `None` when there is no delivery, only tests at most. Failures from which
+/// nothing followed tell nothing: tests, and attempts that ended after their delivery.
 #[must_use]
 pub fn state_of(chain: &[(JournalSeq, Entry)], matched: bool, deleted: bool) -> Option<State> {
-    let is_test = |entry: &Entry| matches!(entry, Entry::Attempt(Attempt { verdict: Verdict::Single, .. }));
-    let newest = chain.iter().rev().map(|(_, entry)| entry).find(|entry| !is_test(entry));
+    let is_idle = |entry: &Entry| matches!(entry, Entry::Attempt(Attempt { verdict: Verdict::Single, .. }));
+    let newest = chain.iter().rev().map(|(_, entry)| entry).find(|entry| !is_idle(entry));
     let state = match newest {
         None if matched => State::Pending,
         None => return None,
@@ -206,14 +236,28 @@ fn is_about(event: &Event, webhook: &Webhook) -> bool {
     event.kind.starts_with(RESERVED_PREFIX) && context.is_some_and(|about| about.webhook == webhook.id.to_string())
 }
 
-fn waiting(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts, glance: Glance, now: Millis) -> Waiting {
-    let waiting = |what, until, rule: String| Waiting { what, until, rule };
+fn waiting(
+    settings: &Settings,
+    tenant: Option<&Tenant>,
+    facts: &Facts,
+    pause: Option<&Scope>,
+    glance: Glance,
+    now: Millis,
+) -> Waiting {
+    let waiting = |what, until, rule: String| Waiting { what, until, event: None, rule };
     if let WebhookState::Inactive { reason, .. } = facts.now.state {
         let rule = format!("the webhook is inactive ({}); it goes on when it is made active", reason.as_str());
         return waiting("webhook_inactive", None, rule);
     }
     if glance.in_flight {
         return waiting("in_flight", None, "an attempt is under way".to_owned());
+    }
+    if let Some(scope) = pause {
+        return waiting("paused", None, pause_rule(scope, tenant));
+    }
+    if let Some(before) = &facts.before {
+        let event = before.under_way.or(before.last);
+        return Waiting { event, ..waiting("order", None, order_rule(before)) };
     }
     if let Some(due) = facts.due_ms.filter(|due| *due > now) {
         return waiting("backoff", Some(due), backoff_rule(settings, tenant, facts));
@@ -228,6 +272,29 @@ fn waiting(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts, glance: 
     }
     let rule = if glance.permits_taken { "as many attempts as may are under way" } else { "it is about to start" };
     waiting("permit", None, rule.to_owned())
+}
+
+fn pause_rule(scope: &Scope, tenant: Option<&Tenant>) -> String {
+    match scope {
+        Scope::Everything => "the operator has paused everything".to_owned(),
+        Scope::Tenant(_) => {
+            format!("the operator has paused the tenant {}", tenant.map_or("", |tenant| tenant.id.as_str()))
+        }
+        Scope::Host(host) => format!("the operator has paused the host {host}"),
+        Scope::Webhook(_) => "the operator has paused the webhook".to_owned(),
+        Scope::Own(_) => "the webhook is paused; it goes on when it is resumed".to_owned(),
+    }
+}
+
+fn order_rule(before: &Before) -> String {
+    let mut rule = "one event of an ordering_key at a time".to_owned();
+    if let Some(id) = before.under_way {
+        rule.push_str(&format!("; {id} is under way"));
+    }
+    if let Some(id) = before.last.filter(|last| before.under_way != Some(*last)) {
+        rule.push_str(&format!("; {id} comes before this one"));
+    }
+    rule
 }
 
 /// Such as `retry 3 of 9 of plan standard, 30 min ± 20 %`.

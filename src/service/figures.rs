@@ -26,7 +26,12 @@ impl Service {
             Ok::<_, StoreError>((shared.totals()?, bytes.ok()))
         };
         if let Ok((totals, bytes)) = self.store.read(read).await {
-            let pending = [("fresh", totals.fresh), ("waiting", totals.waiting), ("started", totals.started)];
+            let pending = [
+                ("fresh", totals.fresh),
+                ("waiting", totals.waiting),
+                ("started", totals.started),
+                ("held", totals.held),
+            ];
             for (state, count) in pending {
                 metrics.pending.get_or_create(&PendingLabels { state }).set(gauge(count));
             }

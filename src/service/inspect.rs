@@ -10,11 +10,12 @@ use super::Service;
 use super::error::Error;
 use crate::clock::Millis;
 use crate::model::attempt::Attempt;
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{BROADCAST, EventId, JournalSeq, Seq, TenantNo, WebhookId, WebhookNo};
 use crate::model::webhook::Webhook;
 use crate::store::StoreError;
 use crate::store::op::RowKey;
+use crate::store::ordering::Place;
 use crate::store::page::{EventQuery, Page};
 use crate::store::view::{Shared, View};
 
@@ -33,14 +34,16 @@ pub struct Attempts {
 pub struct Pending {
     pub event: Event,
     pub attempts: u32,
-    /// When its next attempt is due; `None` while it was never tried and waits in memory.
+    /// When its next attempt is due; `None` while it was never tried and waits in memory, or in line for its ordering key.
     pub due_ms: Option<Millis>,
 }
 
-/// Where a listing of pending deliveries goes on: behind a row of the queue, or behind a fresh delivery's event.
+/// Where a listing of pending deliveries goes on: behind a row of the queue, behind a place in line, or behind a fresh
+/// delivery's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PendingPlace {
     Row(bool, Millis, Seq),
+    Line(OrderKey, Seq),
     Fresh(Seq),
 }
 
@@ -51,7 +54,7 @@ pub struct PendingPage {
 }
 
 impl Service {
-    /// A page of a webhook's pending deliveries: those in the queue, then those that were never tried.
+    /// A page of a webhook's pending deliveries: those in the queue, those held in line, then those that were never tried.
     ///
     /// # Errors
     /// When the store fails.
@@ -127,32 +130,57 @@ fn pending(
 ) -> Result<PendingPage, StoreError> {
     let view = shared.view()?;
     let mut items = Vec::new();
-    let fresh_from = match place {
-        Some(PendingPlace::Fresh(after)) => after.saturating_add(1),
-        place => {
-            let after = match place {
-                Some(PendingPlace::Row(started, due_ms, event)) => Some((RowKey { started, due_ms }, event)),
-                _ => None,
-            };
-            let rows = view.queued(webhook, after, limit)?;
-            let last = rows.last().map(|row| PendingPlace::Row(row.key.started, row.key.due_ms, row.event));
-            let full = rows.len() == limit;
-            for row in rows {
-                if let Some(event) = view.event(row.event)? {
-                    items.push(Pending { event, attempts: row.row.attempts, due_ms: Some(row.key.due_ms) });
-                }
-            }
-            if full {
-                return Ok(PendingPage { items, next: last });
-            }
-            0
+    let (rows_after, line_after, fresh_from) = match place {
+        None => (Some(None), Some(None), 0),
+        Some(PendingPlace::Row(started, due_ms, event)) => {
+            (Some(Some((RowKey { started, due_ms }, event))), Some(None), 0)
         }
+        Some(PendingPlace::Line(order, event)) => (None, Some(Some((order, event))), 0),
+        Some(PendingPlace::Fresh(after)) => (None, None, after.saturating_add(1)),
     };
+    if let Some(after) = rows_after {
+        let rows = view.queued(webhook, after, limit)?;
+        let last = rows.last().map(|row| PendingPlace::Row(row.key.started, row.key.due_ms, row.event));
+        let full = rows.len() == limit;
+        for row in rows {
+            if let Some(event) = view.event(row.event)? {
+                items.push(Pending { event, attempts: row.row.attempts, due_ms: Some(row.key.due_ms) });
+            }
+        }
+        if full {
+            return Ok(PendingPage { items, next: last });
+        }
+    }
+    if let Some(after) = line_after {
+        let places = view.in_line(webhook, after, limit - items.len())?;
+        for (_, event, place) in places.items {
+            if let Place::Held(row) = place
+                && let Some(event) = view.event(event)?
+            {
+                items.push(Pending { event, attempts: row.attempts, due_ms: None });
+            }
+        }
+        if let Some((order, event)) = places.next {
+            return Ok(PendingPage { items, next: Some(PendingPlace::Line(order, event)) });
+        }
+    }
+    let (fresh, next) = fresh(shared, &view, webhook, fresh_from, limit - items.len())?;
+    items.extend(fresh);
+    Ok(PendingPage { items, next })
+}
+
+/// Deliveries without a journal record from `from` on.
+fn fresh(
+    shared: &Shared,
+    view: &View<'_>,
+    webhook: WebhookNo,
+    from: Seq,
+    wanted: usize,
+) -> Result<(Vec<Pending>, Option<PendingPlace>), StoreError> {
     let mut next = None;
     let mut looked_at = 0;
     let mut fresh = Vec::new();
-    let wanted = limit - items.len();
-    view.scan_events(fresh_from.max(shared.watermark()), |event| {
+    view.scan_events(from.max(shared.watermark()), |event| {
         if fresh.len() >= wanted || looked_at >= LOOKED_AT_MAX {
             next = Some(PendingPlace::Fresh(event.seq.saturating_sub(1)));
             return false;
@@ -163,13 +191,16 @@ fn pending(
         }
         true
     })?;
+    let mut items = Vec::with_capacity(fresh.len());
     for event in fresh {
+        let place = event.order().map_or(Ok(None), |order| view.place_in_line(webhook, order, event.seq))?;
+        let is_held = matches!(place, Some(Place::Held(_)));
         // With its first journal record it is fresh no longer.
-        if !view.fates(event.seq)?.contains_key(&webhook) {
+        if !is_held && !view.fates(event.seq)?.contains_key(&webhook) {
             items.push(Pending { event, attempts: 0, due_ms: None });
         }
     }
-    Ok(PendingPage { items, next })
+    Ok((items, next))
 }
 
 /// The public ids of events, read once each.

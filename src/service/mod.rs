@@ -12,6 +12,7 @@ mod error;
 pub mod explain;
 mod field;
 mod figures;
+pub mod halt;
 pub mod inspect;
 pub mod publish;
 mod rate;

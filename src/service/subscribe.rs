@@ -34,6 +34,8 @@ pub struct Change {
 pub struct Seen {
     pub webhook: Arc<Webhook>,
     pub standing: Standing,
+    /// By whomever and however widely.
+    pub paused: bool,
 }
 
 /// A webhook of which its tenant has one.
@@ -196,8 +198,15 @@ impl Service {
         };
         let attempt = self.dispatch.test(webhook.clone(), event.clone()).await;
         let since_ms = self.clock.now_ms();
-        let outcome =
-            Outcome { attempt: attempt.clone(), row: None, budget_from: 0, since_ms, deactivate: None, test: true };
+        let outcome = Outcome {
+            attempt: attempt.clone(),
+            row: None,
+            order: None,
+            budget_from: 0,
+            since_ms,
+            deactivate: None,
+            test: true,
+        };
         self.submit(Op::Outcome(Box::new(outcome)), asker).await?;
         Ok(Tried { event, webhook, attempt })
     }
@@ -247,9 +256,13 @@ impl Service {
     }
 
     async fn see_all(&self, webhooks: Vec<Arc<Webhook>>) -> Result<Vec<Seen>, Error> {
+        let pauses = self.store.shared().registry().pauses().clone();
         let read = move |shared: &Shared| {
             let view = shared.view()?;
-            let see = |webhook: Arc<Webhook>| Ok(Seen { standing: view.standing(webhook.no)?, webhook });
+            let see = |webhook: Arc<Webhook>| {
+                let paused = pauses.of(&webhook).is_some();
+                Ok(Seen { standing: view.standing(webhook.no)?, paused, webhook })
+            };
             webhooks.into_iter().map(see).collect::<Result<Vec<_>, StoreError>>()
         };
         Ok(self.store.read(read).await?)

@@ -11,9 +11,10 @@ use redb::ReadableTable;
 use super::StoreError;
 use super::listing;
 use super::log::{self, Log};
+use super::ordering::{self, Place};
 use super::queue;
 use super::record::{self, Entry, Standing};
-use super::schema::{FATES, FATES_PER_ROW, QUEUE, STANDING};
+use super::schema::{FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING};
 use super::view::Shared;
 use crate::clock::Millis;
 use crate::model::id::{Seq, WebhookNo};
@@ -22,7 +23,8 @@ use crate::model::id::{Seq, WebhookNo};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     pub pending: u64,
-    /// When the oldest pending event was accepted; of a queue with more rows than are looked at, the oldest of those.
+    /// When the oldest pending event was accepted; of a queue with more rows than are looked at, the oldest of those. One that
+    /// is held by its line does not count: one that it waits for does.
     pub oldest_ms: Option<Millis>,
     pub dead: u64,
 }
@@ -35,6 +37,8 @@ pub struct Totals {
     /// Rows of the durable queue, without and with an attempt.
     pub waiting: u64,
     pub started: u64,
+    /// Waiting for another with their ordering key.
+    pub held: u64,
     pub dead: u64,
 }
 
@@ -55,6 +59,7 @@ impl Shared {
         for (_, standing) in standings.iter().filter(|(no, _)| registry.webhook(*no).is_some()) {
             totals.waiting += standing.waiting;
             totals.started += standing.started;
+            totals.held += standing.held;
             totals.dead += standing.dead;
         }
         Ok(totals)
@@ -87,7 +92,7 @@ impl Shared {
             Some(seq) => view.event(seq)?.map(|event| event.accepted_ms),
             None => None,
         };
-        let pending = standing.waiting + standing.started + fresh.len() as u64;
+        let pending = standing.pending() + fresh.len() as u64;
         Ok(Backlog { pending, oldest_ms, dead: standing.dead })
     }
 }
@@ -96,7 +101,7 @@ impl super::view::View<'_> {
     /// Events from `watermark` on that matched the webhook and of which nothing is on record for it, rising. `settled`: events
     /// that the unwritten part of the listings, or what is newer, says something of.
     fn fresh_of(&self, webhook: WebhookNo, watermark: Seq, mut settled: HashSet<Seq>) -> Result<Vec<Seq>, StoreError> {
-        let fates = self.txn.open_table(FATES)?;
+        let (fates, lines) = (self.txn.open_table(FATES)?, self.txn.open_table(ORDERING)?);
         let (mut fresh, mut row_read) = (Vec::new(), None);
         log::scan(&self.txn.open_table(Log::Events.table())?, watermark, |seq, bytes| {
             if !record::is_matched(bytes, webhook)? {
@@ -109,7 +114,12 @@ impl super::view::View<'_> {
                     settled.extend(listing::events_in(value.value(), row, webhook)?);
                 }
             }
-            if !settled.contains(&seq) {
+            // What its line holds is counted there.
+            let is_held = || -> Result<bool, StoreError> {
+                let Some(order) = record::read_order(bytes)? else { return Ok(false) };
+                Ok(matches!(ordering::get(&lines, webhook, order, seq)?, Some(Place::Held(_))))
+            };
+            if !settled.contains(&seq) && !is_held()? {
                 fresh.push(seq);
             }
             Ok(true)

@@ -61,6 +61,16 @@ impl Packer {
         number
     }
 
+    /// A record that was added, read back.
+    pub fn get<T>(&self, number: u64, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let open = (self.first, &self.open);
+        let full = || self.full.iter().rev().map(|(first, block)| (*first, block));
+        let begun = (!self.open.is_empty()).then_some(open);
+        let (first, block) = begun.into_iter().chain(full()).find(|(first, _)| *first <= number)?;
+        let place = usize::try_from(number - first).ok()?;
+        records(block).ok()?.nth(place)?.ok().map(read)
+    }
+
     /// The number the next record will get.
     #[must_use]
     pub fn next(&self) -> u64 {
@@ -158,6 +168,10 @@ mod tests {
         for (i, size) in sizes.iter().enumerate() {
             assert_eq!(packer.push(|out| out.extend(std::iter::repeat_n(i as u8, *size))), 10 + i as u64);
         }
+        for (i, size) in sizes.iter().enumerate() {
+            assert_eq!(packer.get(10 + i as u64, <[u8]>::to_vec), Some(vec![i as u8; *size]));
+        }
+        assert_eq!((packer.get(9, <[u8]>::len), packer.get(16, <[u8]>::len)), (None, None));
         let blocks = packer.finish();
         assert!(blocks.len() > 2);
         let mut number = 10;

@@ -1,12 +1,14 @@
-//! The engine's ops on tenants, webhooks and keys.
+//! The engine's ops on tenants, webhooks, keys and pauses.
 
 use std::sync::Arc;
 
 use super::engine::{Engine, Group};
 use super::op::{Done, Quota, Refusal, SecretChange, WebhookPatch};
 use super::registry::Change;
+use crate::limits::FAILING_FOR_MS;
 use crate::model::id::{KeyId, TenantId, WebhookNo};
 use crate::model::key::{Key, Tenant};
+use crate::model::pause::{Pause, Scope};
 use crate::model::webhook::{InactiveReason, SigningSecret, Webhook, WebhookState};
 
 type Decided = Result<Done, Refusal>;
@@ -81,9 +83,12 @@ impl Engine {
             return Err(Refusal::NotFound);
         }
         self.set_state(group, no, WebhookState::Deleted { at: group.wall_ms });
-        let queued = self.standings.get(&no).is_some_and(|standing| standing.waiting + standing.started > 0);
-        if queued {
-            self.sweeps.push_back(no);
+        self.sweeps.push_back(no);
+        for scope in [Scope::Webhook(no), Scope::Own(no)] {
+            if self.registry.pauses().get(&scope).is_some() {
+                self.change(group, Change::Pause(scope.clone(), None));
+                group.effects.pauses.push(scope);
+            }
         }
         Ok(Done::Nothing)
     }
@@ -157,6 +162,37 @@ impl Engine {
         let key = Arc::new(key);
         self.change(group, Change::Key(key.clone()));
         Ok(Done::Key(key))
+    }
+
+    /// Pauses or resumes; what is so already stays as it is.
+    pub(super) fn pause(&mut self, group: &mut Group<'_>, scope: &Scope, paused: bool) -> Decided {
+        match scope {
+            Scope::Tenant(no) if self.registry.tenant(*no).is_none() => return Err(Refusal::UnknownTenant),
+            Scope::Webhook(no) | Scope::Own(no) if self.registry.webhook(*no).is_none() => {
+                return Err(Refusal::NotFound);
+            }
+            _ => {}
+        }
+        let before = self.registry.pauses().get(scope);
+        let is_paused = before.is_some_and(|pause| pause.until_ms.is_none());
+        if is_paused == paused {
+            return Ok(Done::Nothing);
+        }
+        let now = group.wall_ms;
+        // What was resumed so long ago makes no difference any more.
+        let old = |pause: &Pause| pause.until_ms.is_some_and(|until| now.saturating_sub(until) > FAILING_FOR_MS);
+        let forgotten: Vec<Scope> =
+            self.registry.pauses().iter().filter(|(_, pause)| old(pause)).map(|(scope, _)| scope.clone()).collect();
+        for scope in forgotten {
+            self.change(group, Change::Pause(scope, None));
+        }
+        let pause = match before.filter(|_| !paused) {
+            Some(pause) => Pause { until_ms: Some(now), ..pause },
+            None => Pause { since_ms: now, until_ms: None },
+        };
+        self.change(group, Change::Pause(scope.clone(), Some(pause)));
+        group.effects.pauses.push(scope.clone());
+        Ok(Done::Nothing)
     }
 
     fn change(&mut self, group: &mut Group<'_>, change: Change) {

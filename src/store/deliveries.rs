@@ -6,15 +6,15 @@ use redb::ReadableTable;
 
 use super::StoreError;
 use super::engine::{Engine, Group};
-use super::listing;
 use super::log::{self, Log};
 use super::op::{Accept, Done, Draft, Idempotency, Outcome, Receipt, Refusal, RowKey};
-use super::queue;
+use super::ordering;
+use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Remembered, Standing};
-use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, IDEMPOTENCY};
+use super::schema::{DEAD, DEAD_OF, IDEMPOTENCY, ORDERING};
 use crate::clock::Millis;
 use crate::model::attempt::{DeadReason, Verdict};
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
 
 const DAY_MS: Millis = 86_400_000;
@@ -39,7 +39,9 @@ impl Engine {
                 return Ok(Err(Refusal::BacklogFull));
             }
         }
-        let events: Vec<_> = accept.drafts.iter().map(|draft| self.append(group, draft, None)).collect();
+        let appended: Result<Vec<_>, StoreError> =
+            accept.drafts.iter().map(|draft| self.append(group, draft, None)).collect();
+        let events = appended?;
         if let Some(idempotency) = &accept.idempotency
             && let Some(first) = events.first()
         {
@@ -71,13 +73,18 @@ impl Engine {
     fn pending_of(&self, tenant: TenantNo) -> u64 {
         let of = |no: WebhookNo| {
             let standing = self.standings.get(&no);
-            standing.map_or(0, |standing| standing.waiting + standing.started) + self.fresh.count_of(no)
+            standing.map_or(0, |standing| standing.pending()) + self.fresh.count_of(no)
         };
         self.registry.webhooks_of(tenant).map(|webhook| of(webhook.no)).sum()
     }
 
     /// Appends an event; `about` names the webhook that it never goes through.
-    pub(super) fn append(&mut self, group: &mut Group<'_>, draft: &Draft, about: Option<WebhookNo>) -> Arc<Event> {
+    pub(super) fn append(
+        &mut self,
+        group: &mut Group<'_>,
+        draft: &Draft,
+        about: Option<WebhookNo>,
+    ) -> Result<Arc<Event>, StoreError> {
         let channel = draft.channel.as_deref();
         let mut matched =
             if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind, channel) };
@@ -98,11 +105,17 @@ impl Engine {
             matched,
         });
         group.events.push(|out| record::write_event(out, &event));
-        self.fresh.push(event.matched.iter().copied());
+        // Those that another of their key is before are held, on disk only.
+        let held = match event.order() {
+            Some(order) => self.line_up(group, &event, order)?,
+            None => Vec::new(),
+        };
+        let free: Vec<WebhookNo> = event.matched.iter().copied().filter(|no| held.binary_search(no).is_err()).collect();
+        self.fresh.push(free.iter().copied());
         group.tenants.push(event.tenant);
-        group.effects.fresh.extend(event.matched.iter().map(|webhook| (*webhook, event.clone())));
+        group.effects.fresh.extend(free.into_iter().map(|webhook| (webhook, event.clone())));
         group.accepted.push(event.clone());
-        event
+        Ok(event)
     }
 
     /// What was accepted under this key within its time.
@@ -152,17 +165,15 @@ impl Engine {
         let before = standing;
         let pending = match outcome.row {
             Some(key) => queue::remove(group.queue()?, &mut standing, webhook, event, key)?,
-            None => {
-                self.fresh.resolve(event, webhook);
-                true
-            }
+            None => self.fresh.resolve(event, webhook),
         };
-        if !pending {
-            self.late_outcome(group, outcome, &mut standing)?;
+        let live = self.registry.webhook(webhook).is_some();
+        if live && !pending {
+            self.late_outcome(group, outcome, standing)?;
             return Ok(Ok(Done::Nothing));
         }
         let number = group.note(&Entry::Attempt(attempt.clone()));
-        let live = self.registry.webhook(webhook).is_some();
+        let ended = !live || !matches!(attempt.verdict, Verdict::RetryAt(_));
         match attempt.verdict {
             Verdict::Delivered => {}
             Verdict::RetryAt(due_ms) if live => {
@@ -181,36 +192,46 @@ impl Engine {
                 self.bury(group, &mut standing, webhook, event, number, reason)?;
             }
         }
+        if let Some(order) = outcome.order.filter(|_| ended) {
+            self.leave_line(group, &mut standing, webhook, order, event)?;
+        }
         self.conclude(group, outcome, before, standing)?;
         Ok(Ok(Done::Nothing))
     }
 
-    /// Records an attempt whose delivery lost its row while it was in flight: it expired, or its webhook was deleted. What
-    /// was decided then holds, but a success takes the dead letter away.
+    /// Records an attempt whose delivery was decided about while it was in flight: it was cancelled, or it expired. What was
+    /// decided holds and nothing follows from a failure, but a success counts: it is delivered, whatever it was.
     fn late_outcome(
         &mut self,
         group: &mut Group<'_>,
         outcome: &Outcome,
-        standing: &mut Standing,
+        mut standing: Standing,
     ) -> Result<(), StoreError> {
-        let before = *standing;
+        let before = standing;
         let mut attempt = outcome.attempt.clone();
         let (webhook, event) = (attempt.webhook, attempt.event);
-        let mut dead_of = group.txn().open_table(DEAD_OF)?;
-        let death = dead_of.get((webhook, event))?.map(|number| number.value());
-        if let Some(death) = death {
-            attempt.previous = death;
-            if attempt.verdict == Verdict::Delivered
+        // An outcome must come through, whatever does not read.
+        let newest = match self.newest(group, event, webhook, &self.told(group, event)?) {
+            Err(StoreError::Damaged(_)) => None,
+            newest => newest?,
+        };
+        attempt.previous = newest.as_ref().map_or(attempt.previous, |newest| newest.number);
+        if attempt.verdict == Verdict::Delivered {
+            let death = group.txn().open_table(DEAD_OF)?.remove((webhook, event))?.map(|number| number.value());
+            if let Some(death) = death
                 && let Some(live) = self.registry.webhook(webhook)
             {
-                dead_of.remove((webhook, event))?;
                 group.txn().open_table(DEAD)?.remove((live.tenant, death))?;
                 standing.dead = standing.dead.saturating_sub(1);
             }
+            // Asked for again meanwhile: it need not go once more.
+            let entry = newest.as_ref().map(|newest| &newest.entry);
+            self.withdraw(group, &mut standing, webhook, event, outcome.order, (entry, false))?;
+        } else {
+            attempt.verdict = Verdict::Single;
         }
-        drop(dead_of);
         group.note(&Entry::Attempt(attempt));
-        self.conclude(group, outcome, before, *standing)
+        self.conclude(group, outcome, before, standing)
     }
 
     /// What every attempt means to its webhook.
@@ -273,16 +294,18 @@ impl Engine {
         let live = self.registry.webhook(webhook).is_some();
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let key = RowKey { started: false, due_ms };
+        let mut queued = false;
         for event in events {
-            self.fresh.resolve(*event, webhook);
-            if !live {
+            // What was cancelled meanwhile gets no row.
+            if !self.fresh.resolve(*event, webhook) || !live {
                 continue;
             }
+            queued = true;
             let number = group.note(&Entry::Queued { event: *event, webhook, previous: 0, due_ms });
             let row = QueueRow { attempts: 0, budget_from: 0, since_ms: group.now, previous: number };
             queue::insert(group.queue()?, &mut standing, webhook, *event, key, &row)?;
         }
-        if live && !events.is_empty() {
+        if queued {
             group.effects.queued.push((webhook, key));
         }
         self.standings.insert(webhook, standing);
@@ -301,25 +324,45 @@ impl Engine {
             // Its rows are being removed: they are cancelled, not dead.
             return Ok(Ok(Done::Count(0)));
         }
-        let old = queue::due(group.queue()?, webhook, false, before_ms, max, |_| false)?;
+        let in_line = ordering::any(&group.txn().open_table(ORDERING)?, webhook)?;
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
-        for queued in &old {
-            queue::remove(group.queue()?, &mut standing, webhook, queued.event, queued.key)?;
-            let reason = DeadReason::CircuitExpired;
-            let number = group.note(&Entry::Died {
-                event: queued.event,
-                webhook,
-                previous: queued.row.previous,
-                at_ms: group.wall_ms,
-                reason,
-            });
-            self.bury(group, &mut standing, webhook, queued.event, number, reason)?;
+        let mut count = 0;
+        loop {
+            let old = queue::due(group.queue()?, webhook, false, before_ms, max - count, |_, _| false)?;
+            for queued in &old {
+                let order = if in_line { self.order_of(group, webhook, queued.event)? } else { None };
+                self.expire_one(group, &mut standing, webhook, queued, order)?;
+            }
+            count += old.len();
+            // Whom they were before has waited as long, perhaps.
+            if old.is_empty() || !in_line || count >= max {
+                break;
+            }
         }
         self.tell_deaths(group, webhook, &mut standing)?;
         self.standings.insert(webhook, standing);
         group.dirty.insert(webhook);
         group.effects.expired.push(webhook);
-        Ok(Ok(Done::Count(old.len())))
+        Ok(Ok(Done::Count(count)))
+    }
+
+    fn expire_one(
+        &mut self,
+        group: &mut Group<'_>,
+        standing: &mut Standing,
+        webhook: WebhookNo,
+        queued: &Queued,
+        order: Option<OrderKey>,
+    ) -> Result<(), StoreError> {
+        let event = queued.event;
+        queue::remove(group.queue()?, standing, webhook, event, queued.key)?;
+        let (reason, at_ms) = (DeadReason::CircuitExpired, group.wall_ms);
+        let number = group.note(&Entry::Died { event, webhook, previous: queued.row.previous, at_ms, reason });
+        self.bury(group, standing, webhook, event, number, reason)?;
+        match order {
+            Some(order) => self.leave_line(group, standing, webhook, order, event),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn redrive(&mut self, group: &mut Group<'_>, webhook: WebhookNo, event: Seq) -> Decided {
@@ -327,7 +370,8 @@ impl Engine {
             return Ok(Err(Refusal::NotFound));
         };
         let Some(death) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
-        self.revive(group, webhook, event, death)?;
+        let order = self.order_of(group, webhook, event)?;
+        self.revive(group, webhook, event, death, order)?;
         Ok(Ok(Done::Count(1)))
     }
 
@@ -362,17 +406,23 @@ impl Engine {
         Ok(death)
     }
 
-    /// Queues a delivery anew with a new budget; its history goes on behind `previous`.
+    /// Queues a delivery anew with a new budget, unless its line holds it; its history goes on behind `previous`.
     fn revive(
         &mut self,
         group: &mut Group<'_>,
         webhook: WebhookNo,
         event: Seq,
         previous: JournalSeq,
+        order: Option<OrderKey>,
     ) -> Result<(), StoreError> {
         let attempts = self.attempts_made(group, previous)?;
         let number = group.note(&Entry::Revived { event, webhook, previous, at_ms: group.now, attempts });
         let row = QueueRow { attempts, budget_from: attempts, since_ms: group.now, previous: number };
+        if let Some(order) = order
+            && !self.get_in_line(group, webhook, order, event, &row)?
+        {
+            return Ok(());
+        }
         let key = RowKey { started: false, due_ms: group.now };
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         queue::insert(group.queue()?, &mut standing, webhook, event, key, &row)?;
@@ -384,11 +434,9 @@ impl Engine {
 
     /// How many attempts the chain that ends at `newest` holds.
     fn attempts_made(&self, group: &Group<'_>, newest: JournalSeq) -> Result<u32, StoreError> {
-        let table = group.txn().open_table(Log::Journal.table())?;
         let mut number = newest;
         while number != 0 {
-            let entry: Option<Entry> = log::get(&table, number, |bytes| record::read(bytes))?;
-            number = match entry {
+            number = match self.entry(group, number)? {
                 Some(Entry::Attempt(attempt)) => return Ok(attempt.number.get()),
                 Some(Entry::Revived { attempts, .. }) => return Ok(attempts),
                 Some(other) => other.previous(),
@@ -399,54 +447,30 @@ impl Engine {
     }
 
     pub(super) fn resend(&mut self, group: &mut Group<'_>, event: Seq, webhooks: &[WebhookNo]) -> Decided {
-        let table = group.txn().open_table(Log::Events.table())?;
-        let Some(found) = log::get(&table, event, |bytes| record::read_event(event, bytes))? else {
-            return Ok(Err(Refusal::NotFound));
-        };
-        drop(table);
+        let Some(found) = self.logged(group, event)? else { return Ok(Err(Refusal::NotFound)) };
+        let told = self.told(group, event)?;
         let mut plan = Vec::with_capacity(webhooks.len());
         for webhook in webhooks {
             let Some(tenant) = self.registry.webhook(*webhook).map(|webhook| webhook.tenant) else {
                 return Ok(Err(Refusal::NotFound));
             };
-            let newest = self.newest_entry(group, event, *webhook)?;
+            // Who asks can't have seen what this very group has written.
+            let untold = group.entries.iter().any(|entry| entry.event == event && entry.webhook == *webhook);
+            let newest = self.newest(group, event, *webhook, &told)?;
             let pending = match &newest {
-                Some((_, entry)) => entry.queued().is_some(),
-                None => found.matched.contains(webhook) && self.fresh.is_open(event),
+                Some(newest) => untold || newest.entry.queued().is_some(),
+                None => found.matched.contains(webhook),
             };
             if pending {
                 return Ok(Err(Refusal::Pending));
             }
-            plan.push((*webhook, tenant, newest.map_or(0, |(number, _)| number)));
+            plan.push((*webhook, tenant, newest.map_or(0, |newest| newest.number)));
         }
+        let order = found.order();
         for (webhook, tenant, previous) in &plan {
             self.exhume(group, *tenant, *webhook, event)?;
-            self.revive(group, *webhook, event, *previous)?;
+            self.revive(group, *webhook, event, *previous, order)?;
         }
         Ok(Ok(Done::Count(plan.len())))
-    }
-
-    /// The newest journal record of a delivery that earlier groups wrote. A record of the same group counts as queued.
-    fn newest_entry(
-        &self,
-        group: &Group<'_>,
-        event: Seq,
-        webhook: WebhookNo,
-    ) -> Result<Option<(JournalSeq, Entry)>, StoreError> {
-        if group.entries.iter().any(|entry| entry.event == event && entry.webhook == webhook) {
-            let now = group.now;
-            return Ok(Some((0, Entry::Queued { event, webhook, previous: 0, due_ms: now })));
-        }
-        let in_tail = self.shared.tails().fates_of(event).get(&webhook).copied();
-        let number = match in_tail {
-            Some(number) => Some(number),
-            None => match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
-                Some(row) => listing::fates_in(row.value(), event)?.get(&webhook).copied(),
-                None => None,
-            },
-        };
-        let Some(number) = number else { return Ok(None) };
-        let table = group.txn().open_table(Log::Journal.table())?;
-        Ok(log::get(&table, number, |bytes| record::read(bytes))?.map(|entry| (number, entry)))
     }
 }

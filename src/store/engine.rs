@@ -19,18 +19,22 @@ use super::group::{self, Heads, Moment};
 use super::ids::Minter;
 use super::listing::{Flush, TailEntry};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
 use super::op::{Done, Effects, Op, Refusal};
+use super::ordering;
 use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, QUEUE, STANDING, TENANTS, WEBHOOKS, meta};
+use super::schema::{
+    AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS, meta,
+};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
 use crate::model::event::Event;
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
-/// Rows of a deleted webhook's queue that are removed beside one commit.
+/// Rows of a deleted webhook's queue and lines that are removed beside one commit.
 const SWEEP_PER_COMMIT: usize = 512;
 
 /// The writer's state: what is on disk, as far as deciding the next op needs it.
@@ -40,7 +44,7 @@ pub struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
     pub(super) registry: Registry,
-    pub(super) standings: HashMap<WebhookNo, Standing>,
+    pub(super) standings: ByWebhook<Standing>,
     pub(super) minter: Minter,
     pub(super) fresh: Fresh,
     pub(super) next_event: Seq,
@@ -52,7 +56,7 @@ pub struct Engine {
     pub(super) flush_at: usize,
     /// Webhooks whose last success is newer in memory than on disk.
     pub(super) succeeded: BTreeSet<WebhookNo>,
-    /// Deleted webhooks whose queue still has rows.
+    /// Deleted webhooks whose queue or lines may still have rows.
     pub(super) sweeps: VecDeque<WebhookNo>,
     /// Webhooks with deaths that no event has told of yet.
     pub(super) untold: BTreeSet<WebhookNo>,
@@ -301,15 +305,19 @@ impl Engine {
             Op::Guarded { guard, op } => self.guarded(group, guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => self.tidy(group, *marks_before, *audit_before_ms, *max),
             Op::Tell => self.tell(group),
+            Op::Cancel { event, webhooks } => self.cancel(group, *event, webhooks),
+            Op::Pause { scope, paused } => Ok(self.pause(group, scope, *paused)),
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }
 
-    /// Removes some rows of deleted webhooks' queues.
+    /// Removes some rows of deleted webhooks' queues and lines.
     fn sweep(&mut self, group: &mut Group<'_>) -> Result<(), StoreError> {
         let Some(webhook) = self.sweeps.front().copied() else { return Ok(()) };
         let standing = self.standings.entry(webhook).or_default();
-        let removed = queue::sweep(group.queue()?, standing, webhook, SWEEP_PER_COMMIT)?;
+        let mut removed = queue::sweep(group.queue()?, standing, webhook, SWEEP_PER_COMMIT)?;
+        let mut lines = group.txn().open_table(ORDERING)?;
+        removed += ordering::sweep(&mut lines, standing, webhook, SWEEP_PER_COMMIT - removed)?;
         group.dirty.insert(webhook);
         if removed < SWEEP_PER_COMMIT {
             self.sweeps.pop_front();
@@ -349,6 +357,13 @@ impl Engine {
                 }
                 Change::Key(key) => {
                     txn.open_table(KEYS)?.insert(&key.id.0, record::write_key(key, sealer).as_slice())?;
+                }
+                Change::Pause(scope, pause) => {
+                    let (key, mut table) = (record::to_bytes(scope), txn.open_table(PAUSES)?);
+                    match pause {
+                        Some(pause) => table.insert(key.as_slice(), record::to_bytes(pause).as_slice())?,
+                        None => table.remove(key.as_slice())?,
+                    };
                 }
             }
         }
@@ -406,6 +421,7 @@ pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(super::schema::EVENTS)?;
     txn.open_table(super::schema::JOURNAL)?;
     txn.open_table(QUEUE)?;
+    txn.open_table(ORDERING)?;
     txn.open_table(STANDING)?;
     txn.open_table(DEAD)?;
     txn.open_table(DEAD_OF)?;
@@ -415,6 +431,7 @@ pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(KEYS)?;
     txn.open_table(MARKS)?;
     txn.open_table(AUDIT)?;
+    txn.open_table(PAUSES)?;
     txn.open_table(super::schema::BY_TENANT)?;
     txn.open_table(super::schema::BY_WEBHOOK)?;
     txn.open_table(super::schema::FATES)?;

@@ -4,9 +4,10 @@
 //! the watermark and the journal says nothing about it. It stops being fresh with its first journal record.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use super::block::Mark;
+use super::numbers::ByWebhook;
 use crate::clock::Millis;
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
@@ -17,11 +18,11 @@ pub struct Fresh {
     /// (event, journal number): what the journal says about events from `event` on stands at or above that number.
     points: VecDeque<(Seq, JournalSeq)>,
     journal: JournalSeq,
-    /// Deliveries that were left out of the counts when they were read back, because their webhook is gone. After a reopen
-    /// the dispatcher still holds them and will say that they are finished, perhaps more than once: they stay in here.
+    /// Deliveries that are not counted although the dispatcher may still hold them and will say that they are finished,
+    /// perhaps more than once: those that were cancelled, and, when read back, those whose webhook is gone.
     left_out: HashSet<(Seq, WebhookNo)>,
     /// How many of each webhook; none is 0.
-    of: HashMap<WebhookNo, u64>,
+    of: ByWebhook<u64>,
     /// How many of all webhooks.
     len: u64,
 }
@@ -35,7 +36,7 @@ impl Fresh {
             points: VecDeque::new(),
             journal,
             left_out: HashSet::new(),
-            of: HashMap::new(),
+            of: ByWebhook::default(),
             len: 0,
         }
     }
@@ -63,29 +64,40 @@ impl Fresh {
         self.advance();
     }
 
-    /// A delivery of an event about to be pushed is not counted: its webhook is gone.
+    /// A delivery of an event about to be pushed is not counted: its webhook is gone, or it was cancelled.
     pub fn leave_out(&mut self, event: Seq, webhook: WebhookNo) {
         self.left_out.insert((event, webhook));
     }
 
-    /// The fresh delivery of `event` to `webhook` got its first journal record (or its webhook is gone).
-    pub fn resolve(&mut self, event: Seq, webhook: WebhookNo) {
+    /// The fresh delivery of `event` to `webhook` got its first journal record (or its webhook is gone). False: it is not
+    /// fresh any more, it was cancelled.
+    pub fn resolve(&mut self, event: Seq, webhook: WebhookNo) -> bool {
         if self.left_out.contains(&(event, webhook)) {
-            return;
+            return false;
         }
-        let Some(index) = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok()) else { return };
-        if let Some(open) = self.open.get_mut(index) {
-            debug_assert!(*open > 0, "event {event} has no fresh delivery left");
-            *open = open.saturating_sub(1);
-            self.len = self.len.saturating_sub(1);
-            if let Entry::Occupied(mut of) = self.of.entry(webhook) {
-                *of.get_mut() -= 1;
-                if *of.get() == 0 {
-                    of.remove();
-                }
+        let index = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok());
+        let Some(open) = index.and_then(|index| self.open.get_mut(index)) else { return false };
+        debug_assert!(*open > 0, "event {event} has no fresh delivery left");
+        *open = open.saturating_sub(1);
+        self.len = self.len.saturating_sub(1);
+        if let Entry::Occupied(mut of) = self.of.entry(webhook) {
+            *of.get_mut() -= 1;
+            if *of.get() == 0 {
+                of.remove();
             }
         }
         self.advance();
+        true
+    }
+
+    /// A fresh delivery is cancelled: whoever holds it may still say that it is finished, and that means nothing then.
+    /// False: it is not fresh.
+    pub fn cancel(&mut self, event: Seq, webhook: WebhookNo) -> bool {
+        let fresh = self.resolve(event, webhook);
+        if fresh {
+            self.left_out.insert((event, webhook));
+        }
+        fresh
     }
 
     /// Fresh deliveries, of all webhooks.
@@ -106,8 +118,8 @@ impl Fresh {
     }
 
     /// Whether `event` has fresh deliveries.
-    #[must_use]
-    pub fn is_open(&self, event: Seq) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_open(&self, event: Seq) -> bool {
         let index = event.checked_sub(self.base).and_then(|i| usize::try_from(i).ok());
         index.and_then(|i| self.open.get(i)).is_some_and(|open| *open > 0)
     }
@@ -165,6 +177,21 @@ mod tests {
         fresh.resolve(1, 7);
         assert!(fresh.is_open(1), "the delivery to the other webhook is still open");
         fresh.resolve(1, 8);
+        assert_eq!(fresh.mark(0).event, 2);
+    }
+
+    #[test]
+    fn what_is_cancelled_is_finished_once_and_says_so() {
+        let mut fresh = Fresh::new(1, 1);
+        fresh.push([7, 8]);
+        fresh.push([7]);
+        assert!(fresh.cancel(1, 7));
+        assert!(!fresh.cancel(1, 7) && !fresh.resolve(1, 7));
+        assert!(fresh.is_open(1), "the delivery to the other webhook is still open");
+        assert!(fresh.resolve(1, 8));
+        // Also when the watermark has passed it, and all that was noted about it is forgotten.
+        fresh.point(9, 9);
+        assert!(!fresh.resolve(1, 7) && !fresh.resolve(1, 8));
         assert_eq!(fresh.mark(0).event, 2);
     }
 }

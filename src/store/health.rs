@@ -4,20 +4,19 @@
 //! the webhook is written or the listings are flushed. What was not written stands in the part of the journal that start-up
 //! reads for the listings anyhow.
 
-use std::collections::HashMap;
-
 use redb::ReadableTable;
 
 use super::StoreError;
 use super::log;
+use super::numbers::ByWebhook;
 use super::record;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, Verdict};
-use crate::model::id::{JournalSeq, Seq, WebhookNo};
+use crate::model::id::{JournalSeq, Seq};
 
 /// The successes of a stretch of the journal, as far as one of them may be a webhook's newest.
 #[derive(Default)]
-pub(super) struct Successes(HashMap<WebhookNo, Vec<Success>>);
+pub(super) struct Successes(ByWebhook<Vec<Success>>);
 
 struct Success {
     event: Seq,
@@ -42,11 +41,8 @@ impl Successes {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn newest(
-        self,
-        events: &impl ReadableTable<u64, &'static [u8]>,
-    ) -> Result<HashMap<WebhookNo, Millis>, StoreError> {
-        let mut newest = HashMap::new();
+    pub fn newest(self, events: &impl ReadableTable<u64, &'static [u8]>) -> Result<ByWebhook<Millis>, StoreError> {
+        let mut newest = ByWebhook::default();
         for (webhook, of) in self.0 {
             for success in of.into_iter().rev() {
                 let event = success.event;

@@ -6,6 +6,7 @@
 
 pub mod backlog;
 pub mod block;
+mod cancel;
 mod changes;
 mod deliveries;
 pub mod engine;
@@ -20,8 +21,10 @@ pub mod inbox;
 pub mod listing;
 pub mod log;
 pub mod news;
+pub mod numbers;
 pub mod op;
 pub mod open;
+pub mod ordering;
 pub mod page;
 pub mod queue;
 pub mod record;

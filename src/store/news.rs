@@ -19,7 +19,7 @@ use crate::clock::Millis;
 use crate::limits::{
     DEATHS_TOLD_AT_ONCE, DEATHS_TOLD_EVERY_MS, FAILING_ATTEMPTS_MIN, FAILING_FOR_MS, FAILING_WARNINGS_PERCENT,
 };
-use crate::model::attempt::{DeadReason, Verdict};
+use crate::model::attempt::{Attempt, DeadReason, Verdict};
 use crate::model::event::RESERVED_PREFIX;
 use crate::model::id::{EventId, OPERATOR_NO, Seq, TenantId, WebhookNo};
 use crate::model::key::Tenant;
@@ -107,7 +107,7 @@ impl Engine {
         if attempt.verdict == Verdict::Delivered {
             return if before.warned > 0 { self.tell_recovered(group, outcome, before) } else { Ok(()) };
         }
-        let failing_ms = standing.failing_from_ms.map_or(0, |from| group.now.saturating_sub(from));
+        let failing_ms = self.failing_for_ms(group.now, attempt, standing);
         let failing = standing.failures >= FAILING_ATTEMPTS_MIN && failing_ms >= FAILING_FOR_MS;
         let active = self.registry.webhook(attempt.webhook).filter(|webhook| webhook.is_active()).cloned();
         if let Some(webhook) = active {
@@ -117,6 +117,15 @@ impl Engine {
             }
         }
         self.tell_deaths(group, attempt.webhook, standing)
+    }
+
+    /// How long a webhook has been failing at this moment. Time before the end of its last pause does not count: nothing was
+    /// tried then. Pauses are kept in wall time, failing in schedule time: a wall clock that steps can only make it less.
+    fn failing_for_ms(&self, now: Millis, attempt: &Attempt, standing: &Standing) -> Millis {
+        let failing_ms = standing.failing_from_ms.map_or(0, |from| now.saturating_sub(from));
+        let live = self.registry.webhook(attempt.webhook);
+        let paused_until = live.and_then(|webhook| self.registry.pauses().last_until(webhook, attempt.at_ms));
+        paused_until.map_or(failing_ms, |until| failing_ms.min(attempt.at_ms.saturating_sub(until)))
     }
 
     fn disable(
@@ -262,9 +271,9 @@ impl Engine {
             context: Some(serde_json::to_vec(&context).map_err(unwritable)?.into()),
             ..Draft::default()
         };
-        self.append(group, &draft, Some(webhook.no));
+        self.append(group, &draft, Some(webhook.no))?;
         if webhook.tenant != OPERATOR_NO {
-            self.append(group, &Draft { tenant: OPERATOR_NO, ..draft }, Some(webhook.no));
+            self.append(group, &Draft { tenant: OPERATOR_NO, ..draft }, Some(webhook.no))?;
         }
         Ok(())
     }

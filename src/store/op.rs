@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
 use crate::model::audit::Audit;
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{EventId, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::key::{Key, Tenant};
+use crate::model::pause::Scope;
 use crate::model::secret::Secret;
 use crate::model::webhook::{Filter, InactiveReason, Webhook};
 
@@ -89,6 +90,16 @@ pub enum Op {
     },
     /// Tells of deaths that were not told yet because another was told of less than a minute before.
     Tell,
+    /// What is pending of an event for these webhooks is cancelled. An attempt under way may still end.
+    Cancel {
+        event: Seq,
+        webhooks: Vec<WebhookNo>,
+    },
+    /// Nothing of this is delivered any more, or it goes on.
+    Pause {
+        scope: Scope,
+        paused: bool,
+    },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
 }
@@ -183,6 +194,8 @@ pub struct Outcome {
     pub attempt: Attempt,
     /// The delivery's row, where it has one.
     pub row: Option<RowKey>,
+    /// The line that its event stands in.
+    pub order: Option<OrderKey>,
     pub budget_from: u32,
     pub since_ms: Millis,
     /// The webhook is made inactive with it.
@@ -262,10 +275,14 @@ pub struct Effects {
     pub settled: Vec<(WebhookNo, Seq)>,
     /// Rows that are new in the durable queue.
     pub queued: Vec<(WebhookNo, RowKey)>,
+    /// Deliveries that are cancelled: no attempt of them may start any more.
+    pub cancelled: Vec<(WebhookNo, Seq)>,
     /// Webhooks with deliveries that have died of waiting, as asked.
     pub expired: Vec<WebhookNo>,
     /// Webhooks in their newest version.
     pub changed: Vec<Arc<Webhook>>,
+    /// What is paused now, or goes on.
+    pub pauses: Vec<Scope>,
     /// What died and why, for the log.
     pub died: Vec<(WebhookNo, Seq, DeadReason)>,
     /// What the engine reports, for the log.
@@ -292,7 +309,9 @@ impl Effects {
         self.fresh.is_empty()
             && self.settled.is_empty()
             && self.queued.is_empty()
+            && self.cancelled.is_empty()
             && self.expired.is_empty()
             && self.changed.is_empty()
+            && self.pauses.is_empty()
     }
 }

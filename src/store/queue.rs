@@ -90,7 +90,7 @@ pub fn sweep(
     Ok(removed)
 }
 
-/// Rows of one kind that are due by `now`, oldest first, at most `max`, leaving out those that `skip` names.
+/// Rows of one kind that are due by `now`, oldest first, at most `max`, leaving out those of which `skip` says so.
 ///
 /// # Errors
 /// When the store fails or a row does not read.
@@ -100,7 +100,7 @@ pub fn due(
     started: bool,
     now: Millis,
     max: usize,
-    skip: impl Fn(Seq) -> bool,
+    mut skip: impl FnMut(Seq, RowKey) -> bool,
 ) -> Result<Vec<Queued>, StoreError> {
     let kind = u8::from(started);
     let mut found = Vec::new();
@@ -110,8 +110,9 @@ pub fn due(
         }
         let (key, value) = row?;
         let (_, _, due_ms, event) = key.value();
-        if !skip(event) {
-            found.push(Queued { event, key: RowKey { started, due_ms }, row: record::read(value.value())? });
+        let key = RowKey { started, due_ms };
+        if !skip(event, key) {
+            found.push(Queued { event, key, row: record::read(value.value())? });
         }
     }
     Ok(found)
@@ -140,7 +141,7 @@ pub fn listed(
     Ok(found)
 }
 
-/// When the next row of one kind is due, leaving out those that `skip` names.
+/// When the next row of one kind is due, leaving out those of which `skip` says so.
 ///
 /// # Errors
 /// When the store fails.
@@ -148,12 +149,12 @@ pub fn next_due(
     rows: &impl ReadableTable<QueueKey, &'static [u8]>,
     webhook: WebhookNo,
     started: bool,
-    skip: impl Fn(Seq) -> bool,
+    mut skip: impl FnMut(Seq, RowKey) -> bool,
 ) -> Result<Option<Millis>, StoreError> {
     let kind = u8::from(started);
     for row in rows.range((webhook, kind, 0, 0)..=(webhook, kind, u64::MAX, u64::MAX))? {
         let (_, _, due_ms, event) = row?.0.value();
-        if !skip(event) {
+        if !skip(event, RowKey { started, due_ms }) {
             return Ok(Some(due_ms));
         }
     }

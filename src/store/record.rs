@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::StoreError;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason, Verdict};
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey, order_of};
 use crate::model::id::{EventId, JournalSeq, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::key::{Key, Role, Tenant};
 use crate::model::secret::Secret;
@@ -161,6 +161,14 @@ pub fn read_event_name(bytes: &[u8]) -> Result<(EventId, String), StoreError> {
     Ok((EventId(record.id), record.kind.to_owned()))
 }
 
+/// The line that an event stands in, without copying the rest of it.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn read_order(bytes: &[u8]) -> Result<Option<OrderKey>, StoreError> {
+    Ok(read::<EventRecord<'_>>(bytes)?.ordering_key.map(order_of))
+}
+
 /// One line of the journal: something that became of a delivery. `previous` chains the records of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
@@ -188,7 +196,7 @@ pub enum Entry {
         at_ms: Millis,
         attempts: u32,
     },
-    /// Its dead letter was deleted, or it was cancelled by hand.
+    /// Its dead letter was deleted, or it was cancelled.
     Dropped {
         event: Seq,
         webhook: WebhookNo,
@@ -262,6 +270,8 @@ pub struct Standing {
     /// Rows of the durable queue without and with an attempt.
     pub waiting: u64,
     pub started: u64,
+    /// Deliveries that wait for another with their ordering key.
+    pub held: u64,
     pub dead: u64,
     /// Failures in a row, over all deliveries.
     pub failures: u32,
@@ -280,6 +290,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Deliveries that are pending and not fresh.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.waiting + self.started + self.held
+    }
+
     /// A success, or its owner's word: whatever failed before is over.
     pub fn forget_failures(&mut self) {
         (self.failures, self.warned) = (0, 0);

@@ -1,8 +1,8 @@
 //! Making an engine from what is on disk, at start-up and after an I/O error. Owns the rule by which fresh deliveries are
-//! found again: their event stands at or above the watermark and the journal says nothing about them; and that what the
-//! write-ahead log has beyond the store is applied first.
+//! found again: their event stands at or above the watermark, the journal says nothing about them, no line holds them; and that
+//! what the write-ahead log has beyond the store is applied first.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -15,9 +15,11 @@ use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
+use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{KEYS, META, STANDING, TENANTS, WEBHOOKS, meta};
+use super::schema::{KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -92,6 +94,7 @@ fn read_back(
     let flushed = listing::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
     let registry = read_registry(&txn, &shared)?;
     let mut standings = read_standings(&txn)?;
+    let in_line = ordering::owners(&txn.open_table(ORDERING)?)?;
     let logs = read_logs(&txn, &registry, flushed)?;
     for (no, at_ms) in &logs.successes {
         standings.entry(*no).or_default().last_success_ms = Some(*at_ms);
@@ -110,7 +113,8 @@ fn read_back(
     let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
     let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
     queued.sort_unstable();
-    let sweeps: VecDeque<WebhookNo> = queued.iter().copied().filter(|no| registry.webhook(*no).is_none()).collect();
+    let owners: BTreeSet<WebhookNo> = queued.iter().copied().chain(in_line).collect();
+    let sweeps: VecDeque<WebhookNo> = owners.into_iter().filter(|no| registry.webhook(*no).is_none()).collect();
     queued.retain(|no| registry.webhook(*no).is_some());
     let untold = standings.iter().filter(|(_, standing)| standing.untold > 0).map(|(no, _)| *no).collect();
     let engine = Engine {
@@ -160,11 +164,15 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
         let key = record::read_key(KeyId(*id.value()), value.value(), &shared.sealer)?;
         registry.apply(&Change::Key(Arc::new(key)));
     }
+    for row in txn.open_table(PAUSES)?.iter()? {
+        let (scope, pause) = row?;
+        registry.apply(&Change::Pause(record::read(scope.value())?, Some(record::read(pause.value())?)));
+    }
     Ok(registry)
 }
 
-fn read_standings(txn: &redb::ReadTransaction) -> Result<HashMap<WebhookNo, Standing>, StoreError> {
-    let mut standings = HashMap::new();
+fn read_standings(txn: &redb::ReadTransaction) -> Result<ByWebhook<Standing>, StoreError> {
+    let mut standings = ByWebhook::default();
     for row in txn.open_table(STANDING)?.iter()? {
         let (no, value) = row?;
         standings.insert(no.value(), record::read(value.value())?);
@@ -181,7 +189,7 @@ struct Logs {
     open: Fresh,
     fresh: Vec<(WebhookNo, Arc<Event>)>,
     /// Newest successes, as far as the journal was read.
-    successes: HashMap<WebhookNo, Millis>,
+    successes: ByWebhook<Millis>,
 }
 
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
@@ -197,6 +205,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     let mut tails = Tails::new(flushed.0, flushed.1);
     let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
     let mut successes = Successes::default();
+    let mut open = Fresh::new(mark.event, mark.journal);
     log::scan(&journal, mark.journal.min(flushed.1), |number, bytes| {
         let entry: Entry = record::read(bytes)?;
         let (event, webhook) = (entry.event(), entry.webhook());
@@ -208,11 +217,15 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         }
         if event >= mark.event {
             settled.insert((event, webhook));
+            // Cancelled while it was fresh: after a reopen the dispatcher may still have it in flight.
+            if matches!(entry, Entry::Dropped { previous: 0, .. }) {
+                open.leave_out(event, webhook);
+            }
         }
         Ok(true)
     })?;
 
-    let mut open = Fresh::new(mark.event, mark.journal);
+    let lines = txn.open_table(ORDERING)?;
     open.point(mark.event, mark.journal);
     let mut fresh = Vec::new();
     let mut newest_id = None;
@@ -224,12 +237,13 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         }
         if seq >= mark.event {
             let event = Arc::new(event);
-            let before = fresh.len();
+            let (before, order) = (fresh.len(), event.order());
             for no in event.matched.iter().filter(|no| !settled.contains(&(seq, **no))) {
-                if registry.webhook(*no).is_some() {
-                    fresh.push((*no, event.clone()));
-                } else {
+                let place = order.map_or(Ok(None), |order| ordering::get(&lines, *no, order, seq))?;
+                if registry.webhook(*no).is_none() {
                     open.leave_out(seq, *no);
+                } else if !matches!(place, Some(Place::Held(_))) {
+                    fresh.push((*no, event.clone()));
                 }
             }
             open.push(fresh[before..].iter().map(|(no, _)| *no));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::model::id::{BROADCAST, KeyId, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::key::{Key, Tenant};
+use crate::model::pause::{Pause, Pauses, Scope};
 use crate::model::webhook::{Dialect, Webhook};
 
 #[derive(Clone, Default)]
@@ -22,6 +23,7 @@ pub struct Registry {
     deleted_of: HashMap<TenantNo, Vec<WebhookNo>>,
     keys: HashMap<KeyId, Arc<Key>>,
     key_hashes: HashMap<[u8; 32], Arc<Key>>,
+    pauses: Arc<Pauses>,
 }
 
 /// One committed change.
@@ -31,6 +33,8 @@ pub enum Change {
     TenantGone(TenantNo),
     Webhook(Arc<Webhook>),
     Key(Arc<Key>),
+    /// `None`: nothing is to be known of it any more.
+    Pause(Scope, Option<Pause>),
 }
 
 impl Registry {
@@ -54,6 +58,7 @@ impl Registry {
                 }
                 self.keys.insert(key.id, key.clone());
             }
+            Change::Pause(scope, pause) => Arc::make_mut(&mut self.pauses).set(scope, *pause),
         }
     }
 
@@ -105,6 +110,12 @@ impl Registry {
         self.webhooks.get(self.webhook_ids.get(&id)?).filter(|webhook| webhook.tenant == tenant)
     }
 
+    /// A live webhook, whoever owns it.
+    #[must_use]
+    pub fn webhook_by_id(&self, id: WebhookId) -> Option<&Arc<Webhook>> {
+        self.webhooks.get(self.webhook_ids.get(&id)?)
+    }
+
     /// The live webhooks of a tenant, in the order of creation.
     pub fn webhooks_of(&self, tenant: TenantNo) -> impl DoubleEndedIterator<Item = &Arc<Webhook>> {
         self.of_tenant.get(&tenant).into_iter().flatten().filter_map(|no| self.webhooks.get(no))
@@ -143,6 +154,12 @@ impl Registry {
             matched.sort_unstable();
         }
         matched
+    }
+
+    /// What is paused.
+    #[must_use]
+    pub fn pauses(&self) -> &Arc<Pauses> {
+        &self.pauses
     }
 
     #[must_use]

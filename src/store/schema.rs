@@ -22,6 +22,10 @@ pub const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal")
 pub const QUEUE: TableDefinition<QueueKey, &[u8]> = TableDefinition::new("queue");
 pub type QueueKey = (u32, u8, u64, u64);
 
+/// Deliveries of events with an `ordering_key`, in line: (webhook, hash of the key, event) → whether it may go.
+pub const ORDERING: TableDefinition<OrderingKey, &[u8]> = TableDefinition::new("ordering");
+pub type OrderingKey = (u32, u64, u64);
+
 /// How a webhook stands: depth of its queue, dead letters, failures in a row.
 pub const STANDING: TableDefinition<u32, &[u8]> = TableDefinition::new("standing");
 
@@ -37,6 +41,8 @@ pub const IDEMPOTENCY: TableDefinition<(u32, &[u8; 16]), &[u8]> = TableDefinitio
 pub const WEBHOOKS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("webhooks");
 pub const TENANTS: TableDefinition<u32, &[u8]> = TableDefinition::new("tenants");
 pub const KEYS: TableDefinition<&[u8; 8], &[u8]> = TableDefinition::new("keys");
+/// What is paused, or was lately: scope → since when, until when.
+pub const PAUSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pauses");
 
 /// Signatures that were accepted: (minute of the signed timestamp, hash) → nothing.
 pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("marks");

@@ -10,6 +10,7 @@
 //! Record, 56 bytes little endian: seq, event id, webhook, attempt number, wall time ms, duration ms, status, zero, and the
 //! first 8 bytes of the SHA-256 of all that. The id ties it to its store: a spool beside a restored backup is ignored.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -24,6 +25,7 @@ use super::recover::Recovered;
 use super::view::Shared;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, Verdict};
+use crate::model::event::OrderKey;
 use crate::model::id::{AttemptNumber, EventId, Seq, WebhookNo};
 
 const RECORD_BYTES: usize = 56;
@@ -141,47 +143,60 @@ pub fn replay(recovered: &mut Recovered, shared: &Shared, found: &[Success]) -> 
         let fresh = recovered.fresh.iter().position(|(webhook, event)| {
             *webhook == success.webhook && event.id == success.id && success.number == AttemptNumber::MIN
         });
-        let row = match fresh {
+        let before = match fresh {
             Some(place) => {
                 let (_, event) = recovered.fresh.swap_remove(place);
-                Some((None, QueueRow { since_ms: event.accepted_ms, ..QueueRow::default() }))
+                let row = QueueRow { since_ms: event.accepted_ms, ..QueueRow::default() };
+                Some(Before { key: None, row, order: event.order() })
             }
-            None => queued(shared, success)?.map(|(key, row)| (Some(key), row)),
+            None => queued(shared, success)?,
         };
-        if let Some((key, row)) = row {
-            ops.push(Op::Outcome(Box::new(outcome(success, key, &row))));
+        if let Some(before) = before {
+            ops.push(Op::Outcome(Box::new(outcome(success, &before))));
         }
     }
     let count = ops.len();
     if count > 0 {
+        let applied = recovered.engine.apply(&ops)?;
         // What is reported of a success has subscribers, too.
-        recovered.fresh.extend(recovered.engine.apply(&ops)?.effects.fresh);
+        recovered.fresh.extend(applied.effects.fresh);
+        // Whoever came next in a line has a row now.
+        let mut queued: BTreeSet<WebhookNo> = recovered.queued.drain(..).collect();
+        queued.extend(applied.effects.queued.iter().map(|(webhook, _)| *webhook));
+        recovered.queued.extend(queued);
     }
     // The order of the log again, which the removals have broken.
     recovered.fresh.sort_by_key(|(webhook, event)| (event.seq, *webhook));
     Ok(count)
 }
 
+/// What a delivery was before its success.
+struct Before {
+    key: Option<RowKey>,
+    row: QueueRow,
+    order: Option<OrderKey>,
+}
+
 /// The row of a queued delivery whose next attempt was this success.
-fn queued(shared: &Shared, success: &Success) -> Result<Option<(RowKey, QueueRow)>, StoreError> {
+fn queued(shared: &Shared, success: &Success) -> Result<Option<Before>, StoreError> {
     let (view, fates) = shared.view_with_fates(success.event)?;
-    if view.event(success.event)?.is_none_or(|event| event.id != success.id) {
-        return Ok(None);
-    }
+    let Some(event) = view.event(success.event)?.filter(|event| event.id == success.id) else { return Ok(None) };
     let Some(newest) = fates.get(&success.webhook) else { return Ok(None) };
     let Some((started, due_ms)) = view.entry(*newest)?.and_then(|entry| entry.queued()) else { return Ok(None) };
     let key = RowKey { started, due_ms };
     let row = view.queue_row(success.webhook, success.event, key)?;
-    Ok(row.filter(|row| row.attempts + 1 == success.number.get()).map(|row| (key, row)))
+    let row = row.filter(|row| row.attempts + 1 == success.number.get());
+    Ok(row.map(|row| Before { key: Some(key), row, order: event.order() }))
 }
 
-fn outcome(success: &Success, row: Option<RowKey>, before: &QueueRow) -> Outcome {
+fn outcome(success: &Success, before: &Before) -> Outcome {
+    let row = &before.row;
     Outcome {
         attempt: Attempt {
             event: success.event,
             webhook: success.webhook,
             number: success.number,
-            previous: before.previous,
+            previous: row.previous,
             at_ms: success.at_ms,
             duration_ms: success.duration_ms,
             class: None,
@@ -191,9 +206,10 @@ fn outcome(success: &Success, row: Option<RowKey>, before: &QueueRow) -> Outcome
             excerpt: String::new(),
             verdict: Verdict::Delivered,
         },
-        row,
-        budget_from: before.budget_from,
-        since_ms: before.since_ms,
+        row: before.key,
+        order: before.order,
+        budget_from: row.budget_from,
+        since_ms: row.since_ms,
         deactivate: None,
         test: false,
     }

@@ -3,7 +3,7 @@
 //! A view lives for one question and never across a wait on the network: a snapshot that stays open keeps every page that
 //! is freed after it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,14 +13,16 @@ use super::StoreError;
 use super::ids::Mask;
 use super::listing::{self, Tails};
 use super::log::{self, Log};
+use super::numbers::ByWebhook;
 use super::op::RowKey;
+use super::ordering::{self, Place, Places};
 use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Standing};
 use super::registry::Registry;
-use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, QUEUE, STANDING, WEBHOOKS};
+use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING, WEBHOOKS};
 use super::seal::Sealer;
 use crate::clock::Millis;
-use crate::model::event::Event;
+use crate::model::event::{Event, OrderKey};
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::webhook::Webhook;
 
@@ -30,7 +32,7 @@ pub struct Shared {
     tails: RwLock<Tails>,
     registry: RwLock<Registry>,
     /// Wall times of webhooks' newest successes, where they may be newer than on disk.
-    successes: RwLock<HashMap<WebhookNo, Millis>>,
+    successes: RwLock<ByWebhook<Millis>>,
     next_event: AtomicU64,
     next_journal: AtomicU64,
     watermark: AtomicU64,
@@ -77,7 +79,7 @@ impl Shared {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_successes(&self, successes: HashMap<WebhookNo, Millis>) {
+    pub(super) fn set_successes(&self, successes: ByWebhook<Millis>) {
         *self.successes.write().unwrap_or_else(PoisonError::into_inner) = successes;
     }
 
@@ -266,7 +268,7 @@ impl View<'_> {
         started: bool,
         now: Millis,
         max: usize,
-        skip: impl Fn(Seq) -> bool,
+        skip: impl FnMut(Seq, RowKey) -> bool,
     ) -> Result<Vec<Queued>, StoreError> {
         queue::due(&self.txn.open_table(QUEUE)?, webhook, started, now, max, skip)
     }
@@ -292,9 +294,52 @@ impl View<'_> {
         &self,
         webhook: WebhookNo,
         started: bool,
-        skip: impl Fn(Seq) -> bool,
+        skip: impl FnMut(Seq, RowKey) -> bool,
     ) -> Result<Option<Millis>, StoreError> {
         queue::next_due(&self.txn.open_table(QUEUE)?, webhook, started, skip)
+    }
+
+    /// How a delivery stands in its line.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn place_in_line(&self, webhook: WebhookNo, order: OrderKey, event: Seq) -> Result<Option<Place>, StoreError> {
+        ordering::get(&self.txn.open_table(ORDERING)?, webhook, order, event)
+    }
+
+    /// The line that a delivery stands in, for one whose event does not read.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn line_of(&self, webhook: WebhookNo, event: Seq) -> Result<Option<OrderKey>, StoreError> {
+        ordering::line_of(&self.txn.open_table(ORDERING)?, webhook, event)
+    }
+
+    /// Whom a held delivery waits for: the one of its line that is under way, and the one right before it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn before_in_line(
+        &self,
+        webhook: WebhookNo,
+        order: OrderKey,
+        event: Seq,
+        max: usize,
+    ) -> Result<(Option<Seq>, Option<Seq>), StoreError> {
+        ordering::before(&self.txn.open_table(ORDERING)?, webhook, order, event, max)
+    }
+
+    /// Who stands in a webhook's lines behind `after`, at most `max`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn in_line(
+        &self,
+        webhook: WebhookNo,
+        after: Option<(OrderKey, Seq)>,
+        max: usize,
+    ) -> Result<Places, StoreError> {
+        ordering::listed(&self.txn.open_table(ORDERING)?, webhook, after, max)
     }
 
     /// How a webhook stands. Its newest success is as of now: it may be newer than this snapshot.

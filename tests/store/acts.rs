@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::id::{OPERATOR_NO, Seq, WebhookNo};
+use webhookd::model::pause::Scope;
 use webhookd::model::webhook::{Filter, InactiveReason};
 use webhookd::store::op::{Guard, Mark, Op, WebhookPatch};
 
@@ -128,7 +129,7 @@ impl World {
         let flying = |event| flights.iter().any(|flight| flight.webhook == webhook && flight.event == event);
         self.disk.set_quiet(true);
         let view = self.shared.as_ref().unwrap().view().unwrap();
-        let due = view.due(webhook, started, self.clock.now_ms(), room, flying).unwrap();
+        let due = view.due(webhook, started, self.clock.now_ms(), room, |event, _| flying(event)).unwrap();
         if self.model.live(webhook) {
             let from = (webhook, started, 0, 0)..=(webhook, started, self.clock.now_ms(), Seq::MAX);
             let wanted = self.model.queue.range(from).filter(|(place, _)| !flying(place.3)).take(room);
@@ -162,6 +163,7 @@ impl World {
             row: row.map(|(key, _)| key),
             verdict,
         });
+        outcome.order = self.model.order_of(event);
         outcome.budget_from = row.map_or(0, |(_, row)| row.budget_from);
         outcome.deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
         Op::Outcome(Box::new(outcome))
@@ -173,18 +175,7 @@ impl World {
             ops.push(drafts::put_tenant(&format!("tenant-{}", self.model.tenants.len())));
         }
         let live: Vec<WebhookNo> = self.model.hooks.keys().copied().filter(|no| self.model.live(*no)).collect();
-        if !self.model.tenants.is_empty() && live.len() < 8 && self.chance.percent(35) {
-            let mut tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
-            if self.chance.percent(25) {
-                tenant = OPERATOR_NO;
-            }
-            let filter = *self.chance.pick(&FILTERS).unwrap();
-            ops.push(drafts::create_webhook(tenant, self.chance.bytes(), &[filter]));
-        }
-        if !self.model.tenants.is_empty() && self.chance.percent(8) {
-            let tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
-            ops.push(drafts::register_sole(tenant, self.chance.bytes()));
-        }
+        self.newcomers(live.len(), ops);
         if self.chance.percent(10)
             && let Some(no) = self.chance.pick(&live).copied()
         {
@@ -217,6 +208,7 @@ impl World {
                 Op::DropDead { webhook, event }
             });
         }
+        self.hold_and_cancel(&live, ops);
         let events = self.model.events.len() as u64;
         if self.chance.percent(10) && events > 0 {
             let event = 1 + self.chance.below(events);
@@ -238,6 +230,43 @@ impl World {
             let mut outcome = drafts::outcome(&of);
             outcome.test = true;
             ops.push(Op::Outcome(Box::new(outcome)));
+        }
+    }
+
+    /// New webhooks, some of the operator's.
+    fn newcomers(&mut self, live: usize, ops: &mut Vec<Op>) {
+        if !self.model.tenants.is_empty() && live < 8 && self.chance.percent(35) {
+            let mut tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
+            if self.chance.percent(25) {
+                tenant = OPERATOR_NO;
+            }
+            let filter = *self.chance.pick(&FILTERS).unwrap();
+            ops.push(drafts::create_webhook(tenant, self.chance.bytes(), &[filter]));
+        }
+        if !self.model.tenants.is_empty() && self.chance.percent(8) {
+            let tenant = u32::try_from(self.chance.index(self.model.tenants.len())).unwrap() + 1;
+            ops.push(drafts::register_sole(tenant, self.chance.bytes()));
+        }
+    }
+
+    /// Pauses, and cancels what is pending of an event, also where nothing is.
+    fn hold_and_cancel(&mut self, live: &[WebhookNo], ops: &mut Vec<Op>) {
+        if self.chance.percent(6) {
+            let no = 1 + u32::try_from(self.chance.below(10)).unwrap();
+            let host = Scope::host("receiver.example").unwrap();
+            let scopes = [Scope::Everything, Scope::Tenant(no), host, Scope::Webhook(no), Scope::Own(no)];
+            let scope = self.chance.pick(&scopes).unwrap().clone();
+            ops.push(Op::Pause { scope, paused: self.chance.percent(50) });
+        }
+        let events = self.model.events.len() as u64;
+        if self.chance.percent(15) && events > 0 {
+            // Mostly a young one: of those something is pending.
+            let young = self.chance.below(events.min(8));
+            let event = if self.chance.percent(80) { events - young } else { 1 + self.chance.below(events) };
+            let mut webhooks = live.to_vec();
+            self.chance.shuffle(&mut webhooks);
+            webhooks.truncate(1 + self.chance.index(4));
+            ops.push(Op::Cancel { event, webhooks });
         }
     }
 

@@ -8,9 +8,10 @@ use webhookd::model::event::Event;
 use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::WebhookState;
 use webhookd::store::backlog::Backlog;
+use webhookd::store::ordering::Place;
 use webhookd::store::page::EventQuery;
 use webhookd::store::queue::Queued;
-use webhookd::store::record::Entry;
+use webhookd::store::record::{Entry, QueueRow};
 use webhookd::store::view::{Shared, View};
 
 use crate::chance::Chance;
@@ -38,6 +39,10 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
     fates(&view, model)?;
     conservation(&view, model)?;
     guards(&view, model)?;
+    lines(&view, model)?;
+    let paused: BTreeMap<_, _> =
+        shared.registry().pauses().iter().map(|(scope, pause)| (scope.clone(), pause)).collect();
+    same(|| "pauses".to_owned(), &paused, &model.pauses)?;
     for tenant in tenants(model) {
         event_pages(shared, model, tenant, chance)?;
     }
@@ -100,7 +105,7 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
 }
 
 fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued>, String> {
-    view.due(webhook, started, Millis::MAX, usize::MAX, |_| false).map_err(text)
+    view.due(webhook, started, Millis::MAX, usize::MAX, |_, _| false).map_err(text)
 }
 
 fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
@@ -122,16 +127,17 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
                 model.queue.range(from).map(|((_, _, due, event), row)| (*event, *due, *row)).collect();
             let shown: Vec<_> = found.iter().map(|queued| (queued.event, queued.key.due_ms, queued.row)).collect();
             same(|| format!("queue of {no}, started {started}"), &shown, &wanted)?;
-            let next = view.next_due(*no, started, |_| false).map_err(text)?;
+            let next = view.next_due(*no, started, |_, _| false).map_err(text)?;
             same(|| format!("next due of {no}"), &next, &wanted.first().map(|(_, due, _)| *due))?;
         }
         let dead = model.dead.keys().filter(|(webhook, _)| webhook == no).count() as u64;
         if hook.life != Life::Deleted {
             let queued = model.queue.keys().filter(|place| place.0 == *no).map(|place| place.3);
             let fresh = model.fresh.iter().filter(|(_, webhook)| webhook == no).map(|(seq, _)| *seq);
-            let pending: Vec<Seq> = queued.chain(fresh).collect();
-            let oldest_ms = pending.iter().min().map(|seq| model.events[*seq as usize - 1].accepted_ms);
-            let wanted = Backlog { pending: pending.len() as u64, oldest_ms, dead };
+            let held = model.lines.iter().filter(|((webhook, ..), row)| webhook == no && row.is_some());
+            let free: Vec<Seq> = queued.chain(fresh).collect();
+            let oldest_ms = free.iter().min().map(|seq| model.events[*seq as usize - 1].accepted_ms);
+            let wanted = Backlog { pending: (free.len() + held.count()) as u64, oldest_ms, dead };
             same(|| format!("backlog of {no}"), &shared.backlog(*no).map_err(text)?, &wanted)?;
         }
         same(|| format!("count of dead letters of {no}"), &standing.dead, &dead)?;
@@ -211,6 +217,29 @@ fn fates(view: &View<'_>, model: &Model) -> Checked {
     Ok(())
 }
 
+/// Who stands in line, who may go, and that in each line it is one.
+fn lines(view: &View<'_>, model: &Model) -> Checked {
+    for (webhook, _) in model.hooks.iter().filter(|(_, hook)| hook.life != Life::Deleted) {
+        let mine = model.lines.range((*webhook, 0, 0)..=(*webhook, u64::MAX, Seq::MAX));
+        let place = |row: &Option<QueueRow>| row.map_or(Place::UnderWay, Place::Held);
+        let wanted: Vec<_> = mine.map(|((_, order, event), row)| (*order, *event, place(row))).collect();
+        let found = view.in_line(*webhook, None, usize::MAX).map_err(text)?.items;
+        same(|| format!("lines of {webhook}"), &found, &wanted)?;
+        let held = found.iter().filter(|(_, _, place)| *place != Place::UnderWay).count() as u64;
+        same(|| format!("count of those held by {webhook}"), &view.standing(*webhook).map_err(text)?.held, &held)?;
+        let mut under_way: BTreeMap<u64, usize> = found.iter().map(|(order, ..)| (*order, 0)).collect();
+        for (order, event, _) in found.iter().filter(|(_, _, place)| *place == Place::UnderWay) {
+            *under_way.entry(*order).or_default() += 1;
+            let rows = model.queue.keys().filter(|place| (place.0, place.3) == (*webhook, *event)).count();
+            let pending = rows + usize::from(model.fresh.contains(&(*event, *webhook)));
+            same(|| format!("line of {event}"), &view.line_of(*webhook, *event).map_err(text)?, &Some(*order))?;
+            same(|| format!("places where {event} is pending for {webhook}"), &pending, &1)?;
+        }
+        same(|| format!("lines of {webhook} {under_way:?}"), &under_way.values().all(|count| *count == 1), &true)?;
+    }
+    Ok(())
+}
+
 /// Each delivery is in exactly one of pending, delivered, dead, cancelled.
 fn conservation(view: &View<'_>, model: &Model) -> Checked {
     let mut deliveries: BTreeSet<(Seq, WebhookNo)> = BTreeSet::new();
@@ -229,14 +258,20 @@ fn conservation(view: &View<'_>, model: &Model) -> Checked {
         let rows = queued.get(&(event, webhook)).copied().unwrap_or(0);
         let dead = view.death_of(webhook, event).map_err(text)?.is_some();
         let newest = view.fates(event).map_err(text)?.get(&webhook).copied();
-        let newest = newest.map(|number| view.entry(number)).transpose().map_err(text)?.flatten();
+        let mut newest = newest.map(|number| view.entry(number)).transpose().map_err(text)?.flatten();
+        // A failure from which nothing followed says nothing about the delivery.
+        while let Some(Entry::Attempt(Attempt { verdict: Verdict::Single, previous: previous @ 1.., .. })) = newest {
+            newest = view.entry(previous).map_err(text)?;
+        }
         let ended = match &newest {
             Some(Entry::Attempt(Attempt { verdict: Verdict::Delivered | Verdict::Single, .. })) => true,
             Some(Entry::Dropped { .. }) => true,
             _ => !model.live(webhook) && !dead && rows == 0,
         };
         let raced = model.forked.contains(&(event, webhook));
-        let pending = usize::from(fresh && model.live(webhook)) + rows;
+        let place = model.order_of(event).map_or(Ok(None), |order| view.place_in_line(webhook, order, event));
+        let held = usize::from(model.live(webhook) && matches!(place.map_err(text)?, Some(Place::Held(_))));
+        let pending = usize::from(fresh && model.live(webhook)) + rows + held;
         let states = pending + usize::from(dead) + usize::from(ended && !dead && (pending == 0 || !raced));
         if states != 1 && !(raced && pending + usize::from(dead) <= 1) {
             return Err(format!(

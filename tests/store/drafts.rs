@@ -96,7 +96,7 @@ pub fn random_draft(chance: &mut Chance, tenants: u64) -> Draft {
     draft.created_us = chance.next() >> 12;
     draft.channel = chance.percent(20).then(|| CHANNEL.to_owned());
     draft.context = chance.percent(20).then(|| Bytes::from_static(b"{\"region\":\"eu\"}"));
-    draft.ordering_key = chance.percent(10).then(|| "key".to_owned());
+    draft.ordering_key = chance.percent(40).then(|| format!("key-{}", chance.below(2)));
     draft.test = chance.percent(5);
     draft
 }
@@ -148,6 +148,7 @@ pub fn outcome(of: &Try) -> Outcome {
             verdict: of.verdict,
         },
         row: of.row,
+        order: None,
         budget_from: 0,
         since_ms: of.at_ms,
         deactivate: None,

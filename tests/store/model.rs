@@ -1,15 +1,17 @@
 //! What should be true of the store: the same ops on plain collections. Owns the meaning of every op, nothing of how.
 //!
-//! Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
+//! `lines` has the part about ordering keys, cancelling and pauses, `guards` that about marks and the audit log. Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::audit::Audit;
+use webhookd::model::event::OrderKey;
 use webhookd::model::id::{BROADCAST, EventId, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookId, WebhookNo};
+use webhookd::model::pause::{Pause, Scope};
 use webhookd::model::webhook::{Dialect, Filter, Webhook};
-use webhookd::store::op::{Accept, Draft, Guard, Mark, Op, Outcome, Refusal, WebhookPatch};
+use webhookd::store::op::{Accept, Draft, Mark, Op, Outcome, Refusal, WebhookPatch};
 use webhookd::store::record::{Entry, QueueRow, Remembered};
 
 use crate::news::Health;
@@ -64,17 +66,21 @@ pub struct Model {
     pub journal: Vec<Entry>,
     pub fresh: BTreeSet<(Seq, WebhookNo)>,
     pub queue: BTreeMap<QueuePlace, QueueRow>,
+    /// Deliveries in line for their key: (webhook, line, event); with the row that is kept for one that is held.
+    pub lines: BTreeMap<(WebhookNo, OrderKey, Seq), Option<QueueRow>>,
+    pub pauses: BTreeMap<Scope, Pause>,
     pub dead: BTreeMap<(WebhookNo, Seq), JournalSeq>,
     pub remembered: HashMap<[u8; 16], Remembered>,
     /// Marks of accepted signatures, and whether they are still kept.
     pub marks: Vec<(Mark, bool)>,
     /// What is still kept, with its numbers.
     pub audit: BTreeMap<u64, Audit>,
-    next_audit: u64,
-    /// Deliveries whose chain of records has two ends, because something was decided while they were in flight.
+    pub next_audit: u64,
+    /// Deliveries whose chain of records has two ends, because something was decided, or they were asked for again with the same row, while they were in flight.
     pub forked: BTreeSet<(Seq, WebhookNo)>,
     retention_ms: Millis,
     group_journal: usize,
+    pub group_events: usize,
     pub now: Millis,
     pub wall_ms: Millis,
 }
@@ -95,11 +101,12 @@ impl Model {
     /// A group of ops at one time; says what the store should answer.
     pub fn apply(&mut self, ops: &[Op], now: Millis, wall_ms: Millis) -> Vec<Result<Expected, Refusal>> {
         self.group_journal = self.journal.len();
+        self.group_events = self.events.len();
         (self.now, self.wall_ms) = (now, wall_ms);
         ops.iter().map(|op| self.op(op)).collect()
     }
 
-    fn op(&mut self, op: &Op) -> Result<Expected, Refusal> {
+    pub fn op(&mut self, op: &Op) -> Result<Expected, Refusal> {
         match op {
             Op::Accept(accept) => self.accept(accept),
             Op::Outcome(outcome) => {
@@ -135,6 +142,8 @@ impl Model {
                 }
                 self.set_life(*no, Life::Deleted);
                 self.queue.retain(|place, _| place.0 != *no);
+                self.lines.retain(|place, _| place.0 != *no);
+                self.pauses.retain(|scope, _| *scope != Scope::Webhook(*no) && *scope != Scope::Own(*no));
                 Ok(Expected::Nothing)
             }
             Op::PutTenant { id, .. } => {
@@ -159,6 +168,8 @@ impl Model {
             Op::Guarded { guard, op } => self.guarded(guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => Ok(self.tidy(*marks_before, *audit_before_ms, *max)),
             Op::Tell => Ok(self.tell()),
+            Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),
+            Op::Pause { scope, paused } => self.pause(scope, *paused),
             Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
         }
     }
@@ -181,47 +192,6 @@ impl Model {
         self.hooks.insert(no, hook);
         self.version(no);
         Ok(Expected::Webhook(no))
-    }
-
-    fn guarded(&mut self, guard: &Guard, op: &Op) -> Result<Expected, Refusal> {
-        if guard.mark.is_some_and(|mark| self.marks.contains(&(mark, true))) {
-            return Err(Refusal::Replayed);
-        }
-        let done = self.op(op)?;
-        if let Some(mark) = guard.mark {
-            self.marks.retain(|(known, _)| *known != mark);
-            self.marks.push((mark, true));
-        }
-        if let Some(draft) = &guard.audit {
-            let of = |no: TenantNo| match no {
-                BROADCAST => "*".to_owned(),
-                OPERATOR_NO => "operator".to_owned(),
-                no => self.tenants[no as usize - 1].clone(),
-            };
-            let tenant = match &done {
-                Expected::Accepted { events, .. } => {
-                    events.first().map(|seq| of(self.events[*seq as usize - 1].draft.tenant))
-                }
-                Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
-                Expected::Tenant(no) => Some(of(*no)),
-                Expected::Count(_) | Expected::Nothing => None,
-            };
-            let tenant = tenant.or(draft.tenant.clone());
-            let record = Audit { at_ms: self.wall_ms, since_ms: self.now, tenant, ..Audit::clone(draft) };
-            self.next_audit += 1;
-            self.audit.insert(self.next_audit, record);
-        }
-        Ok(done)
-    }
-
-    fn tidy(&mut self, marks_before: u32, audit_before_ms: Millis, max: usize) -> Expected {
-        self.marks.sort_by_key(|(mark, _)| (mark.minute, mark.hash));
-        let old = self.marks.iter_mut().filter(|(mark, kept)| *kept && mark.minute < marks_before).take(max);
-        let marks = old.map(|(_, kept)| *kept = false).count();
-        let old = self.audit.iter().take(max).take_while(|(_, record)| record.since_ms < audit_before_ms);
-        let numbers: Vec<u64> = old.map(|(number, _)| *number).collect();
-        self.audit.retain(|number, _| !numbers.contains(number));
-        Expected::Count(marks + numbers.len())
     }
 
     fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {
@@ -248,8 +218,13 @@ impl Model {
         for draft in &accept.drafts {
             let seq = self.heads().0;
             let matched = self.matched(draft);
-            self.fresh.extend(matched.iter().map(|no| (seq, *no)));
-            self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched, id: None });
+            self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched: matched.clone(), id: None });
+            let row = QueueRow { since_ms: self.now, ..QueueRow::default() };
+            for no in matched {
+                if self.get_in_line(no, seq, row) {
+                    self.fresh.insert((seq, no));
+                }
+            }
         }
         let events: Vec<Seq> = (first..self.heads().0).collect();
         if let Some(key) = key
@@ -262,7 +237,7 @@ impl Model {
         Ok(Expected::Accepted { events, replayed: false })
     }
 
-    fn knows(&self, tenant: TenantNo) -> bool {
+    pub fn knows(&self, tenant: TenantNo) -> bool {
         tenant == OPERATOR_NO || tenant as usize <= self.tenants.len()
     }
 
@@ -281,7 +256,8 @@ impl Model {
     pub fn pending(&self, tenant: TenantNo) -> u64 {
         let own = |webhook: WebhookNo| self.live(webhook) && self.hooks[&webhook].tenant == tenant;
         let fresh = self.fresh.iter().filter(|(_, webhook)| own(*webhook)).count();
-        (fresh + self.queue.keys().filter(|place| own(place.0)).count()) as u64
+        let held = self.lines.iter().filter(|((webhook, ..), row)| row.is_some() && own(*webhook)).count();
+        (fresh + held + self.queue.keys().filter(|place| own(place.0)).count()) as u64
     }
 
     fn outcome(&mut self, outcome: &Outcome) {
@@ -293,28 +269,27 @@ impl Model {
         }
         let pending = match outcome.row {
             Some(key) => self.queue.remove(&(webhook, key.started, key.due_ms, event)).is_some(),
-            None => {
-                self.fresh.remove(&(event, webhook));
-                true
-            }
+            None => self.fresh.remove(&(event, webhook)),
         };
-        // Something else became of the delivery while it was in flight: the attempt is on record, and a success counts.
-        let mut dead_before = None;
-        if !pending {
-            self.forked.insert((event, webhook));
-            dead_before = self.dead.get(&(webhook, event)).copied();
-            if let Some(death) = dead_before {
-                attempt.previous = death;
+        let live = self.live(webhook);
+        let newest = self.newest(event, webhook).unwrap_or(0);
+        // Something was decided about the delivery while it was in flight: the attempt is on record, and a success counts.
+        let late = live && !pending;
+        if late {
+            attempt.previous = newest;
+            if verdict == Verdict::Delivered {
+                self.dead.remove(&(webhook, event));
+                self.withdraw(webhook, event);
+            } else {
+                attempt.verdict = Verdict::Single;
             }
+        } else if attempt.previous != newest {
+            self.forked.insert((event, webhook));
         }
         let failed = attempt.class.is_some();
         let (at_ms, tries) = (attempt.at_ms, attempt.number.get());
         let number = self.note(Entry::Attempt(attempt));
-        let live = self.live(webhook);
         match verdict {
-            Verdict::Delivered if dead_before.is_some() && live => {
-                self.dead.remove(&(webhook, event));
-            }
             Verdict::RetryAt(due) if live && pending => {
                 let row = QueueRow {
                     attempts: tries,
@@ -329,6 +304,9 @@ impl Model {
                 self.note_death(webhook, event, reason);
             }
             _ => {}
+        }
+        if !late && (!live || !matches!(verdict, Verdict::RetryAt(_))) {
+            self.leave_line(webhook, event);
         }
         if let Some(hook) = self.hooks.get_mut(&webhook) {
             let before = hook.health.clone();
@@ -348,8 +326,7 @@ impl Model {
 
     fn spill(&mut self, webhook: WebhookNo, events: &[Seq], due_ms: Millis) -> Expected {
         for event in events {
-            self.fresh.remove(&(*event, webhook));
-            if self.live(webhook) {
+            if self.fresh.remove(&(*event, webhook)) && self.live(webhook) {
                 let number = self.note(Entry::Queued { event: *event, webhook, previous: 0, due_ms });
                 let row = QueueRow { attempts: 0, budget_from: 0, since_ms: self.now, previous: number };
                 self.queue.insert((webhook, false, due_ms, *event), row);
@@ -359,22 +336,29 @@ impl Model {
     }
 
     fn expire(&mut self, webhook: WebhookNo, before_ms: Millis, max: usize) -> Expected {
-        let from = (webhook, false, 0, 0)..=(webhook, false, before_ms, Seq::MAX);
-        let old: Vec<(QueuePlace, QueueRow)> =
-            self.queue.range(from).take(max).map(|(place, row)| (*place, *row)).collect();
-        for (place, row) in &old {
-            self.queue.remove(place);
-            let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
-            let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
-            if self.live(webhook) {
-                self.dead.insert((webhook, event), number);
-                self.note_death(webhook, event, reason);
+        let mut count = 0;
+        loop {
+            let from = (webhook, false, 0, 0)..=(webhook, false, before_ms, Seq::MAX);
+            let old: Vec<(QueuePlace, QueueRow)> =
+                self.queue.range(from).take(max - count).map(|(place, row)| (*place, *row)).collect();
+            for (place, row) in &old {
+                self.queue.remove(place);
+                let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
+                let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
+                if self.live(webhook) {
+                    self.dead.insert((webhook, event), number);
+                    self.note_death(webhook, event, reason);
+                }
+                self.leave_line(webhook, event);
+            }
+            count += old.len();
+            if old.is_empty() {
+                if self.hooks.contains_key(&webhook) {
+                    self.tell_deaths(webhook);
+                }
+                return Expected::Count(count);
             }
         }
-        if self.hooks.contains_key(&webhook) {
-            self.tell_deaths(webhook);
-        }
-        Expected::Count(old.len())
     }
 
     fn update(&mut self, no: WebhookNo, patch: &WebhookPatch) -> Result<Expected, Refusal> {
@@ -414,6 +398,10 @@ impl Model {
         let death = self.dead.get(&(webhook, event)).copied().filter(|_| self.live(webhook));
         let death = death.filter(|death| *death <= self.group_journal as JournalSeq).ok_or(Refusal::NotFound)?;
         self.dead.remove(&(webhook, event));
+        if self.newest(event, webhook) != Some(death) {
+            // An attempt ended after its death.
+            self.forked.insert((event, webhook));
+        }
         Ok(death)
     }
 
@@ -422,7 +410,9 @@ impl Model {
         let now = self.now;
         let number = self.note(Entry::Revived { event, webhook, previous, at_ms: now, attempts });
         let row = QueueRow { attempts, budget_from: attempts, since_ms: now, previous: number };
-        self.queue.insert((webhook, false, now, event), row);
+        if self.get_in_line(webhook, event, row) {
+            self.queue.insert((webhook, false, now, event), row);
+        }
     }
 
     fn attempts_made(&self, newest: JournalSeq) -> u32 {
@@ -444,11 +434,12 @@ impl Model {
                 return Err(Refusal::NotFound);
             }
             let of_it = |entry: &Entry| entry.event() == event && entry.webhook() == *webhook;
-            if self.journal[self.group_journal..].iter().any(of_it) || self.fresh.contains(&(event, *webhook)) {
-                return Err(Refusal::Pending);
-            }
             let newest = self.newest(event, *webhook);
-            if newest.is_some_and(|number| self.journal[number as usize - 1].queued().is_some()) {
+            let pending = match self.told(event, *webhook) {
+                Some(entry) => entry.queued().is_some(),
+                None => self.events[event as usize - 1].matched.contains(webhook),
+            };
+            if pending || self.journal[self.group_journal..].iter().any(of_it) {
                 return Err(Refusal::Pending);
             }
             plan.push((*webhook, newest.unwrap_or(0)));
@@ -466,7 +457,7 @@ impl Model {
         self.journal.iter().rposition(of_it).map(|place| place as JournalSeq + 1)
     }
 
-    fn note(&mut self, entry: Entry) -> JournalSeq {
+    pub(crate) fn note(&mut self, entry: Entry) -> JournalSeq {
         self.journal.push(entry);
         self.journal.len() as JournalSeq
     }

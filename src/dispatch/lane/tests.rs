@@ -1,146 +1,24 @@
-//! The lane, step by step: permits, turns, circuit, rate, rows on disk and gates. `model` drives it by chance.
+//! The lane, step by step: permits, turns, circuit, rate, rows on disk and gates; `order` what is cancelled, in line or
+//! paused. `model` drives it by chance.
 
+mod bench;
 mod model;
+mod order;
+mod writer;
 
 use super::*;
 use crate::circuit::CircuitRules;
 use crate::dispatch::settings::Settings;
 use crate::egress::guard::Rules;
+use crate::limits::LANE_REFILL_MIN;
 use crate::model::id::WebhookId;
 use crate::model::secret::Secret;
 use crate::model::webhook::{Dialect, Filter, InactiveReason, SigningSecret, Webhook, WebhookState};
-use crate::retry::{Plans, Policy};
-use crate::store::record::QueueRow;
+use crate::retry::Policy;
+use bench::{Bench, planned, queued, webhook};
 
 const NOW: Millis = 1_700_000_000_000;
 const NO: WebhookNo = 7;
-
-fn webhook() -> Webhook {
-    Webhook {
-        no: NO,
-        id: WebhookId([7; 16]),
-        tenant: 1,
-        since_seq: 1,
-        dialect: Dialect::Lemon,
-        url: "http://127.0.0.1:8080/".to_owned(),
-        filters: vec![Filter::All],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None }],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: Some(2),
-        rate_limit: None,
-        description: None,
-        created_ms: NOW,
-        updated_ms: NOW,
-    }
-}
-
-fn planned(webhook: Webhook, policy: Policy, host: &Arc<Gate>) -> Arc<Plan> {
-    let settings = Settings { plans: Arc::new(Plans::with_default(policy)), ..Settings::default() };
-    let rules = Rules { require_https: false, allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
-    Arc::new(Plan::new(Arc::new(webhook), None, &settings, &rules, |_, _| host.clone(), NOW))
-}
-
-/// A lane on a bench, with gates and a clock of its own.
-struct Bench {
-    lane: Lane,
-    all: Gate,
-    host: Arc<Gate>,
-    now: Millis,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::of(webhook())
-    }
-
-    fn of(webhook: Webhook) -> Self {
-        let host = Arc::new(Gate::new(64));
-        let lane = Lane::new(planned(webhook, Policy::standard(), &host), NOW);
-        Self { lane, all: Gate::new(64), host, now: NOW }
-    }
-
-    fn replan(&mut self, change: impl FnOnce(&mut Webhook)) {
-        let mut webhook = Webhook::clone(&self.lane.plan.webhook);
-        change(&mut webhook);
-        self.lane.replan(planned(webhook, Policy::standard(), &self.host));
-    }
-
-    fn next(&mut self) -> Next {
-        self.lane.next(&self.all, self.now)
-    }
-
-    /// Starts what it wants to start; gives those, and until when it waits then.
-    fn starts(&mut self) -> (Vec<Seq>, Option<Millis>) {
-        let mut started = Vec::new();
-        loop {
-            match self.next() {
-                Next::Start(work) => started.push(work.event),
-                Next::Wait(at) => return (started, at),
-                other => panic!("{}", name(&other)),
-            }
-            assert!(started.len() < 100_000, "it starts without end");
-        }
-    }
-
-    fn push(&mut self, events: std::ops::Range<Seq>) {
-        events.for_each(|event| self.lane.push_fresh(event, None));
-    }
-
-    /// Lets an attempt end and its outcome become durable.
-    fn finish(&mut self, event: Seq, success: bool) {
-        assert_eq!(self.all.leave(), None);
-        assert_eq!(self.host.leave(), None);
-        self.lane.ended(event, success, false, self.now);
-        self.lane.settle(event);
-    }
-
-    /// Fails five deliveries; their retries are due a minute later.
-    fn open(&mut self) {
-        self.push(1..6);
-        for event in 1..6 {
-            self.starts();
-            self.finish(event, false);
-        }
-        assert!(self.lane.circuit.is_open());
-        // Opening it made the lane look at the disk again: there is nothing yet.
-        let load = self.wants_load();
-        assert_eq!((load.started, load.waiting, load.max), (true, false, 1));
-        self.lane.loaded(Some(Loaded::default()), &load);
-        (1..6).for_each(|_| self.lane.note_queued(RowKey { started: true, due_ms: NOW + 3_600_000 }));
-        self.lane.next_waiting = None;
-    }
-
-    fn wants_load(&mut self) -> Load {
-        match self.next() {
-            Next::Load(load) => load,
-            other => panic!("{}", name(&other)),
-        }
-    }
-
-    fn load(&mut self, rows: Vec<Queued>) {
-        let load = self.wants_load();
-        let rows = rows.into_iter().map(|row| (row, None)).collect();
-        self.lane.loaded(Some(Loaded { rows, ..Loaded::default() }), &load);
-    }
-}
-
-fn name(next: &Next) -> String {
-    match next {
-        Next::Start(work) => format!("Start({})", work.event),
-        Next::Load(load) => format!("{load:?}"),
-        Next::Spill(events) => format!("Spill({events:?})"),
-        Next::Forget(events) => format!("Forget({events:?})"),
-        Next::Expire { before_ms } => format!("Expire({before_ms})"),
-        Next::Wait(at) => format!("Wait({at:?})"),
-    }
-}
-
-fn queued(event: Seq, started: bool, due_ms: Millis) -> Queued {
-    Queued { event, key: RowKey { started, due_ms }, row: QueueRow::default() }
-}
 
 #[test]
 fn permits_are_held_until_the_outcome_is_durable() {
@@ -311,7 +189,7 @@ fn a_policy_without_retries_still_has_something_to_probe_with() {
     let host = Arc::new(Gate::new(64));
     let never = Policy { delays_ms: Vec::new(), jitter: 0.0 };
     let lane = Lane::new(planned(webhook(), never, &host), NOW);
-    let mut bench = Bench { lane, all: Gate::new(64), host, now: NOW };
+    let mut bench = Bench { lane, all: Gate::new(64), host, paused: false, now: NOW };
     bench.open();
     bench.lane.next_started = None;
     bench.now = NOW + 30_000;

@@ -1,6 +1,7 @@
 //! Dispatcher, workers, store and egress together, against receivers on the loopback. Owns the daemon in small that the
 //! tests share; asserts what happened and how often, never how long it took.
 
+mod halt;
 mod life;
 mod plans;
 mod trouble;
@@ -48,6 +49,20 @@ fn quick() -> Policy {
 /// Tries again an hour later.
 fn slow() -> Policy {
     Policy { delays_ms: vec![3_600_000; 3], jitter: 0.0 }
+}
+
+fn draft(tenant: u32) -> Draft {
+    Draft {
+        tenant,
+        kind: "order.created".to_owned(),
+        channel: None,
+        created_us: NOW * 1_000,
+        ordering_key: None,
+        data: Some(Bytes::from_static(b"{\"n\":1}")),
+        context: None,
+        user: None,
+        test: false,
+    }
 }
 
 /// A daemon without its HTTP side.
@@ -142,18 +157,7 @@ impl Daemon {
     }
 
     async fn publish(&self, tenant: u32, count: usize) -> Vec<Arc<Event>> {
-        let draft = Draft {
-            tenant,
-            kind: "order.created".to_owned(),
-            channel: None,
-            created_us: NOW * 1_000,
-            ordering_key: None,
-            data: Some(Bytes::from_static(b"{\"n\":1}")),
-            context: None,
-            user: None,
-            test: false,
-        };
-        let accept = Accept { drafts: vec![draft; count], ..Accept::default() };
+        let accept = Accept { drafts: vec![draft(tenant); count], ..Accept::default() };
         let Done::Accepted(receipt) = self.ask(Op::Accept(accept)).await else { panic!("not accepted") };
         receipt.events().to_vec()
     }

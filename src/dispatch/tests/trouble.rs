@@ -67,7 +67,7 @@ async fn a_tenants_new_plan_is_in_force_when_it_is_answered() {
     let no = daemon.webhook("acme", &receiver).await;
     daemon.publish(no, 1).await;
     eventually("it has failed", || daemon.standing(no).started == 1).await;
-    let due = |daemon: &Daemon| daemon.store.shared().view().unwrap().next_due(no, true, |_| false).unwrap();
+    let due = |daemon: &Daemon| daemon.store.shared().view().unwrap().next_due(no, true, |_, _| false).unwrap();
     assert_eq!(due(&daemon), Some(NOW + 3_600_000));
     let plan = Some(Some("standard".to_owned()));
     daemon.ask(Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan }).await;

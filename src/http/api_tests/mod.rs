@@ -7,6 +7,7 @@ mod dead;
 mod dialects;
 mod events;
 mod explain;
+mod halt;
 mod idempotency;
 mod lookup;
 mod matrix;
@@ -339,7 +340,8 @@ impl World {
             attempt.error = String::new();
         }
         let (deactivate, since_ms) = (*self.deactivate.lock().unwrap(), self.clock.now_ms());
-        let outcome = Outcome { attempt, row, budget_from: 0, since_ms, deactivate, test: false };
+        let order = event.order();
+        let outcome = Outcome { attempt, row, order, budget_from: 0, since_ms, deactivate, test: false };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
     }
 }

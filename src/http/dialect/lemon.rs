@@ -77,6 +77,7 @@ struct WebhookJson<'a> {
     dialect: &'static str,
     state: &'static str,
     inactive_reason: Option<&'static str>,
+    paused: bool,
     failing_since: Option<String>,
     last_success_at: Option<String>,
     header_names: Vec<&'a str>,
@@ -104,6 +105,7 @@ impl<'a> WebhookJson<'a> {
             dialect: webhook.dialect.as_str(),
             state,
             inactive_reason,
+            paused: seen.paused,
             failing_since: seen.standing.failing_since_ms.map(millis_z),
             last_success_at: seen.standing.last_success_ms.map(millis_z),
             header_names: webhook.headers.iter().map(|(name, _)| name.as_str()).collect(),
@@ -170,6 +172,12 @@ pub async fn change(call: &Call<'_>) -> Result<Reply, Problem> {
 pub async fn delete(call: &Call<'_>) -> Result<Reply, Problem> {
     call.service.delete(call.tenant()?, webhook_id(call.id)?, call.asker).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// `POST /v1/webhooks/{id}/pause` and `/resume`: answered with the webhook.
+pub async fn pause(call: &Call<'_>, paused: bool) -> Result<Reply, Problem> {
+    call.service.pause_own(call.tenant()?, webhook_id(call.id)?, paused, call.asker).await?;
+    see(call).await
 }
 
 #[derive(Serialize)]

@@ -22,7 +22,7 @@ proptest! {
             for pick in resolved {
                 let Some(delivery) = open.iter().nth(pick % open.len().max(1)).copied() else { continue };
                 open.remove(&delivery);
-                fresh.resolve(delivery.0, delivery.1);
+                prop_assert!(fresh.resolve(delivery.0, delivery.1));
                 next_journal += 1;
             }
             for deliveries in events {

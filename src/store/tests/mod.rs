@@ -1,9 +1,10 @@
-//! Tests that need the store's insides: pages over list and tail, the watermark, the queue's counts, how groups are closed,
+//! Tests that need the store's insides: pages over list and tail, the watermark, lines, the queue's counts, how groups are closed,
 //! what stands or falls with an op.
 
 mod fresh;
 mod guard;
 mod inbox;
+mod ordering;
 mod page;
 mod queue;
 mod spool;

@@ -178,7 +178,8 @@ fn a_fate_that_leaves_the_tail_beside_a_view_is_still_seen() {
         excerpt: String::new(),
         verdict: Verdict::Single,
     };
-    let outcome = Outcome { attempt, row: None, budget_from: 0, since_ms: 0, deactivate: None, test: true };
+    let outcome =
+        Outcome { attempt, row: None, order: None, budget_from: 0, since_ms: 0, deactivate: None, test: true };
     fixture.engine.apply(&[Op::Outcome(Box::new(outcome))]).unwrap();
     let view = fixture.shared.view().unwrap();
     let before = view.fates(3).unwrap();

@@ -54,7 +54,7 @@ fn due_is_by_kind_oldest_first_up_to_now_and_max() {
         queue::insert(&mut rows, &mut standing, webhook, event, key(started, due), &row).unwrap();
     }
     let due = |started, now, max, skipped: u64| -> Vec<u64> {
-        let found = queue::due(&rows, 7, started, now, max, |event| event == skipped).unwrap();
+        let found = queue::due(&rows, 7, started, now, max, |event, _| event == skipped).unwrap();
         found.iter().map(|queued| queued.event).collect()
     };
     assert_eq!(due(true, 19, 9, 0), [0_u64; 0]);
@@ -63,9 +63,9 @@ fn due_is_by_kind_oldest_first_up_to_now_and_max() {
     assert_eq!(due(true, u64::MAX, 9, 0), [2, 3, 1]);
     assert_eq!(due(false, 30, 9, 0), [4]);
     assert_eq!(due(false, 30, 0, 0), [0_u64; 0]);
-    assert_eq!(queue::next_due(&rows, 7, true, |_| false).unwrap(), Some(20));
-    assert_eq!(queue::next_due(&rows, 7, true, |event| event < 4 && event > 1).unwrap(), Some(30));
-    assert_eq!(queue::next_due(&rows, 9, true, |_| false).unwrap(), None);
+    assert_eq!(queue::next_due(&rows, 7, true, |_, _| false).unwrap(), Some(20));
+    assert_eq!(queue::next_due(&rows, 7, true, |event, _| event < 4 && event > 1).unwrap(), Some(30));
+    assert_eq!(queue::next_due(&rows, 9, true, |_, _| false).unwrap(), None);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_sweep_takes_so_many_rows_of_one_webhook_and_no_more() {
     }
     assert_eq!(queue::sweep(&mut rows, &mut mine, 7, 4).unwrap(), 4);
     let left = |rows: &Rows<'_>, webhook, started| {
-        queue::due(rows, webhook, started, u64::MAX, 99, |_| false).unwrap().len() as u64
+        queue::due(rows, webhook, started, u64::MAX, 99, |_, _| false).unwrap().len() as u64
     };
     assert_eq!(mine.waiting + mine.started, 6);
     assert_eq!((left(&rows, 7, false), left(&rows, 7, true)), (mine.waiting, mine.started));

@@ -18,14 +18,14 @@ use crate::store::record::Entry;
 use crate::store::spool::{Spool, Success};
 use crate::store::writer::Parts;
 
-const NOW: u64 = 1_700_000_000_000;
+pub(super) const NOW: u64 = 1_700_000_000_000;
 
-fn open(folder: &Path) -> Parts {
+pub(super) fn open(folder: &Path) -> Parts {
     let place = Place { state_dir: folder.to_owned(), key_file: None, cache_bytes: 1 << 20 };
     Parts::open(&place, &Entropy::seeded(1), &Clock::manual(NOW), &Arc::new(Metrics::default()), 1_000).unwrap()
 }
 
-fn webhook(id: u8, filter: Filter) -> Op {
+pub(super) fn webhook(id: u8, filter: Filter) -> Op {
     let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
     let draft = Webhook {
         no: 0,
@@ -79,10 +79,18 @@ fn failed(event: &Event) -> Op {
         excerpt: String::new(),
         verdict: Verdict::RetryAt(NOW + 5_000),
     };
-    Op::Outcome(Box::new(Outcome { attempt, row: None, budget_from: 0, since_ms: NOW, deactivate: None, test: false }))
+    Op::Outcome(Box::new(Outcome {
+        attempt,
+        row: None,
+        order: None,
+        budget_from: 0,
+        since_ms: NOW,
+        deactivate: None,
+        test: false,
+    }))
 }
 
-fn success(event: &Event, number: u32) -> Success {
+pub(super) fn success(event: &Event, number: u32) -> Success {
     let number = AttemptNumber::new(number).unwrap();
     Success { event: event.seq, id: event.id, webhook: 1, number, at_ms: NOW, duration_ms: 3, status: 200 }
 }

@@ -1,0 +1,51 @@
+//! What should be true of what is written beside an op: marks of signed requests, audit records.
+
+use webhookd::clock::Millis;
+use webhookd::model::audit::Audit;
+use webhookd::model::id::{BROADCAST, OPERATOR_NO, TenantNo};
+use webhookd::store::op::{Guard, Op, Refusal};
+
+use crate::model::{Expected, Model};
+
+impl Model {
+    pub fn guarded(&mut self, guard: &Guard, op: &Op) -> Result<Expected, Refusal> {
+        if guard.mark.is_some_and(|mark| self.marks.contains(&(mark, true))) {
+            return Err(Refusal::Replayed);
+        }
+        let done = self.op(op)?;
+        if let Some(mark) = guard.mark {
+            self.marks.retain(|(known, _)| *known != mark);
+            self.marks.push((mark, true));
+        }
+        if let Some(draft) = &guard.audit {
+            let of = |no: TenantNo| match no {
+                BROADCAST => "*".to_owned(),
+                OPERATOR_NO => "operator".to_owned(),
+                no => self.tenants[no as usize - 1].clone(),
+            };
+            let tenant = match &done {
+                Expected::Accepted { events, .. } => {
+                    events.first().map(|seq| of(self.events[*seq as usize - 1].draft.tenant))
+                }
+                Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
+                Expected::Tenant(no) => Some(of(*no)),
+                Expected::Count(_) | Expected::Nothing => None,
+            };
+            let tenant = tenant.or(draft.tenant.clone());
+            let record = Audit { at_ms: self.wall_ms, since_ms: self.now, tenant, ..Audit::clone(draft) };
+            self.next_audit += 1;
+            self.audit.insert(self.next_audit, record);
+        }
+        Ok(done)
+    }
+
+    pub fn tidy(&mut self, marks_before: u32, audit_before_ms: Millis, max: usize) -> Expected {
+        self.marks.sort_by_key(|(mark, _)| (mark.minute, mark.hash));
+        let old = self.marks.iter_mut().filter(|(mark, kept)| *kept && mark.minute < marks_before).take(max);
+        let marks = old.map(|(_, kept)| *kept = false).count();
+        let old = self.audit.iter().take(max).take_while(|(_, record)| record.since_ms < audit_before_ms);
+        let numbers: Vec<u64> = old.map(|(number, _)| *number).collect();
+        self.audit.retain(|number, _| !numbers.contains(number));
+        Expected::Count(marks + numbers.len())
+    }
+}
