@@ -41,6 +41,7 @@ use crate::service::{self, BoxFuture, Dispatching, Service};
 use crate::settings;
 use crate::store::open::{OpenError, Place};
 use crate::store::writer::{Parts, Store};
+use crate::systemd::{HandoverError, Listening, Purpose};
 
 /// Requests that are under way when the daemon stops get this long.
 const REQUESTS_GRACE: Duration = Duration::from_secs(10);
@@ -64,6 +65,13 @@ pub enum StartError {
     Catalogue(String),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error(
+        "the API's socket (server.listen or webhookd.socket) speaks TLS, and there is no certificate; name one with \
+         server.tls.cert and server.tls.key"
+    )]
+    NoCertificate,
     #[error("a thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -163,31 +171,74 @@ struct Door {
 }
 
 impl Built {
-    /// Opens the sockets.
+    /// Opens the sockets. Those that were handed over take the place of what is configured for their purpose.
     ///
     /// # Errors
     /// When an address can't be listened on.
-    pub fn bind(self) -> Result<Bound, StartError> {
+    pub fn bind(self, handed: Vec<(Purpose, Listening)>) -> Result<Bound, StartError> {
         let workers = workers(&self.config);
-        let mut public = Vec::new();
-        let mut addresses = Vec::new();
+        let mut handed = Handed::sort(handed, workers)?;
+        if self.tls.is_none() && !(handed.api.is_empty() && self.config.server.listen.is_empty()) {
+            return Err(StartError::NoCertificate);
+        }
+        let mut addresses: Vec<_> = handed.api.iter().filter_map(|door| Some((door.address()?, true))).collect();
+        let mut public = std::mem::take(&mut handed.api);
         let server = &self.config.server;
-        let listens = server.listen.iter().map(|addr| (*addr, true));
+        let own = if public.is_empty() { server.listen.as_slice() } else { &[] };
+        let listens = own.iter().map(|addr| (*addr, true));
         for (addr, tls) in listens.chain(server.plaintext_listen.iter().map(|addr| (*addr, false))) {
             let sockets = listen::tcp(addr, workers)?;
             addresses.push((sockets.first().and_then(Socket::local_addr).unwrap_or(addr), tls));
             public.push(Door { sockets, tls, surface: Surface::Public });
         }
         let admin_socket = self.config.admin.socket.clone();
-        let mut admin = vec![Door { sockets: listen::unix(&admin_socket, 1)?, tls: false, surface: Surface::Admin }];
-        for (addr, surface) in
-            [(self.config.admin.listen, Surface::Admin), (self.config.metrics.listen, Surface::Metrics)]
-        {
+        let metrics = self.config.metrics.listen.filter(|_| handed.metrics.is_empty());
+        let mut admin = handed.admin;
+        if admin.is_empty() {
+            let sockets = listen::unix(&admin_socket, 1)?;
+            admin.push(Door { sockets, tls: false, surface: Surface::Admin });
+        }
+        admin.append(&mut handed.metrics);
+        for (addr, surface) in [(self.config.admin.listen, Surface::Admin), (metrics, Surface::Metrics)] {
             if let Some(addr) = addr {
                 admin.push(Door { sockets: listen::tcp(addr, 1)?, tls: false, surface });
             }
         }
         Ok(Bound { built: self, public, admin, addresses, admin_socket })
+    }
+}
+
+impl Door {
+    fn address(&self) -> Option<SocketAddr> {
+        self.sockets.first().and_then(Socket::local_addr)
+    }
+}
+
+/// Doors made of the sockets that were handed over.
+#[derive(Default)]
+struct Handed {
+    api: Vec<Door>,
+    admin: Vec<Door>,
+    metrics: Vec<Door>,
+}
+
+impl Handed {
+    fn sort(sockets: Vec<(Purpose, Listening)>, workers: usize) -> Result<Self, ListenError> {
+        let mut sorted = Self::default();
+        for (purpose, socket) in sockets {
+            let socket = match socket {
+                Listening::Tcp(socket) => Socket::Tcp(socket),
+                Listening::Unix(socket) => Socket::Unix(socket),
+            };
+            let (doors, surface, workers) = match purpose {
+                Purpose::Api => (&mut sorted.api, Surface::Public, workers),
+                Purpose::Admin => (&mut sorted.admin, Surface::Admin, 1),
+                Purpose::Metrics => (&mut sorted.metrics, Surface::Metrics, 1),
+            };
+            let sockets = listen::inherited(socket, workers)?;
+            doors.push(Door { sockets, tls: purpose == Purpose::Api, surface });
+        }
+        Ok(sorted)
     }
 }
 
@@ -289,6 +340,18 @@ impl Running {
     #[must_use]
     pub fn admin(&self) -> &Runtime {
         &self.admin
+    }
+
+    /// How many workers serve and deliver.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// The store's handle.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Whether a thread that must run has ended.
@@ -407,6 +470,10 @@ impl Dispatching for Bridge {
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        // Under systemd it is, and raising it is not allowed there either.
+        return;
+    }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, "the limit on open files can't be raised");
     }

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod entropy;
 pub mod limits;
 pub mod metrics;
+pub mod systemd;
 
 pub mod model;
 
@@ -33,6 +34,7 @@ pub mod settings;
 pub mod daemon;
 pub mod dev;
 pub mod logs;
+pub mod pulse;
 
 pub mod reload;
 

@@ -100,6 +100,11 @@ pub const WAL_BYTES: u64 = 4 * 1024 * 1024;
 /// Successes of one lane that may wait for their commit with their permits free.
 pub const LANE_SPOOLED_MAX: usize = 1_024;
 
+/// A start that reads a large store after a power cut may take this long before systemd's own limit counts again.
+pub const START_EXTENDED_MAX: Duration = Duration::from_secs(3_600);
+/// How often the line that `systemctl status` shows is looked at.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
 const _: () = assert!(MARK_KEPT_S > SIGNATURE_TOLERANCE_S && MARK_KEPT_S.is_multiple_of(60));
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);

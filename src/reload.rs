@@ -13,7 +13,7 @@ use crate::http::tls;
 use crate::logs::LogHandle;
 use crate::model::audit::{Actor, Audit};
 use crate::service::Asker;
-use crate::{dev, settings};
+use crate::{dev, settings, systemd};
 
 /// What the process is asked to do.
 pub enum Signal {
@@ -143,6 +143,7 @@ impl Reloader {
 
     /// Reads everything again and applies it; on any problem all stays as it was.
     fn reload(&mut self, running: &Running) -> Result<Reloaded, String> {
+        systemd::reloading();
         let outcome = self.try_reload(running);
         match &outcome {
             Ok(_) => {
@@ -154,6 +155,7 @@ impl Reloader {
                 tracing::error!("not reloaded, the old configuration stays: {why}");
             }
         }
+        systemd::ready();
         outcome
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{ConfigFile, Failure, REFUSED, print};
 use crate::clock::{Clock, Millis};
-use crate::config::{Loaded, Problems, certificate_expiry};
+use crate::config::{Loaded, Problem, Problems, certificate_expiry};
 use crate::model::time::millis_z;
 
 /// A certificate that has less than this left, in ms, is worth a word.
@@ -43,7 +43,7 @@ pub(super) struct Show {
 
 impl Check {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        match self.file.load().and_then(checked) {
+        match self.file.load().and_then(|loaded| judged(loaded, Loaded::check)) {
             Ok(_) if self.json => print::json(&json!([])),
             Ok(loaded) => self.say_well(&loaded),
             Err(problems) if self.json => {
@@ -68,9 +68,9 @@ impl Check {
     }
 }
 
-/// The configuration, unless `serve` would refuse it: then everything that it would refuse.
-pub(super) fn checked(loaded: Loaded) -> Result<Loaded, Problems> {
-    let problems = loaded.check_serve(Clock::system().wall_ms());
+/// The configuration, or everything that is wrong with it and the files that it names.
+pub(super) fn judged(loaded: Loaded, check: fn(&Loaded, Millis) -> Vec<Problem>) -> Result<Loaded, Problems> {
+    let problems = check(&loaded, Clock::system().wall_ms());
     if problems.is_empty() { Ok(loaded) } else { Err(Problems(problems)) }
 }
 

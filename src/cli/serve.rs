@@ -5,13 +5,16 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::mpsc::Receiver;
 
-use super::check::{checked, refused};
+use super::check::{judged, refused};
 use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, SYSTEM, TRY_AGAIN};
+use crate::config::Loaded;
 use crate::daemon::{self, Running, StartError};
 use crate::http::control::{Ask, Control};
+use crate::limits::START_EXTENDED_MAX;
+use crate::pulse::Pulse;
 use crate::store::open::OpenError;
 use crate::store::seal::KeyFileError;
-use crate::{dev, logs, reload};
+use crate::{dev, logs, reload, systemd};
 
 #[derive(Args)]
 pub(super) struct Serve {
@@ -28,7 +31,9 @@ impl Serve {
         let mut loaded = self.file.load().map_err(refused)?;
         let scratch = self.dev.then(|| dev::Scratch::prepare(&mut loaded.config)).transpose();
         let scratch = scratch.map_err(|error| Failure::new(CANT_CREATE, error.to_string()))?;
-        let loaded = checked(loaded).map_err(refused)?;
+        let loaded = judged(loaded, Loaded::check_serve).map_err(refused)?;
+        // Before there is a second thread.
+        let handed = systemd::handed_over();
         let log = logs::start(&loaded.config.log);
         let signals = reload::hold_signals().map_err(|error| {
             tracing::error!(%error, "signals can't be taken");
@@ -36,10 +41,13 @@ impl Serve {
         })?;
         daemon::raise_descriptor_limit();
         let (control, asked) = Control::channel();
-        let started = daemon::build(&loaded).and_then(daemon::Built::bind).and_then(|bound| {
+        let starting = systemd::Starting::begin(START_EXTENDED_MAX);
+        let started = handed.map_err(StartError::from).and_then(|handed| {
+            let bound = daemon::build(&loaded)?.bind(handed)?;
             announce(&bound);
             bound.run(control)
         });
+        drop(starting);
         let running = started.map_err(|error| {
             tracing::error!(%error, "webhookd does not start");
             Failure::told(code(&error))
@@ -77,29 +85,32 @@ fn supervise(
                 return Err(SYSTEM);
             }
         };
-        // Without systemd there is nobody to notify.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let pulse = Pulse::new(running.store().clone(), running.workers(), running.metrics.clone());
+        let pulse = tokio::spawn(pulse.keep(systemd::watchdog()));
+        systemd::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         let mut watch = tokio::time::interval(Duration::from_secs(1));
-        loop {
+        let ended = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
                     reload::Signal::Reload => reloader.obey_signal(&running).await,
-                    reload::Signal::Stop => return Ok(()),
+                    reload::Signal::Stop => break Ok(()),
                 },
                 Some(ask) = asked.recv() => reloader.answer(&running, ask).await,
                 _ = watch.tick() => {
                     if let Some(thread) = running.failed_thread() {
                         tracing::error!(thread, "a thread that must run has ended; stopping");
-                        return Err(SYSTEM);
+                        break Err(SYSTEM);
                     }
                 }
             }
-        }
+        };
+        pulse.abort();
+        ended
     });
     // Whoever still waits for an answer is told that there is none, and holds up no stop.
     drop(asked);
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    systemd::stopping();
     tracing::info!("stopping: finishing what is under way");
     if running.drain() {
         tracing::info!("stopped");
@@ -118,7 +129,9 @@ fn code(error: &StartError) -> u8 {
         StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
         | StartError::Tls(_)
         | StartError::Egress(_)
-        | StartError::Catalogue(_) => REFUSED,
+        | StartError::Catalogue(_)
+        | StartError::Handover(_)
+        | StartError::NoCertificate => REFUSED,
         StartError::Listen(_) | StartError::Thread(_) => SYSTEM,
     }
 }

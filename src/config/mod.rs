@@ -47,6 +47,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Where each key that is not at its default was written; a section or plan is listed beside its keys.
     pub origins: BTreeMap<String, Place>,
+    /// Credentials were promised and can't be seen by this process: systemd 252 hides them from the commands of a reload.
+    pub credentials_hidden: bool,
 }
 
 impl Loaded {
@@ -63,6 +65,17 @@ impl Loaded {
     pub fn check_serve(&self, now_ms: crate::clock::Millis) -> Vec<Problem> {
         let problems = check_serve(&self.config, now_ms).into_iter();
         problems.map(|problem| Problem { place: self.origins.get(&problem.path).cloned(), ..problem }).collect()
+    }
+
+    /// [`Loaded::check_serve`] for a process that serves nothing itself: a missing certificate is none of its business where
+    /// credentials are hidden from it.
+    #[must_use]
+    pub fn check(&self, now_ms: crate::clock::Millis) -> Vec<Problem> {
+        let mut problems = self.check_serve(now_ms);
+        if self.credentials_hidden && self.config.server.tls.pair().is_none() {
+            problems.retain(|problem| problem.path != "server.listen");
+        }
+        problems
     }
 }
 
@@ -86,7 +99,7 @@ pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
 /// As [`load`].
 pub fn load_text(path: &Path, text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Problems> {
     let (config, origins) = merge(source::parse_file(path, text), source::read_variables(env))?;
-    Ok(Loaded { config, file: Some(path.to_owned()), origins })
+    Ok(Loaded { config, file: Some(path.to_owned()), origins, credentials_hidden: false })
 }
 
 /// Where the administration socket is, by a configuration that may be broken elsewhere: a daemon that runs with an older,
@@ -102,16 +115,25 @@ pub fn admin_socket(path: Option<&Path>, env: impl Iterator<Item = (String, Stri
     named.unwrap_or_else(|| Config::default().admin.socket)
 }
 
-/// A key that systemd hands over takes the place of one that the configuration does not name: the file `webhookd.key` in the
-/// folder that `CREDENTIALS_DIRECTORY` names (systemd.exec(5), `LoadCredential=`).
-fn take_credential(loaded: &mut Loaded, variables: &[(String, String)]) {
+/// What systemd hands over takes the place of what the configuration does not name: the sealing key, and the certificate with
+/// its key, in the folder that `CREDENTIALS_DIRECTORY` names (systemd.exec(5), `LoadCredential=`).
+fn take_credentials(loaded: &mut Loaded, variables: &[(String, String)]) {
     let folder = variables.iter().find(|(name, text)| name == source::CREDENTIALS_VARIABLE && !text.is_empty());
-    let file = folder.map(|(_, folder)| Path::new(folder).join(settings::KEY_FILE)).filter(|file| file.exists());
-    if loaded.config.secrets.key_file.is_none() && file.is_some() {
-        loaded.config.secrets.key_file = file;
-        let place = Place::Variable(source::CREDENTIALS_VARIABLE.to_owned());
-        loaded.origins.insert("secrets.key_file".to_owned(), place);
+    let Some((_, folder)) = folder else { return };
+    loaded.credentials_hidden = std::fs::read_dir(folder).is_err();
+    let file = |name: &str| Some(Path::new(folder).join(name)).filter(|file| file.exists());
+    let mut taken = Vec::new();
+    if loaded.config.secrets.key_file.is_none() {
+        loaded.config.secrets.key_file = file(settings::KEY_FILE);
+        taken.extend(loaded.config.secrets.key_file.as_ref().map(|_| "secrets.key_file"));
     }
+    let tls = &mut loaded.config.server.tls;
+    if let (None, None, Some(pair)) = (&tls.cert, &tls.key, file(settings::CERT).zip(file(settings::CERT_KEY))) {
+        (tls.cert, tls.key) = (Some(pair.0), Some(pair.1));
+        taken.extend(["server.tls.cert", "server.tls.key"]);
+    }
+    let place = Place::Variable(source::CREDENTIALS_VARIABLE.to_owned());
+    loaded.origins.extend(taken.into_iter().map(|key| (key.to_owned(), place.clone())));
 }
 
 /// The file that is read.
@@ -130,8 +152,8 @@ fn load_from(
     let file = file_of(path, &variables, usual);
     let file_layer = file.as_deref().map(source::read_file).unwrap_or_default();
     let (config, origins) = merge(file_layer, source::read_variables(variables.iter().cloned()))?;
-    let mut loaded = Loaded { config, file, origins };
-    take_credential(&mut loaded, &variables);
+    let mut loaded = Loaded { config, file, origins, credentials_hidden: false };
+    take_credentials(&mut loaded, &variables);
     Ok(loaded)
 }
 

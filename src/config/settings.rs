@@ -16,6 +16,9 @@ use super::text;
 
 /// Name of the key file, in the state folder and among systemd's credentials.
 pub(super) const KEY_FILE: &str = "webhookd.key";
+/// Names of the certificate chain and its private key among systemd's credentials.
+pub(super) const CERT: &str = "cert.pem";
+pub(super) const CERT_KEY: &str = "key.pem";
 
 /// The effective configuration. Field names are the keys of `webhookd.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -60,7 +60,7 @@ impl Loaded {
 impl From<Config> for Loaded {
     /// A configuration made by hand: everything counts as default.
     fn from(config: Config) -> Self {
-        Self { config, file: None, origins: std::collections::BTreeMap::new() }
+        Self { config, file: None, origins: std::collections::BTreeMap::new(), credentials_hidden: false }
     }
 }
 

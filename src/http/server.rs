@@ -1,8 +1,8 @@
 //! Connections: accepted, wrapped in TLS, served over HTTP/1.1 or HTTP/2, ended in time and in good manners.
 //!
 //! Invariant: no connection lives without a time limit that applies to what it is doing, none that fails takes the listener or
-//! another connection with it, and an accepted request is answered before a stop closes its connection. What a request
-//! means is left to the [`Handler`]; whether it is well-formed to `hygiene`.
+//! another connection with it, and an accepted request is answered before a stop closes its connection, the first request of a
+//! connection that was just made too. What a request means is left to the [`Handler`]; whether it is well-formed to `hygiene`.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -49,6 +49,8 @@ const RESET_STREAMS_MAX: usize = 20;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// After an answer that leaves a request half read, what still comes is taken for this long, so that the answer arrives.
 const LINGER: Duration = Duration::from_secs(1);
+/// After a stop, a connection that has not had a request yet may still make its first one for this long.
+const NEWCOMER_GRACE: Duration = Duration::from_secs(1);
 /// A failing accept is tried again after the first of these, then slower, up to the second.
 const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -197,7 +199,7 @@ impl<H: Handler> Server<H> {
                 let handshake = timeout(self.limits.handshake_timeout, handshake);
                 let done = tokio::select! {
                     biased;
-                    () = self.stop.cancelled() => return,
+                    () = self.newcomers_leave() => return,
                     () = leave.notified() => return,
                     done = handshake => done,
                 };
@@ -250,6 +252,13 @@ impl<H: Handler> Server<H> {
         })
     }
 
+    /// Ready a moment after the stop. Whoever has connected before it believes to be served: with a socket that outlives the
+    /// daemon, closing on a client before its first request is the only way to turn one away.
+    async fn newcomers_leave(&self) {
+        self.stop.cancelled().await;
+        sleep(NEWCOMER_GRACE).await;
+    }
+
     /// Runs a connection to its end, or until its time is up; then it is to be dropped, and this is false.
     async fn drive<C>(&self, connection: &mut C, farewell: fn(Pin<&mut C>), mut parting: Parting) -> bool
     where
@@ -257,6 +266,7 @@ impl<H: Handler> Server<H> {
     {
         let leave = Arc::clone(&parting.leave);
         let (mut stopped, mut leaving) = (pin!(self.stop.cancelled()), pin!(leave.notified()));
+        let mut silent = pin!(self.newcomers_leave());
         let mut alarm = pin!(sleep_until(Instant::now() + self.limits.header_timeout));
         poll_fn(|cx| {
             loop {
@@ -268,7 +278,11 @@ impl<H: Handler> Server<H> {
                 }
                 parting.note_work();
                 let mut next = parting.in_time(&self.gate, &self.limits, alarm.as_mut(), cx);
-                if !parting.said && stopped.as_mut().poll(cx).is_ready() {
+                let met = |parting: &Parting| parting.watch.requests() > 0;
+                if !parting.said
+                    && stopped.as_mut().poll(cx).is_ready()
+                    && (met(&parting) || silent.as_mut().poll(cx).is_ready())
+                {
                     next = Poll::Ready(Late::Farewell);
                 }
                 if !parting.said && parting.ticket.is_some() && leaving.as_mut().poll(cx).is_ready() {

@@ -208,6 +208,10 @@ fn shared(authority: &DevAuthority) -> Arc<ArcSwap<ServerConfig>> {
 
 /// A TLS connection that trusts that authority and offers these protocols.
 async fn connect_tls(addr: SocketAddr, ca: &Path, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    wrap_tls(TcpStream::connect(addr).await?, ca, protocols).await
+}
+
+async fn wrap_tls(stream: TcpStream, ca: &Path, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_file_iter(ca).unwrap().map(Result::unwrap));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -217,7 +221,6 @@ async fn connect_tls(addr: SocketAddr, ca: &Path, protocols: &[&str]) -> std::io
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(addr).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 

@@ -130,6 +130,11 @@ impl Inbox {
         self.arrive(queue, wake);
     }
 
+    /// Whether callers are turned away because the store is being opened again.
+    pub fn is_down(&self) -> bool {
+        self.lock().down
+    }
+
     /// While down, callers are turned away at once; the daemon's own ops gather.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;

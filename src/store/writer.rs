@@ -122,6 +122,12 @@ impl Store {
         receiver.await.map_err(|_| gone())?
     }
 
+    /// Whether the store has failed and is being opened again.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.inbox.is_down()
+    }
+
     /// Hands over what the daemon itself has to note; it is written with the next group. `pressing`: a lane waits for it.
     pub fn note(&self, op: Op, pressing: bool) {
         self.inbox.note(op, pressing);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::Findings;
-use crate::cli::check::{EXPIRY_NEAR_MS, checked};
+use crate::cli::check::{EXPIRY_NEAR_MS, judged};
 use crate::cli::print;
 use crate::clock::Clock;
 use crate::config::{self, Config, Loaded, Problem, certificate_expiry};
@@ -27,7 +27,7 @@ pub(super) fn look(file: Option<&Path>, running_key: Option<&Path>, findings: &m
             return None;
         }
     };
-    if let Err(problems) = checked(loaded.clone()) {
+    if let Err(problems) = judged(loaded.clone(), Loaded::check) {
         problems.0.iter().for_each(|problem| report(problem, findings));
     }
     certificate(&loaded.config, findings);

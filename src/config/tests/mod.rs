@@ -158,6 +158,23 @@ fn a_credential_takes_the_place_of_a_key_file_that_is_not_configured() {
     assert_eq!(key_file(&load("", &[])), None);
     assert_eq!(key_file(&load("", &[("CREDENTIALS_DIRECTORY", "")])), None);
     let other = Some("/etc/webhookd/other.key".into());
+    let told = |folder: &str| {
+        let loaded = load("", &[("CREDENTIALS_DIRECTORY", folder)]);
+        let lacks = |problems: Vec<Problem>| problems.iter().any(|problem| problem.path == "server.listen");
+        (lacks(loaded.check(0)), lacks(loaded.check_serve(0)))
+    };
+    assert_eq!(told(path), (true, true), "there is no certificate");
+    assert_eq!(told("/nowhere/at/all"), (false, true), "there may be one that only serve can see");
+    for name in ["cert.pem", "key.pem"] {
+        assert_eq!(load("", &given).config.server.tls.pair(), None, "half a pair is none");
+        std::fs::write(folder.path().join(name), "PEM").unwrap();
+    }
+    let loaded = load("", &given);
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    assert_eq!(loaded.config.server.tls.pair(), Some((cert.as_path(), key.as_path())));
+    assert_eq!(loaded.origin("server.tls.key").to_string(), "CREDENTIALS_DIRECTORY");
+    let named = load("[server.tls]\ncert = \"/a.pem\"\nkey = \"/b.pem\"", &given);
+    assert_eq!(named.config.server.tls.pair(), Some((Path::new("/a.pem"), Path::new("/b.pem"))));
     assert_eq!(key_file(&load("[secrets]\nkey_file = \"/etc/webhookd/other.key\"", &given)), other);
     let variable = ("WEBHOOKD_SECRETS__KEY_FILE", "/etc/webhookd/other.key");
     assert_eq!(key_file(&load("", &[given[0], variable])), other);

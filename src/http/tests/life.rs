@@ -29,6 +29,32 @@ async fn a_stop_finishes_what_is_asked_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn a_stop_still_serves_those_who_had_just_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    for tls in [None, Some(shared(&authority))] {
+        let server = Server::start(patient(), tls.clone());
+        let plain = server.connect().await;
+        while server.gate.open() == 0 {
+            tokio::task::yield_now().await;
+        }
+        server.stop.cancel();
+        let answer = match tls {
+            None => ask(plain).await,
+            // The handshake begins only now.
+            Some(_) => ask(wrap_tls(plain, &authority.ca, &[]).await.unwrap()).await,
+        };
+        assert_eq!(status(&answer), 200, "{answer}");
+        server.drain().await;
+    }
+}
+
+async fn ask(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) -> String {
+    stream.write_all(GET).await.unwrap();
+    read_to_end(&mut stream).await
+}
+
+#[tokio::test]
 async fn a_stop_finishes_streams_too() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
