@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::client::{Target, segment};
 use super::print::{self, text};
+use crate::model::event::OPERATOR;
 
 #[derive(Subcommand)]
 pub(super) enum Tenants {
@@ -89,7 +90,8 @@ impl Put {
 
 fn tenants(shown: &[Value]) -> Result<(), Failure> {
     let row = |tenant: &Value| ["id", "name", "plan", "created_at"].map(|name| text(&tenant[name])).to_vec();
-    let rows: Vec<_> = shown.iter().map(row).collect();
+    // The operator is in every store and nobody's customer.
+    let rows: Vec<_> = shown.iter().filter(|tenant| tenant["id"] != OPERATOR).map(row).collect();
     print::table(&["TENANT", "NAME", "PLAN", "CREATED"], &rows, "no tenants; make one with webhookd tenants put ID")
 }
 

@@ -32,13 +32,19 @@ FORMATS = {
     "header-name": st.text("abcdefghijklmnopqrstuvwxyz0123456789", max_size=20).map(lambda rest: f"x-{rest}"),
     "channel": st.integers(0, 299).map(lambda number: f"CHANNEL_{number}"),
     "cidr": networks(4, 32) | networks(6, 128),
+    "host": st.sampled_from(["receiver.example", "receiver.example:8443", "192.0.2.1"]),
+    "log-level": st.sampled_from(["info", "warn", "webhookd=debug,info"]),
     "future-date-time": st.integers(2100, 9998).map(lambda year: f"{year}-02-28T23:59:59Z"),
 }
 for name, strategy in FORMATS.items():
     schemathesis.openapi.format(name, strategy)
 
-# The cursors that each listing has given out.
+# The cursors that each listing has given out. One webhook's attempts are another listing than the next one's.
 CURSORS = {}
+
+
+def listing(case):
+    return case.operation.path, (case.path_parameters or {}).get("id")
 
 
 @schemathesis.hook
@@ -65,7 +71,7 @@ def before_call(context, case, kwargs):
 @schemathesis.hook
 def after_call(context, case, response):
     if response.status_code == 200 and b'"next_cursor":"' in response.content:
-        CURSORS.setdefault(case.operation.path, []).append(response.json()["pagination"]["next_cursor"])
+        CURSORS.setdefault(listing(case), []).append(response.json()["pagination"]["next_cursor"])
 
 
 def is_chained(case):
@@ -97,8 +103,8 @@ def put_query(case, path):
     # An admin has to name a tenant, a tenant may name no other.
     if "tenant" in query or (ROLE == "admin" and "tenant" in case.operation.query):
         query["tenant"] = TENANT
-    if query.pop("cursor", None) and CURSORS.get(path):
-        query["cursor"] = CURSORS[path].pop(0)
+    if query.pop("cursor", None) and CURSORS.get(listing(case)):
+        query["cursor"] = CURSORS[listing(case)].pop(0)
     if query != (case.query or {}):
         case.query = query
 

@@ -162,7 +162,7 @@ async fn r_events_rates_and_the_rest() {
     for timeout in ["\"0s\"", "\"999ms\"", "\"61s\"", "\"-5s\"", "\"soon\"", "\"10\"", "\"\"", "10", "[]"] {
         rows.push(row("timeout", timeout, "invalid_field", "10s"));
     }
-    for count in ["0", "1025", "-1", "1.5", "1e3", "99999999999999999999999", "\"8\"", "true"] {
+    for count in ["0", "1025", "-1", "1.5", "1e4", "99999999999999999999999", "\"8\"", "true"] {
         rows.push(row("max_in_flight", count, "invalid_field", "1 to 1024"));
     }
     rows.push(row("plan", json!("nope"), "invalid_field", "\"nope\" is unknown"));
