@@ -1,7 +1,8 @@
 //! The one table of routes, all dialects visible at once: what may be asked, by whom, on which listener, how large a body
 //! may be, and in whose form an error is told. `Action` names what is done; `call` does it.
 //!
-//! Invariant: nothing is answered that has no row here, but for 404, 405 and what `hygiene` refuses.
+//! Invariant: nothing is answered that has no row here, but for 404, 405 and what `hygiene` refuses. Every row is described in
+//! `docs/openapi.json`; a test of `openapi` says what is missing there.
 
 use std::collections::BTreeMap;
 
