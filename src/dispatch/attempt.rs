@@ -78,7 +78,9 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
 
     let tries = number.get().saturating_sub(row.budget_from);
     let now = dispatcher.clock.now_ms();
-    let verdict = retry::decide(&plan.policy, tries, &exchange, now, dispatcher.entropy.unit());
+    // A success waits for nothing: the operating system need not be asked for chance.
+    let jitter = if exchange.failure.is_some() { dispatcher.entropy.unit() } else { 0.5 };
+    let verdict = retry::decide(&plan.policy, tries, &exchange, now, jitter);
     dispatcher.count(result(&exchange), duration.as_secs_f64());
     let deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
     let attempt = record(&plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
