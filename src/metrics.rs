@@ -48,6 +48,20 @@ pub struct PendingLabels {
     pub state: &'static str,
 }
 
+/// Jobs that ended, by what they did and how they ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobLabels {
+    pub kind: &'static str,
+    pub state: &'static str,
+}
+
+/// Deliveries that jobs were about, by what they did and what came of it: `done`, `skipped`, `failed`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobDeliveryLabels {
+    pub kind: &'static str,
+    pub result: &'static str,
+}
+
 /// Requests by status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -76,6 +90,9 @@ pub struct Metrics {
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
     pub dead_letters: Gauge,
+    pub jobs_running: Gauge,
+    pub jobs_ended: Family<JobLabels, Counter>,
+    pub job_deliveries: Family<JobDeliveryLabels, Counter>,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -103,6 +120,9 @@ impl Default for Metrics {
             webhooks: Family::default(),
             pending: Family::default(),
             dead_letters: Gauge::default(),
+            jobs_running: Gauge::default(),
+            jobs_ended: Family::default(),
+            job_deliveries: Family::default(),
             uptime_seconds: Gauge::default(),
             registry: Registry::default(),
         };
@@ -155,6 +175,13 @@ impl Metrics {
             "pending_deliveries",
             "Deliveries that are pending, by where they stand",
             self.pending.clone(),
+        );
+        registry.register("jobs_running", "Jobs that run", self.jobs_running.clone());
+        registry.register("jobs_ended", "Jobs that ended, by kind and state", self.jobs_ended.clone());
+        registry.register(
+            "job_deliveries",
+            "Deliveries that jobs were about, by kind of job and result",
+            self.job_deliveries.clone(),
         );
         registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());

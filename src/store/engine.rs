@@ -26,11 +26,13 @@ use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::schema::{
-    AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS, meta,
+    AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, JOBS, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS,
+    meta,
 };
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
+use crate::limits::JOB_MOVED_PER_CHECKPOINT;
 use crate::model::event::Event;
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
@@ -63,6 +65,8 @@ pub struct Engine {
     pub(super) retention_idempotency_ms: Millis,
     /// The present group as the log gets it.
     pub(super) content: Vec<u8>,
+    /// Deliveries that jobs have moved since the last checkpoint: they are hardly to be seen in the log, and each dirties pages.
+    pub(super) moved: usize,
 }
 
 /// What a committed group came to: an answer for each op, and what dispatch should know.
@@ -254,7 +258,8 @@ impl Engine {
 
     /// Commits, durably: by what stands in the log, or by a sync.
     fn commit(&mut self, mut txn: WriteTransaction, how: How) -> Result<(), StoreError> {
-        let logged = how == How::Logged && self.wal.has_room(self.content.len());
+        let logged =
+            how == How::Logged && self.wal.has_room(self.content.len()) && self.moved < JOB_MOVED_PER_CHECKPOINT;
         let here = self.wal.position();
         let after = if logged || how == How::Again {
             Position { next: here.next + 1, ..here }
@@ -269,6 +274,7 @@ impl Engine {
             txn.set_quick_repair(true);
             txn.commit()?;
             self.wal.begin(after.tag);
+            self.moved = 0;
             return Ok(());
         }
         txn.set_durability(Durability::None)?;
@@ -307,6 +313,9 @@ impl Engine {
             Op::Tell => self.tell(group),
             Op::Cancel { event, webhooks } => self.cancel(group, *event, webhooks),
             Op::Pause { scope, paused } => Ok(self.pause(group, scope, *paused)),
+            Op::StartJob { draft, activate } => self.start_job(group, draft, *activate),
+            Op::JobStep(step) => self.job_step(group, step),
+            Op::EndJob { id, end } => Ok(self.end_job(group, *id, *end)),
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }
@@ -357,6 +366,9 @@ impl Engine {
                 }
                 Change::Key(key) => {
                     txn.open_table(KEYS)?.insert(&key.id.0, record::write_key(key, sealer).as_slice())?;
+                }
+                Change::Job(job) => {
+                    txn.open_table(JOBS)?.insert(&job.id.0, record::to_bytes(&**job).as_slice())?;
                 }
                 Change::Pause(scope, pause) => {
                     let (key, mut table) = (record::to_bytes(scope), txn.open_table(PAUSES)?);
@@ -432,6 +444,7 @@ pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(MARKS)?;
     txn.open_table(AUDIT)?;
     txn.open_table(PAUSES)?;
+    txn.open_table(JOBS)?;
     txn.open_table(super::schema::BY_TENANT)?;
     txn.open_table(super::schema::BY_WEBHOOK)?;
     txn.open_table(super::schema::FATES)?;

@@ -18,6 +18,7 @@ pub mod guard;
 mod health;
 pub mod ids;
 pub mod inbox;
+mod jobs;
 pub mod listing;
 pub mod log;
 pub mod news;
@@ -32,6 +33,7 @@ pub mod recover;
 pub mod registry;
 pub mod schema;
 pub mod seal;
+pub mod sift;
 pub mod spool;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
+use super::schema::{JOBS, KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -137,6 +137,7 @@ fn read_back(
         untold,
         retention_idempotency_ms,
         content: Vec::new(),
+        moved: 0,
     };
     Ok(Recovered { engine, fresh: logs.fresh, queued })
 }
@@ -167,6 +168,9 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
     for row in txn.open_table(PAUSES)?.iter()? {
         let (scope, pause) = row?;
         registry.apply(&Change::Pause(record::read(scope.value())?, Some(record::read(pause.value())?)));
+    }
+    for row in txn.open_table(JOBS)?.iter()? {
+        registry.apply(&Change::Job(Arc::new(record::read(row?.1.value())?)));
     }
     Ok(registry)
 }

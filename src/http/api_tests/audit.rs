@@ -44,7 +44,7 @@ async fn every_change_is_on_record_once() {
                 return after[0]["target"].as_str().filter(|id| WebhookId::parse(id).is_some()).map(str::to_owned);
             }
             let body = got.json();
-            let id = body["id"].as_str().or(body["subscriptionId"].as_str())?;
+            let id = body["id"].as_str().or(body["subscriptionId"].as_str()).or(body["job"]["id"].as_str())?;
             Some(WebhookId::parse(id).map_or(id.to_owned(), |webhook| webhook.to_string()))
         };
         let (tenant, target) = change.about;
