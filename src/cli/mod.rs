@@ -9,6 +9,7 @@ mod access;
 mod check;
 mod client;
 mod doctor;
+mod jobs;
 mod pages;
 mod print;
 mod reload;
@@ -64,8 +65,14 @@ enum Command {
     /// Access keys: list, create, revoke.
     #[command(subcommand)]
     Keys(access::Keys),
-    /// List the webhooks of all tenants.
+    /// List the webhooks of all tenants, or queue what one has missed.
     Webhooks(webhooks::Webhooks),
+    /// Dead letters, many at once: try them again, throw them away.
+    #[command(subcommand)]
+    DeadLetters(jobs::DeadLetters),
+    /// Jobs, which do something for many deliveries at once: list, show, cancel.
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
     /// Publish an event.
     Send(send::Send),
     /// Show attempts as they are made.
@@ -151,6 +158,8 @@ impl Command {
             Self::Tenants(command) => command.run(),
             Self::Keys(command) => command.run(),
             Self::Webhooks(command) => command.run(),
+            Self::DeadLetters(command) => command.run(),
+            Self::Jobs(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
             Self::Sign(command) => command.run(),
