@@ -210,9 +210,9 @@ fn names_that_change_are_judged_each_time(range: &mut Range) {
         range.publish("flip");
     }
     let attempts = range.stage.attempts(&flip, 40);
+    range.network.only_public();
     let of = |outcome: &str| attempts.iter().filter(|attempt| attempt["outcome"] == outcome).count();
     assert!(of("delivered") >= 5 && of("failed") >= 5, "{} and {}", of("delivered"), of("failed"));
-    range.network.only_public();
 }
 
 fn redirects_lead_nowhere(range: &mut Range) {

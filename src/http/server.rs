@@ -182,17 +182,18 @@ impl<H: Handler> Server<H> {
                 Ok((stream, addr)) => {
                     trouble.backoff = Duration::ZERO;
                     let peer = Peer { addr, tls: self.tls.is_some(), unix: matches!(stream, Stream::Unix(_)) };
-                    let pass = self.gate.enter().await;
-                    connections.spawn(Arc::clone(self).connection(stream, peer, pass));
+                    if let Some(pass) = self.gate.enter(addr.map(|addr| addr.ip())).await {
+                        connections.spawn(Arc::clone(self).connection(stream, peer, pass));
+                    }
                 }
                 Err(error) => trouble.survive(&error, &self.gate).await,
             }
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: Stream, peer: Peer, _pass: Pass) {
+    async fn connection(self: Arc<Self>, stream: Stream, peer: Peer, pass: Pass) {
         let leave = Arc::new(Notify::new());
-        let ticket = self.gate.idles(&leave);
+        let ticket = self.gate.idles(&pass, &leave);
         let (stream, is_http2) = match (&self.tls, stream) {
             (Some(tls), Stream::Tcp(stream)) => {
                 let handshake = TlsAcceptor::from(tls.load_full()).accept(stream);
@@ -216,7 +217,7 @@ impl<H: Handler> Server<H> {
         let watch = Watch::new();
         let wire = Wire::new(stream, Arc::clone(&watch), !is_http2);
         let service = self.service(&watch, peer, is_http2);
-        let parting = Parting { watch, leave, ticket: Some(ticket), requests: 0, said: false };
+        let parting = Parting { watch, pass, leave, ticket: Some(ticket), requests: 0, said: false };
         if is_http2 {
             let mut connection = self.http2.serve_connection(TokioIo::new(wire), service);
             self.drive(&mut connection, http2::Connection::graceful_shutdown, parting).await;
@@ -306,6 +307,7 @@ impl<H: Handler> Server<H> {
 /// What decides when a connection has to go.
 struct Parting {
     watch: Arc<Watch>,
+    pass: Pass,
     leave: Arc<Notify>,
     /// Held while the connection is without a request, apart from the first moments after one.
     ticket: Option<IdleTicket>,
@@ -343,7 +345,7 @@ impl Parting {
                 return Poll::Ready(late);
             }
             if self.ticket.is_none() && !self.watch.is_active() {
-                self.ticket = Some(gate.idles(&self.leave));
+                self.ticket = Some(gate.idles(&self.pass, &self.leave));
                 self.requests = self.watch.requests();
             }
             let tick = now + limits.header_timeout;
