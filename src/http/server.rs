@@ -238,7 +238,7 @@ impl<H: Handler> Server<H> {
     {
         let (handler, watch) = (self.handler.clone(), Arc::clone(watch));
         service_fn(move |mut request: http::Request<Incoming>| {
-            let (in_flight, number) = watch.begin();
+            let (mut in_flight, number) = watch.begin();
             if watch.conflicts(number) {
                 request.extensions_mut().insert(BothLengths);
             }
@@ -247,8 +247,9 @@ impl<H: Handler> Server<H> {
                 let mut reply = handler.call(request, peer).await;
                 if is_http2 {
                     reply.headers_mut().remove(CONNECTION);
+                    in_flight.owe(true);
                 }
-                Ok::<_, Infallible>(reply.map(|body| Tracked { body, _in_flight: in_flight }))
+                Ok::<_, Infallible>(reply.map(|body| Tracked { body, in_flight, is_http2 }))
             }
         })
     }
@@ -400,7 +401,8 @@ impl AcceptTrouble {
 /// An answer's body that tells the watch when it is over.
 struct Tracked {
     body: ReplyBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
+    is_http2: bool,
 }
 
 impl Body for Tracked {
@@ -408,12 +410,17 @@ impl Body for Tracked {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut self.get_mut().body {
+        let this = self.get_mut();
+        let polled = match &mut this.body {
             ReplyBody::Whole(body) => {
                 Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
             }
             ReplyBody::Stream(body) => Pin::new(body).poll_frame(cx),
+        };
+        if this.is_http2 {
+            this.in_flight.owe(polled.is_ready());
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
