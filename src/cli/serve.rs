@@ -100,7 +100,7 @@ fn supervise(
                 _ = watch.tick() => {
                     if let Some(thread) = running.failed_thread() {
                         tracing::error!(thread, "a thread that must run has ended; stopping");
-                        break Err(SYSTEM);
+                        break Err(if running.store().is_damaged() { REFUSED } else { SYSTEM });
                     }
                 }
             }

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase};
 
 use super::StoreError;
-use super::engine::create_tables;
+use super::engine::{create_tables, put_meta, wal_row};
 use super::ids::Mask;
 use super::schema::{FORMAT, META, TENANTS, meta};
 use super::seal::{self, KeyFileError, Sealer};
 use super::view::Shared;
 use super::wal::{self, Position, WAL_FILE, Wal};
-use super::{news, record};
+use super::{news, record, row};
 use crate::entropy::Entropy;
 use crate::limits::WAL_BYTES;
 use crate::model::id::OPERATOR_NO;
@@ -27,6 +27,8 @@ pub const STORE_FILE: &str = "webhookd.redb";
 /// Name of the key file in the state folder, unless configured elsewhere.
 pub const KEY_FILE: &str = "webhookd.key";
 
+/// The version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 const KEY_CHECK: &[u8] = b"webhookd";
 
 /// Where a store lives.
@@ -158,14 +160,16 @@ pub fn admit(db: &Database, path: &Path, sealer: Sealer) -> Result<Arc<Shared>, 
         let txn = db.begin_read().map_err(|error| damaged(error.into()))?;
         let table = txn.open_table(META).map_err(|_| refused("it is no webhookd store".to_owned()))?;
         let value = table.get(key).map_err(|error| damaged(error.into()))?;
-        value.map(|value| value.value().to_vec()).ok_or_else(|| refused(format!("it has no {key}")))
+        let value = value.ok_or_else(|| refused(format!("it has no {key}")))?;
+        row::open(META, &key, value.value()).map(<[u8]>::to_vec).map_err(damaged)
     };
     let format = read(meta::FORMAT)?.try_into().map(u64::from_le_bytes);
     match format {
         Ok(FORMAT) => {}
         Ok(other) => {
+            let version = String::from_utf8_lossy(&read(meta::VERSION)?).into_owned();
             return Err(refused(format!(
-                "it has format {other}, this program reads format {FORMAT}; run the newer one"
+                "it has format {other}, this is webhookd {VERSION}, which reads format {FORMAT}; run webhookd {version} or newer"
             )));
         }
         Err(_) => return Err(refused("its format number does not read".to_owned())),
@@ -192,13 +196,16 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
     {
         let mask: [u8; 32] = entropy.bytes();
         let check = sealer.seal(meta::KEY_CHECK.as_bytes(), KEY_CHECK.to_vec());
-        let mut table = txn.open_table(META)?;
-        table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
-        table.insert(meta::ID_MASK, mask.as_slice())?;
-        table.insert(meta::KEY_CHECK, check.as_slice())?;
-        let position = Position { tag: u64::from_le_bytes(entropy.bytes()), next: 0, clean: true };
-        table.insert(meta::WAL, position.to_bytes().as_slice())?;
-        txn.open_table(TENANTS)?.insert(OPERATOR_NO, record::write_tenant(&news::operator()).as_slice())?;
+        put_meta(&txn, meta::FORMAT, &FORMAT.to_le_bytes())?;
+        put_meta(&txn, meta::VERSION, VERSION.as_bytes())?;
+        put_meta(&txn, meta::ID_MASK, &mask)?;
+        put_meta(&txn, meta::KEY_CHECK, &check)?;
+        // Far from the end of all numbers: tags rise.
+        let tag = u64::from(u32::from_le_bytes(entropy.bytes())) << 16;
+        let position = Position { tag, next: 0, clean: true };
+        put_meta(&txn, meta::WAL, &wal_row(position, (1, 1)))?;
+        let row = row::seal(TENANTS, &OPERATOR_NO, record::write_tenant(&news::operator()));
+        txn.open_table(TENANTS)?.insert(OPERATOR_NO, row.as_slice())?;
     }
     txn.commit()?;
     Ok(())

@@ -50,9 +50,10 @@ pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("m
 pub const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 
 /// Derived: (tenant, first event) → the tenant's events, as a posting list.
-pub const BY_TENANT: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_tenant");
+pub const BY_TENANT: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_tenant");
+pub type PostingKey = (u32, u64);
 /// Derived: (webhook, first journal number) → the webhook's attempts, as a posting list.
-pub const BY_WEBHOOK: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_webhook");
+pub const BY_WEBHOOK: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_webhook");
 /// Derived: event / 64 → for these events, the newest journal record of each of their deliveries.
 pub const FATES: TableDefinition<u64, &[u8]> = TableDefinition::new("fates");
 
@@ -62,6 +63,8 @@ pub const FATES_PER_ROW: u64 = 64;
 /// Keys of `META`.
 pub mod meta {
     pub const FORMAT: &str = "format";
+    /// The version of the program that brought this format, as text: one that opens the store.
+    pub const VERSION: &str = "version";
     /// 32 random bytes: masks sequence numbers inside public ids.
     pub const ID_MASK: &str = "id_mask";
     /// A sealed constant: opens only with the right key file.
