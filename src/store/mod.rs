@@ -8,6 +8,7 @@ pub mod backlog;
 pub mod block;
 mod cancel;
 mod changes;
+pub mod check;
 mod deliveries;
 pub mod engine;
 #[cfg(test)]

@@ -374,7 +374,10 @@ impl Writer {
     fn open_again(&mut self) -> Result<Recovered, StoreError> {
         survive(|| {
             let (db, wal) = (self.reopen)().map_err(|error| match error {
-                OpenError::Refused { why, .. } => StoreError::DamagedAt { table: "its file".to_owned(), place: why },
+                OpenError::Refused { why, .. } => {
+                    tracing::error!(why, "the store is refused");
+                    StoreError::Damaged("its file does not open")
+                }
                 other => StoreError::Unavailable(other.to_string()),
             })?;
             recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
