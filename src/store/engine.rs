@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::{Database, Durability, Key, TableDefinition, Value, WriteTransaction};
 
 use super::StoreError;
 use super::block::{Mark, Packer};
@@ -26,9 +26,7 @@ use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::row;
-use super::schema::{
-    AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS, meta,
-};
+use super::schema::{self, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, Visit, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -450,23 +448,14 @@ pub(super) fn put_meta(txn: &WriteTransaction, name: &str, value: &[u8]) -> Resu
 /// # Errors
 /// When the store fails.
 pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
-    txn.open_table(META)?;
-    txn.open_table(super::schema::EVENTS)?;
-    txn.open_table(super::schema::JOURNAL)?;
-    txn.open_table(QUEUE)?;
-    txn.open_table(ORDERING)?;
-    txn.open_table(STANDING)?;
-    txn.open_table(DEAD)?;
-    txn.open_table(DEAD_OF)?;
-    txn.open_table(IDEMPOTENCY)?;
-    txn.open_table(WEBHOOKS)?;
-    txn.open_table(TENANTS)?;
-    txn.open_table(KEYS)?;
-    txn.open_table(MARKS)?;
-    txn.open_table(AUDIT)?;
-    txn.open_table(PAUSES)?;
-    txn.open_table(super::schema::BY_TENANT)?;
-    txn.open_table(super::schema::BY_WEBHOOK)?;
-    txn.open_table(super::schema::FATES)?;
-    Ok(())
+    struct Create<'a>(&'a WriteTransaction);
+    impl Visit for Create<'_> {
+        type Error = StoreError;
+
+        fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), StoreError> {
+            self.0.open_table(definition)?;
+            Ok(())
+        }
+    }
+    schema::visit(&mut Create(txn))
 }

@@ -9,6 +9,7 @@ pub mod block;
 mod cancel;
 mod changes;
 pub mod check;
+pub mod compact;
 mod deliveries;
 pub mod engine;
 #[cfg(test)]

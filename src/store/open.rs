@@ -29,6 +29,8 @@ pub const KEY_FILE: &str = "webhookd.key";
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What a compaction is writing; it counts once it has the store's name.
+pub(super) const COMPACTED_FILE: &str = "webhookd.redb.compact";
 const KEY_CHECK: &[u8] = b"webhookd";
 
 /// Where a store lives.
@@ -86,6 +88,8 @@ pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shar
         return careful(&path, || {
             let db = Arc::new(open_file(&path, place.cache_bytes)?);
             let shared = admit(&db, &path, Sealer::new(key, entropy.clone()))?;
+            // What a compaction that was killed has left.
+            remove_if_there(&place.state_dir.join(COMPACTED_FILE)).map_err(folder)?;
             Ok((db, shared))
         });
     }
@@ -214,10 +218,7 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
 fn create_file(place: &Place, path: &Path, sealer: &Sealer, entropy: &Entropy) -> Result<(), OpenError> {
     let disk = |why: String| OpenError::Disk { path: path.to_owned(), why };
     let unfinished = path.with_extension("redb.new");
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(error.to_string())),
-        _ => {}
-    }
+    remove_if_there(&unfinished).map_err(|error| disk(error.to_string()))?;
     let db = Builder::new()
         .set_cache_size(place.cache_bytes)
         .create(&unfinished)
@@ -233,16 +234,23 @@ fn create_file(place: &Place, path: &Path, sealer: &Sealer, entropy: &Entropy) -
     keep().map_err(|error| disk(error.to_string()))
 }
 
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn make_private_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn set_private(path: &Path) -> io::Result<()> {
+pub(super) fn set_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -432,10 +432,14 @@ impl View<'_> {
         before: JournalSeq,
         mut each: impl FnMut(DeadLetter) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let table = self.txn.open_table(DEAD)?;
+        let (table, dead_of) = (self.txn.open_table(DEAD)?, self.txn.open_table(DEAD_OF)?);
         for found in table.range((tenant, 0)..(tenant, before))?.rev() {
             let (key, value) = found?;
             let (webhook, event) = value.value();
+            // Neither table has a checksum: each vouches for the other.
+            if dead_of.get((webhook, event))?.is_none_or(|death| death.value() != key.value().1) {
+                return Err(StoreError::DamagedAt { table: "dead".to_owned(), place: format!("{:?}", key.value()) });
+            }
             if !each(DeadLetter { webhook, event, death: key.value().1 })? {
                 break;
             }

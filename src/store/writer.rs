@@ -231,14 +231,29 @@ struct Writer {
 impl Writer {
     fn run(mut self, engine: Engine) {
         match self.work(engine) {
-            Some(mut engine) => {
-                if let Err(error) = survive(|| engine.checkpoint(true)) {
+            Some(engine) => {
+                let close = || {
+                    let mut engine = engine;
+                    engine.checkpoint(true).map(drop)
+                };
+                if let Err(error) = survive(close) {
                     tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
                 }
             }
             None => self.inbox.set_damaged(),
         }
-        self.shared.set_db(None);
+        self.let_go();
+    }
+
+    /// Drops the readers' handle on the database: the last one closes it, which looks at its pages.
+    fn let_go(&self) {
+        let close = || {
+            self.shared.set_db(None);
+            Ok(())
+        };
+        if let Err(error) = survive(close) {
+            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start repairs it");
+        }
     }
 
     /// Writes until there is no more to come; `None`: damage is in the way.
@@ -363,11 +378,17 @@ impl Writer {
 
     /// Lets go of the database and waits until the last reader has.
     fn close_db(&self, engine: Engine) {
-        self.shared.set_db(None);
+        self.let_go();
         let (mut db, _) = engine.into_files();
-        while let Err(still_read) = Arc::try_unwrap(db) {
-            db = still_read;
-            std::thread::sleep(Duration::from_millis(1));
+        let close = || {
+            while let Err(still_read) = Arc::try_unwrap(db) {
+                db = still_read;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        if let Err(error) = survive(close) {
+            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, opening it repairs it");
         }
     }
 

@@ -12,20 +12,24 @@ mod relations;
 mod rows;
 
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, StorageBackend, StorageError};
 
 use self::overlay::Overlay;
 use super::StoreError;
-use super::open::{self, OpenError};
+use super::open::{self, OpenError, Place};
 use super::recover;
-use super::seal::Sealer;
+use super::seal::{self, Sealer};
 use super::wal::Wal;
 use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::limits::WAL_BYTES;
 
 /// Findings that are kept; the others are counted.
 const FINDINGS_MAX: usize = 1_000;
@@ -106,6 +110,38 @@ impl Report {
     }
 }
 
+/// Looks at the store at `place`, which no daemon may have open meanwhile.
+///
+/// # Errors
+/// When there is none, it is in use, it can't be read, or it is of another format or another key.
+pub fn place(place: &Place, entropy: &Entropy, told: Told<'_>) -> Result<Report, OpenError> {
+    let path = place.store_file();
+    let disk = |error: io::Error| OpenError::Disk { path: path.clone(), why: error.to_string() };
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Refused { path, why: "there is none".to_owned() });
+        }
+        file => file.map_err(disk)?,
+    };
+    // A daemon holds the whole of it.
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path)),
+        Err(TryLockError::Error(error)) => return Err(disk(error)),
+        Ok(()) => {}
+    }
+    let key = seal::read_key_file(&place.key_file())?;
+    let log: Arc<dyn StorageBackend> = match File::open(place.wal_file()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Arc::new(InMemoryBackend::new()),
+        log => Arc::new(backend(log.map_err(disk)?).map_err(disk)?),
+    };
+    let files = Files { store: Arc::new(backend(file).map_err(disk)?), log, log_bytes: WAL_BYTES };
+    check(&files, &path, &Sealer::new(key, entropy.clone()), place.cache_bytes, told)
+}
+
+fn backend(file: File) -> io::Result<FileBackend> {
+    FileBackend::new(file).map_err(io::Error::other)
+}
+
 /// Looks at everything.
 ///
 /// # Errors
@@ -117,8 +153,24 @@ pub fn check(
     cache_bytes: usize,
     told: Told<'_>,
 ) -> Result<Report, OpenError> {
-    let disk = |error: io::Error| OpenError::Disk { path: path.to_owned(), why: error.to_string() };
     let (mut report, mut tell) = (Report::default(), Tell(told));
+    // Letting go of a database looks at its pages, too.
+    match careful(|| Ok(look(files, path, sealer, cache_bytes, &mut report, &mut tell))) {
+        Ok(looked) => looked?,
+        Err(error) => report.found("pages", "", error.to_string()),
+    }
+    Ok(report)
+}
+
+fn look(
+    files: &Files,
+    path: &Path,
+    sealer: &Sealer,
+    cache_bytes: usize,
+    report: &mut Report,
+    tell: &mut Tell<'_>,
+) -> Result<(), OpenError> {
+    let disk = |error: io::Error| OpenError::Disk { path: path.to_owned(), why: error.to_string() };
     (tell.0)("pages", 0, 0);
     // It repairs what it can, above the file, and says so.
     match careful(|| Ok(database(files, cache_bytes).and_then(|mut db| db.check_integrity()))) {
@@ -129,15 +181,15 @@ pub fn check(
         Err(error) => report.found("pages", "", error.to_string()),
     }
     // What was in the way was said above.
-    let Ok(Ok(db)) = careful(|| Ok(database(files, cache_bytes))) else { return Ok(report) };
+    let Ok(Ok(db)) = careful(|| Ok(database(files, cache_bytes))) else { return Ok(()) };
     let db = Arc::new(db);
     match careful(|| Ok(db.begin_read()?)) {
-        Ok(txn) => rows::check(&txn, &mut report, &mut tell),
+        Ok(txn) => rows::check(&txn, report, tell),
         Err(error) => report.found("pages", "", error.to_string()),
     }
     if !report.is_clean() {
         // What damaged rows say of others is not worth asking.
-        return Ok(report);
+        return Ok(());
     }
     let shared = open::careful(path, || open::admit(&db, path, sealer.clone()))?;
     let log = Wal::open(Box::new(Overlay::new(files.log.clone()).map_err(disk)?), files.log_bytes).map_err(disk)?;
@@ -145,14 +197,14 @@ pub fn check(
     let recovered = careful(|| recover::recover(db, shared.clone(), &Clock::manual(0), log, u64::MAX));
     match recovered {
         Ok(recovered) => {
-            let looked = careful(|| relations::check(&shared, &recovered, &mut report, &mut tell));
+            let looked = careful(|| relations::check(&shared, &recovered, report, tell));
             if let Err(error) = looked {
                 report.found("relations", "", error.to_string());
             }
         }
         Err(error) => report.found("write-ahead log", "", error.to_string()),
     }
-    Ok(report)
+    Ok(())
 }
 
 fn database(files: &Files, cache_bytes: usize) -> Result<Database, DatabaseError> {
