@@ -17,6 +17,7 @@ mod send;
 mod serve;
 mod signing;
 mod status;
+mod store;
 mod tail;
 mod webhooks;
 
@@ -73,6 +74,9 @@ enum Command {
     /// Jobs, which do something for many deliveries at once: list, show, cancel.
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    /// The store's file: check it, compact it; while no daemon has it open.
+    #[command(subcommand)]
+    Store(store::Store),
     /// Publish an event.
     Send(send::Send),
     /// Show attempts as they are made.
@@ -160,6 +164,7 @@ impl Command {
             Self::Webhooks(command) => command.run(),
             Self::DeadLetters(command) => command.run(),
             Self::Jobs(command) => command.run(),
+            Self::Store(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
             Self::Sign(command) => command.run(),

@@ -201,7 +201,12 @@ async fn recover_any(call: &Call<'_>) -> Result<Reply, Problem> {
 /// asks; otherwise the operator does, for everybody or for a tenant that is named.
 fn letters(call: &Call<'_>, own: Option<TenantNo>) -> Result<(TenantNo, (Letters, bool, bool)), Problem> {
     let body: LettersBody<'_> = json::parse_optional(call.body)?;
-    let tenant = match (own, body.tenant.text("tenant")?) {
+    // `null` is no way to leave it out here: it would mean everybody's.
+    let named = match body.tenant.settable::<String>("tenant", "a string")? {
+        Some(None) => return Err(Problem::invalid("tenant must be a string")),
+        given => given.flatten(),
+    };
+    let tenant = match (own, named) {
         (Some(tenant), None) => tenant,
         (Some(_), Some(_)) => return Err(Problem::invalid("tenant is not a member of this")),
         (None, Some(id)) => call.service.tenant(&id)?.no,

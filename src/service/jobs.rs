@@ -186,7 +186,7 @@ impl Service {
                 let step = JobStep { id: job.id, from: job.cursor, to: sifted.next, items: sifted.items };
                 Op::JobStep(Box::new(step))
             }
-            Err(error @ (StoreError::Damaged(_) | StoreError::WrongKey)) => {
+            Err(error) if error.is_damage() => {
                 tracing::error!(job = %job.id, %error, "a job can't be finished");
                 Op::EndJob { id: job.id, end: JobState::Failed(JobFailure::Damaged) }
             }

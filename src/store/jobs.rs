@@ -14,8 +14,9 @@ use super::cancel::Told;
 use super::engine::{Engine, Group};
 use super::listing;
 use super::op::{Done, JobStep, Refusal, WebhookPatch};
-use super::record::{self, Entry};
+use super::record::Entry;
 use super::registry::Change;
+use super::row;
 use super::schema::{DEAD_OF, FATES, FATES_PER_ROW, JOBS};
 use crate::limits::{JOBS_KEPT_MAX, JOBS_KEPT_MS, JOBS_KEPT_OF_ALL_MAX, JOBS_RUNNING_MAX, JOBS_RUNNING_OF_ALL_MAX};
 use crate::model::attempt::{Attempt, Verdict};
@@ -77,7 +78,8 @@ impl Engine {
         let mut table = group.txn().open_table(JOBS)?;
         let mut ended: Vec<Job> = Vec::new();
         for row in table.iter()? {
-            let job: Job = record::read(row?.1.value())?;
+            let (id, value) = row?;
+            let job: Job = row::read(JOBS, &id.value(), value.value())?;
             if job.state != JobState::Running {
                 ended.push(job);
             }
@@ -109,7 +111,7 @@ impl Engine {
             let count = match self.take_turn(group, &job, &tail, *webhook, *event) {
                 Ok(Did::It) => &mut job.done,
                 Ok(Did::Nothing) => &mut job.skipped,
-                Err(StoreError::Damaged(_)) => &mut job.failed,
+                Err(error) if error.is_damage() => &mut job.failed,
                 Err(error) => return Err(error),
             };
             *count += 1;

@@ -13,6 +13,7 @@ use super::listing;
 use super::log::{self, Log};
 use super::news;
 use super::record::{self, Brief, Entry};
+use super::row;
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, JOBS, WEBHOOKS};
 use super::view::{Shared, View};
 use crate::limits::JOB_LOOKED_AT_MAX;
@@ -132,7 +133,7 @@ impl Shared {
         let mut versions = Versions { view: &view, no, known: None };
         let mut row_read: Option<(u64, BTreeMap<Seq, JournalSeq>)> = None;
         let (mut sifted, mut looked_at) = (Sifted::default(), 0);
-        log::scan(&view.txn.open_table(Log::Events.table())?, range.start, |seq, bytes| {
+        log::scan(Log::Events, &view.txn.open_table(Log::Events.table())?, range.start, |seq, bytes| {
             if seq >= range.end {
                 return Ok(false);
             }
@@ -215,7 +216,7 @@ fn is_among(view: &View<'_>, letters: &Letters, event: Seq, death: JournalSeq) -
     }
     let Some(kind) = &letters.kind else { return Ok(true) };
     let table = view.txn.open_table(Log::Events.table())?;
-    Ok(log::get(&table, event, |bytes| Ok(record::read_brief(bytes)?.kind == kind))?.unwrap_or(false))
+    Ok(log::get(Log::Events, &table, event, |bytes| Ok(record::read_brief(bytes)?.kind == kind))?.unwrap_or(false))
 }
 
 /// Whether a webhook, as it was then, would have got an event had it been active.
@@ -231,7 +232,7 @@ fn is_delivered(txn: &ReadTransaction, newest: JournalSeq) -> Result<bool, Store
     let journal = txn.open_table(Log::Journal.table())?;
     let mut number = newest;
     loop {
-        match log::get(&journal, number, |bytes| record::read::<Entry>(bytes))? {
+        match log::get(Log::Journal, &journal, number, |bytes| record::read::<Entry>(bytes))? {
             Some(Entry::Attempt(Attempt { verdict: Verdict::Single, previous, .. })) if previous != 0 => {
                 if previous >= number {
                     return Err(StoreError::Damaged("a journal chain does not lead back"));
@@ -271,7 +272,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        self.txn.open_table(JOBS)?.get(&id.0)?.map(|value| record::read(value.value())).transpose()
+        self.txn.open_table(JOBS)?.get(&id.0)?.map(|value| row::read(JOBS, &&id.0, value.value())).transpose()
     }
 
     /// Jobs before `before`, newest first, while `each` wants more.
@@ -280,7 +281,8 @@ impl View<'_> {
     /// When the store fails.
     pub fn scan_jobs(&self, before: JobId, mut each: impl FnMut(Job) -> bool) -> Result<(), StoreError> {
         for row in self.txn.open_table(JOBS)?.range::<&[u8; 16]>(..&before.0)?.rev() {
-            if !each(record::read(row?.1.value())?) {
+            let (id, value) = row?;
+            if !each(row::read(JOBS, &id.value(), value.value())?) {
                 break;
             }
         }
