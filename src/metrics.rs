@@ -160,13 +160,7 @@ impl Default for Metrics {
             metrics.store_damage.clone(),
         );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
-        registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
-        registry.register(
-            "reload_success",
-            "1 when the last reload was taken over, 0 when the old configuration was kept",
-            metrics.reload_success.clone(),
-        );
-        registry.register("http_connections", "Open client connections", metrics.connections.clone());
+        metrics.register_serving(&mut registry);
         metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
         Self { registry, ..metrics }
@@ -174,6 +168,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// What is about requests and the process that answers them.
+    fn register_serving(&self, registry: &mut Registry) {
+        registry.register("http_requests", "Requests answered, by status", self.requests.clone());
+        registry.register(
+            "reload_success",
+            "1 when the last reload was taken over, 0 when the old configuration was kept",
+            self.reload_success.clone(),
+        );
+        registry.register("http_connections", "Open client connections", self.connections.clone());
+    }
+
     /// What is counted only when somebody asks.
     fn register_standing(&self, registry: &mut Registry) {
         registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
