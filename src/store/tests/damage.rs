@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use redb::ReadableTable as _;
+
 use super::spool::webhook;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
