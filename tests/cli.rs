@@ -23,6 +23,8 @@ mod events;
 mod jobs;
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/store.rs"]
+mod store;
 
 /// What a command came to.
 struct Ran {
