@@ -73,6 +73,15 @@ pub const DEATHS_TOLD_EVERY_MS: u64 = 60_000;
 /// Webhooks whose deaths are told of in one commit.
 pub const DEATHS_TOLD_AT_ONCE: usize = 1_000;
 
+/// Streams (`webhookd listen`) that one tenant may have, and requests that are under way on one: with events of the default
+/// size, none of them holds more than 16 MiB.
+pub const STREAMS_PER_TENANT_MAX: usize = 8;
+pub const STREAM_IN_FLIGHT_MAX: u32 = 16;
+/// A stream that nobody holds for this long ends, and its webhook with it.
+pub const STREAM_GRACE: Duration = Duration::from_secs(60);
+/// A stream on which nothing happens says so this often, so that both ends learn when the other is gone.
+pub const STREAM_SIGN_EVERY: Duration = Duration::from_secs(15);
+
 /// Bodies of fresh deliveries that all lanes together hold in memory; beyond that they are read again from the log.
 pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bodies that one lane reads ahead from the log with its queue rows.

@@ -14,6 +14,7 @@ use super::places::Places;
 use super::settings::Plan;
 use super::worker::Worker;
 use crate::egress::Pool;
+use crate::egress::stream::Signed;
 use crate::limits::ERROR_BYTES_MAX;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
 use crate::model::event::{Event, OrderKey};
@@ -129,20 +130,27 @@ async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
 }
 
 async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Event, number: AttemptNumber) -> Exchange {
+    let webhook = &plan.webhook;
     let target = match &plan.target {
-        Ok(target) => target,
+        Ok(target) => Some(target),
+        Err(_) if webhook.is_stream() => None,
         Err(error) => {
             let failure = error.failure();
             return failed(failure.class, failure.detail);
         }
     };
-    let webhook = &plan.webhook;
     let body = render::body(webhook.dialect, event, &webhook.id);
     let timestamp_s = dispatcher.clock.wall_ms() / 1_000;
     let Some(headers) = plan.signed(&event.id.to_string(), timestamp_s, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
-    dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await
+    match target {
+        Some(target) => dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await,
+        None => {
+            let signed = Signed { event, number, headers: &headers, body: &body };
+            dispatcher.streams.exchange(webhook.no, signed, plan.timeout).await
+        }
+    }
 }
 
 async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, StoreError> {

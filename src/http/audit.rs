@@ -89,7 +89,9 @@ pub fn draft(
     query: &Query<'_>,
     privacy: Privacy,
 ) -> Option<Box<Audit>> {
-    let changes = route.method != Method::GET && route.access != Access::Publish;
+    // What answers a delivery stands in its attempt.
+    let elsewhere = route.access == Access::Publish || route.action == Action::StreamAnswer;
+    let changes = route.method != Method::GET && !elsewhere;
     if !changes && !privacy.is_given() {
         return None;
     }
@@ -140,6 +142,8 @@ fn name(action: Action) -> &'static str {
         Action::LemonAttempts => "webhook.attempts",
         Action::Stats => "webhook.stats",
         Action::LemonDeliveries => "webhook.deliveries",
+        Action::StreamOpen => "stream.open",
+        Action::StreamAnswer => "stream.answer",
         Action::DeadLetters => "dead_letter.list",
         Action::Redrive => "dead_letter.redrive",
         Action::DropDead => "dead_letter.drop",

@@ -20,7 +20,7 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, lookup, openapi, operate, reply, stats};
+use super::{admin, audit, deadletters, events, hygiene, lookup, openapi, operate, reply, stats, streams};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -61,11 +61,12 @@ impl Handler for Door {
 
 /// A request that was let in, as its route's function sees it.
 pub struct Call<'a> {
-    pub service: &'a Service,
+    pub service: &'a Arc<Service>,
     pub control: &'a Control,
     /// On whose behalf the service changes something.
     pub asker: &'a Asker,
     pub caller: &'a Caller,
+    pub peer: &'a Peer,
     /// The path's parameter.
     pub id: &'a str,
     pub query: Query<'a>,
@@ -178,6 +179,7 @@ impl Inner {
             control: &self.control,
             asker: &asker,
             caller: &caller,
+            peer: incoming.peer,
             id: incoming.id,
             query,
             headers: &parts.headers,
@@ -313,6 +315,8 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Stats => stats::stats(call).await,
         Action::LemonPause => lemon::pause(call, true).await,
         Action::LemonResume => lemon::pause(call, false).await,
+        Action::StreamOpen => streams::open(call).await,
+        Action::StreamAnswer => streams::answer(call),
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,

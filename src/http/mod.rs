@@ -28,6 +28,7 @@ pub mod route;
 pub mod server;
 mod show;
 mod stats;
+mod streams;
 pub mod tls;
 pub mod wire;
 

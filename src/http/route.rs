@@ -97,6 +97,8 @@ pub enum Action {
     Stats,
     LemonPause,
     LemonResume,
+    StreamOpen,
+    StreamAnswer,
     DeadLetters,
     Redrive,
     DropDead,
@@ -184,6 +186,9 @@ routes! {
     GET    "/v1/webhooks/{id}/stats"          Lemon Tenant  None  Api => Stats;
     POST   "/v1/webhooks/{id}/pause"          Lemon Tenant  None  Api => LemonPause;
     POST   "/v1/webhooks/{id}/resume"         Lemon Tenant  None  Api => LemonResume;
+
+    POST   "/v1/streams"                      Lemon Tenant  Small Api => StreamOpen;
+    POST   "/v1/streams/{id}/answers"         Lemon Tenant  Small Api => StreamAnswer;
 
     GET    "/v1/dead-letters"                 Lemon Tenant  None  Api => DeadLetters;
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;

@@ -21,6 +21,7 @@ mod registering;
 mod requests;
 mod signed;
 mod stats;
+mod streams;
 mod told;
 mod webhooks;
 
@@ -40,6 +41,7 @@ use super::{Api, Surface};
 use crate::catalogue::{Catalogue, EventType};
 use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
+use crate::egress::stream::Streams;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
@@ -89,6 +91,8 @@ impl Dispatching for Fake {
         attempt.verdict = if status == 200 { Verdict::Delivered } else { Verdict::Single };
         Box::pin(async move { attempt })
     }
+
+    fn look_again(&self, _: WebhookNo) {}
 }
 
 /// A failed attempt with nothing following from it.
@@ -115,6 +119,7 @@ struct World {
     store: Store,
     clock: Clock,
     fake: Arc<Fake>,
+    streams: Arc<Streams>,
     ready: Arc<AtomicBool>,
     /// An admin's, a publisher's, and two tenants' tokens.
     admin: String,
@@ -180,12 +185,14 @@ impl World {
         let store = parts.store();
         store.start(parts, Arc::new(Answering)).unwrap();
         let fake = Arc::new(Fake { glance: Mutex::default(), status: Mutex::new(200), clock: clock.clone() });
+        let streams = Streams::new(clock.clone(), Entropy::seeded(11));
         let parts = Parts {
             store: store.clone(),
             settings,
             clock: clock.clone(),
             entropy,
             dispatch: fake.clone(),
+            streams: streams.clone(),
             metrics,
             store_file: place.store_file(),
         };
@@ -198,6 +205,7 @@ impl World {
             store,
             clock,
             fake,
+            streams,
             ready,
             admin: String::new(),
             publisher: String::new(),
@@ -291,9 +299,7 @@ impl World {
 
     async fn send(&self, surface: Surface, peer: Peer, request: Request<Full<Bytes>>) -> Got {
         let (parts, body) = self.api.handle(None, surface, peer, request).await.into_parts();
-        let ReplyBody::Whole(body) = body else { panic!("a stream") };
-        let body = body.collect().await.unwrap().to_bytes();
-        Got { status: parts.status, headers: parts.headers, body }
+        Got { status: parts.status, headers: parts.headers, body: read(body).await }
     }
 
     /// Publishes for a tenant; gives the event's id.
@@ -349,6 +355,14 @@ impl World {
         let order = event.order();
         let outcome = Outcome { attempt, row, order, budget_from: 0, since_ms, deactivate, test: false };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
+    }
+}
+
+/// A body; of a stream, what comes at once.
+async fn read(body: ReplyBody) -> Bytes {
+    match body {
+        ReplyBody::Whole(body) => body.collect().await.unwrap().to_bytes(),
+        ReplyBody::Stream(mut body) => body.frame().await.unwrap().unwrap().into_data().unwrap(),
     }
 }
 

@@ -108,8 +108,7 @@ where
     }
     let reply = world.api.handle(None, surface(route.on), peer(), request.body(body).unwrap()).await;
     let (parts, body) = reply.into_parts();
-    let ReplyBody::Whole(body) = body else { panic!("a stream") };
-    Got { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    Got { status: parts.status, headers: parts.headers, body: read(body).await }
 }
 
 #[tokio::test]
