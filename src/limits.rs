@@ -41,6 +41,8 @@ pub const ECHO_BYTES_MAX: usize = 64;
 pub const PAUSED_HOSTS_MAX: usize = 4_096;
 /// Places of a line that are looked at for the event that the others wait for.
 pub const LINE_LOOKED_AT_MAX: usize = 1_000;
+/// Length of a request's id that a client chooses.
+pub const REQUEST_ID_MAX: usize = 128;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 100;
 

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use support::{Daemon, SOON, poll};
 
+#[path = "daemon/access.rs"]
+mod access;
 #[path = "daemon/bad_input.rs"]
 mod bad_input;
 #[path = "daemon/life.rs"]

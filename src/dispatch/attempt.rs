@@ -85,7 +85,7 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     dispatcher.count(result(&exchange), duration.as_secs_f64());
     let deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
     let attempt = record(&plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
-    log(&plan, event.as_deref().ok(), &attempt);
+    log(dispatcher, &plan, event.as_deref().ok(), &attempt);
     let id = event.ok().map(|event| event.id);
     let (budget_from, since_ms) = (row.budget_from, row.since_ms);
     finish(&worker, Finished { cell, id, attempt, order, budget_from, since_ms, deactivate, now });
@@ -228,10 +228,12 @@ fn record(
     }
 }
 
-fn log(plan: &Plan, event: Option<&Event>, attempt: &Attempt) {
+fn log(dispatcher: &Dispatcher, plan: &Plan, event: Option<&Event>, attempt: &Attempt) {
     if attempt.class.is_some() {
+        let tenant = dispatcher.store.shared().registry().tenant(plan.webhook.tenant).cloned();
         tracing::info!(
             webhook = %plan.webhook.id,
+            tenant = tenant.as_ref().map(|tenant| tenant.id.as_str()),
             event = event.map(|event| tracing::field::display(event.id)),
             attempt = attempt.number,
             class = attempt.class.map(Class::as_str),

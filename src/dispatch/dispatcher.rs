@@ -343,10 +343,15 @@ impl Dispatcher {
         let News { kind, webhook, event, reason, count } = news;
         self.metrics.operational_events.get_or_create(&NewsLabels { kind }).inc();
         let event = event.map(tracing::field::display);
+        let tenant = {
+            let registry = self.store.shared().registry();
+            registry.webhook_by_id(*webhook).and_then(|webhook| registry.tenant(webhook.tenant)).cloned()
+        };
+        let tenant = tenant.as_ref().map(|tenant| tenant.id.as_str());
         if *kind == RECOVERED {
-            tracing::info!(kind, %webhook, event, reason, count, "a webhook works again");
+            tracing::info!(kind, %webhook, tenant, event, reason, count, "a webhook works again");
         } else {
-            tracing::warn!(kind, %webhook, event, reason, count, "a webhook needs attention");
+            tracing::warn!(kind, %webhook, tenant, event, reason, count, "a webhook needs attention");
         }
     }
 

@@ -5,6 +5,8 @@
 //! comes of it, unless it was turned away unheard (too fast, or too much at a time): what is to spare the store may not
 //! write to it. Publishing is no change in this sense: what was published stands in the event log.
 
+use std::net::SocketAddr;
+
 use http::header::HeaderName;
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -209,7 +211,7 @@ impl<'a> AuditJson<'a> {
             at: millis_z(audit.at_ms),
             actor,
             role: role.map(Role::as_str),
-            remote_addr: audit.remote.map(|addr| addr.to_string()),
+            remote_addr: audit.remote.map(remote),
             action: &audit.action,
             method: audit.method.as_deref(),
             path: audit.path.as_deref(),
@@ -220,6 +222,11 @@ impl<'a> AuditJson<'a> {
             justification: audit.justification.as_deref(),
         }
     }
+}
+
+/// An address; without a port where a proxy told none.
+fn remote(addr: SocketAddr) -> String {
+    if addr.port() == 0 { addr.ip().to_string() } else { addr.to_string() }
 }
 
 /// `GET /admin/audit`

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -11,11 +11,13 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde::Serialize;
 
+use super::access::{Begun, Seen};
 use super::audit::Privacy;
 use super::auth::{self, Caller, Credentials};
 use super::body::read_body;
 use super::control::Control;
 use super::dialect::{lemon, omnia, onemetric, vibe};
+use super::origin::{self, REQUEST_ID, RequestIds};
 use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
@@ -41,6 +43,7 @@ struct Inner {
     service: Arc<Service>,
     control: Control,
     table: Table,
+    ids: RequestIds,
     ready: Arc<AtomicBool>,
     body_timeout: Duration,
 }
@@ -88,7 +91,8 @@ impl Api {
     /// `control`: who answers for the process. `ready`: what `/readyz` tells. `body_timeout`: for the whole of a request's body.
     #[must_use]
     pub fn new(service: Arc<Service>, control: Control, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { service, control, table: Table::new(), ready, body_timeout }))
+        let (table, ids) = (Table::new(), RequestIds::new(service.entropy()));
+        Self(Arc::new(Inner { service, control, table, ids, ready, body_timeout }))
     }
 
     /// What listeners of one kind hand their requests to, on one worker if it is one's.
@@ -103,16 +107,36 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Unpin,
     {
         let (parts, body) = request.into_parts();
-        let reply = match self.0.find(surface, &parts) {
+        let inner = &*self.0;
+        let (peer, begun) = {
+            let settings = inner.service.settings();
+            let peer = origin::client(peer, &parts.headers, &settings);
+            (peer, settings.access_log.then(|| Begun { at: Instant::now(), method: parts.method.clone(), peer }))
+        };
+        let (id, mut seen) = (inner.ids.of(&parts.headers), Seen::default());
+        let mut reply = match inner.find(surface, &parts) {
             Ok((route, id)) => {
+                seen.route = Some(route);
                 let call = Incoming { worker, surface, peer: &peer, parts: &parts, route, id };
-                let answer = self.0.answer(call, body).await;
+                let answer = inner.answer(call, body, &mut seen).await;
                 answer.unwrap_or_else(|problem| problem.reply(route.form))
             }
             Err((form, problem)) => problem.reply(form),
         };
+        if parts.method == Method::HEAD {
+            reply = reply::headless(reply);
+        }
         let labels = RequestLabels { status: reply.status().as_u16() };
-        self.0.service.metrics().requests.get_or_create(&labels).inc();
+        inner.service.metrics().requests.get_or_create(&labels).inc();
+        if reply.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            // What went wrong was said where it did; this is how it is found for whoever reports the answer.
+            let route = seen.route.map(|route| route.path);
+            tracing::error!(request = id.to_str().unwrap_or_default(), route, "a request was answered with 500");
+        }
+        if let Some(begun) = begun {
+            begun.write(id.as_bytes(), &seen, &reply, &inner.service);
+        }
+        reply.headers_mut().insert(REQUEST_ID, id);
         reply
     }
 }
@@ -154,7 +178,7 @@ impl Inner {
         }
     }
 
-    async fn answer<B>(&self, incoming: Incoming<'_>, body: B) -> Result<Reply, Problem>
+    async fn answer<B>(&self, incoming: Incoming<'_>, body: B, seen: &mut Seen) -> Result<Reply, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
@@ -164,6 +188,7 @@ impl Inner {
             return Ok(self.open(route.action, &parts.headers).await);
         }
         let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
+        (seen.key, seen.tenant) = (caller.key(), caller.own_tenant());
         if route.action == Action::Metrics {
             return Ok(self.open(route.action, &parts.headers).await);
         }

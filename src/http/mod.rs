@@ -3,6 +3,7 @@
 //! `framing`), `hygiene` (is it well-formed?), `route` (which row of the one table), `auth` (who asks), `body`, and then the
 //! dialect that the route speaks (`events`, `dialect`, `admin`), which parses, asks the `service`, and renders.
 
+pub mod access;
 pub mod admin;
 pub mod audit;
 pub mod auth;
@@ -21,6 +22,7 @@ pub mod listen;
 mod lookup;
 mod openapi;
 mod operate;
+mod origin;
 pub mod problem;
 mod query;
 mod reply;

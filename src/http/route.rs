@@ -272,11 +272,14 @@ impl Table {
     pub fn find<'a>(&self, surface: Surface, method: &Method, path: &'a str) -> Found<'a> {
         let Ok(matched) = self.router.at(path) else { return Found::Nothing };
         let here = || matched.value.iter().filter(|route| route.on.holds(surface));
-        if let Some(route) = here().find(|route| route.method == *method) {
+        // What can be read can be asked about.
+        let wanted = if *method == Method::HEAD { &Method::GET } else { method };
+        if let Some(route) = here().find(|route| route.method == *wanted) {
             return Found::Route { route, id: matched.params.get("id").unwrap_or_default() };
         }
         let Some(any) = here().next() else { return Found::Nothing };
-        let allow = here().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
+        let named = |method: &'static Method| if *method == Method::GET { "GET, HEAD" } else { method.as_str() };
+        let allow = here().map(|route| named(&route.method)).collect::<Vec<_>>().join(", ");
         Found::WrongMethod { form: any.form, allow }
     }
 }

@@ -17,7 +17,7 @@ pub mod inspect;
 pub mod overview;
 pub mod publish;
 mod rate;
-mod settings;
+pub mod settings;
 pub mod stats;
 pub mod stream;
 pub mod subscribe;
@@ -113,6 +113,11 @@ impl Service {
     /// Takes over new settings: what is asked from now on is judged by them.
     pub fn reload(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+    }
+
+    #[must_use]
+    pub fn entropy(&self) -> &Entropy {
+        &self.entropy
     }
 
     #[must_use]

@@ -16,6 +16,7 @@ mod matrix;
 mod metrics;
 mod news;
 mod operate;
+mod origin;
 mod publishing;
 mod registering;
 mod requests;
@@ -36,7 +37,8 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::server::{Peer, ReplyBody};
+use super::origin::REQUEST_ID;
+use super::server::{Peer, Reply, ReplyBody};
 use super::{Api, Surface};
 use crate::catalogue::{Catalogue, EventType};
 use crate::clock::{Clock, Millis};
@@ -153,6 +155,7 @@ struct Got {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+    id: String,
 }
 
 impl Got {
@@ -298,8 +301,7 @@ impl World {
     }
 
     async fn send(&self, surface: Surface, peer: Peer, request: Request<Full<Bytes>>) -> Got {
-        let (parts, body) = self.api.handle(None, surface, peer, request).await.into_parts();
-        Got { status: parts.status, headers: parts.headers, body: read(body).await }
+        read(self.api.handle(None, surface, peer, request).await).await
     }
 
     /// Publishes for a tenant; gives the event's id.
@@ -358,12 +360,15 @@ impl World {
     }
 }
 
-/// A body; of a stream, what comes at once.
-async fn read(body: ReplyBody) -> Bytes {
-    match body {
+/// Reads an answer; of a stream, what comes at once. Without its request's id, in which all differ.
+async fn read(reply: Reply) -> Got {
+    let (mut parts, body) = reply.into_parts();
+    let body = match body {
         ReplyBody::Whole(body) => body.collect().await.unwrap().to_bytes(),
         ReplyBody::Stream(mut body) => body.frame().await.unwrap().unwrap().into_data().unwrap(),
-    }
+    };
+    let id = parts.headers.remove(REQUEST_ID).expect("every answer has its request's id");
+    Got { status: parts.status, headers: parts.headers, body, id: id.to_str().unwrap().to_owned() }
 }
 
 /// A catalogue of these types, each with its channel.
