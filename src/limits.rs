@@ -113,6 +113,8 @@ pub const LANE_SPOOLED_MAX: usize = 1_024;
 
 /// A start that reads a large store after a power cut may take this long before systemd's own limit counts again.
 pub const START_EXTENDED_MAX: Duration = Duration::from_secs(3_600);
+/// How often the files of the certificate are looked at; one that has changed is taken over at the second look.
+pub const CERTIFICATE_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the line that `systemctl status` shows is looked at.
 pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 

@@ -28,6 +28,7 @@ pub struct DeliveryLabels {
 pub enum Outcome {
     delivered,
     dead,
+    cancelled,
 }
 
 /// What was reported of a webhook.
@@ -54,6 +55,18 @@ pub struct RequestLabels {
     pub status: u16,
 }
 
+/// What happens at the doors, over all of them.
+#[derive(Clone, Default)]
+pub struct Connections {
+    pub open: Gauge,
+    pub accepted: Counter,
+    /// Idle ones that were closed to make room.
+    pub shed: Counter,
+    pub accept_errors: Counter,
+    /// Failed, or took too long.
+    pub handshake_errors: Counter,
+}
+
 pub struct Metrics {
     registry: Registry,
     pub events_accepted: Counter,
@@ -71,11 +84,14 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     pub requests: Family<RequestLabels, Counter>,
     pub reload_success: Gauge,
-    pub connections: Gauge,
+    pub certificate_success: Gauge,
+    pub connections: Connections,
     pub tenants: Gauge,
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
     pub dead_letters: Gauge,
+    /// How long what is due has waited, of active webhooks that are not paused.
+    pub oldest_due_seconds: Gauge<f64, AtomicU64>,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -98,11 +114,13 @@ impl Default for Metrics {
             store_bytes: Gauge::default(),
             requests: Family::default(),
             reload_success: Gauge::default(),
-            connections: Gauge::default(),
+            certificate_success: Gauge::default(),
+            connections: Connections::default(),
             tenants: Gauge::default(),
             webhooks: Family::default(),
             pending: Family::default(),
             dead_letters: Gauge::default(),
+            oldest_due_seconds: Gauge::default(),
             uptime_seconds: Gauge::default(),
             registry: Registry::default(),
         };
@@ -139,10 +157,30 @@ impl Default for Metrics {
             "1 when the last reload was taken over, 0 when the old configuration was kept",
             metrics.reload_success.clone(),
         );
-        registry.register("http_connections", "Open client connections", metrics.connections.clone());
+        registry.register(
+            "certificate_success",
+            "1 while the certificate on disk is the one that is shown, 0 when it can't be used",
+            metrics.certificate_success.clone(),
+        );
+        metrics.connections.register(&mut registry);
         metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
+        metrics.certificate_success.set(1);
         Self { registry, ..metrics }
+    }
+}
+
+impl Connections {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("http_connections", "Open client connections", self.open.clone());
+        registry.register("http_connections_accepted", "Connections let in", self.accepted.clone());
+        registry.register("http_connections_shed", "Idle connections closed to make room", self.shed.clone());
+        registry.register("http_accept_errors", "Failures to accept a connection", self.accept_errors.clone());
+        registry.register(
+            "tls_handshake_errors",
+            "TLS handshakes that failed or were late",
+            self.handshake_errors.clone(),
+        );
     }
 }
 
@@ -155,6 +193,12 @@ impl Metrics {
             "pending_deliveries",
             "Deliveries that are pending, by where they stand",
             self.pending.clone(),
+        );
+        registry.register_with_unit(
+            "oldest_due_age",
+            "How long the oldest delivery that is due has waited",
+            Unit::Seconds,
+            self.oldest_due_seconds.clone(),
         );
         registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());

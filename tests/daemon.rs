@@ -10,6 +10,10 @@ use support::{Daemon, SOON, poll};
 mod access;
 #[path = "daemon/bad_input.rs"]
 mod bad_input;
+#[path = "daemon/certificates.rs"]
+mod certificates;
+#[path = "daemon/jam.rs"]
+mod jam;
 #[path = "daemon/life.rs"]
 mod life;
 #[path = "daemon/refusals.rs"]

@@ -387,6 +387,11 @@ impl Downstream for Dispatcher {
                 cell.lane().cancel(*event);
             }
         }
+        let cancelled = effects.cancelled.len() as u64 + effects.dropped;
+        if cancelled > 0 {
+            let labels = DeliveryLabels { outcome: Outcome::cancelled };
+            self.metrics.deliveries.get_or_create(&labels).inc_by(cancelled);
+        }
         for (webhook, event, reason) in &effects.died {
             // One line a minute and webhook comes with the news; these can be a million.
             tracing::debug!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");

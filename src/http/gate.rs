@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use crate::metrics::Connections;
 
 /// A connection that has been without a request for less than this isn't asked to leave: it may be in its handshake.
 const SHED_AFTER: Duration = Duration::from_millis(500);
@@ -24,11 +25,7 @@ pub struct ConnectionGate {
     permits: Arc<Semaphore>,
     idle: Mutex<BTreeMap<u64, Idle>>,
     tickets: AtomicU64,
-    accepted: AtomicU64,
-    shed: AtomicU64,
-    accept_errors: AtomicU64,
-    handshake_errors: AtomicU64,
-    shown: Gauge,
+    shown: Connections,
 }
 
 struct Idle {
@@ -39,12 +36,12 @@ struct Idle {
 /// The right to be open.
 pub struct Pass {
     _permit: Option<OwnedSemaphorePermit>,
-    shown: Gauge,
+    shown: Connections,
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.shown.dec();
+        self.shown.open.dec();
     }
 }
 
@@ -58,22 +55,18 @@ impl ConnectionGate {
     /// A gate that lets `max` connections be open at once (at least one).
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Self::counted(max, Gauge::default())
+        Self::counted(max, Connections::default())
     }
 
-    /// `new`, with the connections that are open shown by `shown`, which gates may share.
+    /// `new`, with what happens shown by `shown`, which gates may share.
     #[must_use]
-    pub fn counted(max: usize, shown: Gauge) -> Arc<Self> {
+    pub fn counted(max: usize, shown: Connections) -> Arc<Self> {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         Arc::new(Self {
             max,
             permits: Arc::new(Semaphore::new(max)),
             idle: Mutex::default(),
             tickets: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            shed: AtomicU64::new(0),
-            accept_errors: AtomicU64::new(0),
-            handshake_errors: AtomicU64::new(0),
             shown,
         })
     }
@@ -99,25 +92,25 @@ impl ConnectionGate {
     /// Connections let in since the start.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
+        self.shown.accepted.get()
     }
 
     /// Idle connections that were closed to make room.
     #[must_use]
     pub fn shed(&self) -> u64 {
-        self.shed.load(Ordering::Relaxed)
+        self.shown.shed.get()
     }
 
     /// Times that accepting failed.
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
-        self.accept_errors.load(Ordering::Relaxed)
+        self.shown.accept_errors.get()
     }
 
     /// TLS handshakes that failed or took too long.
     #[must_use]
     pub fn handshake_errors(&self) -> u64 {
-        self.handshake_errors.load(Ordering::Relaxed)
+        self.shown.handshake_errors.get()
     }
 
     /// Waits until one more connection may be open, asking idle ones to leave meanwhile.
@@ -132,8 +125,8 @@ impl ConnectionGate {
                 }
             };
             if permit.is_some() {
-                self.accepted.fetch_add(1, Ordering::Relaxed);
-                self.shown.inc();
+                self.shown.accepted.inc();
+                self.shown.open.inc();
                 return Pass { _permit: permit, shown: self.shown.clone() };
             }
         }
@@ -147,7 +140,7 @@ impl ConnectionGate {
             return false;
         }
         oldest.remove().leave.notify_one();
-        self.shed.fetch_add(1, Ordering::Relaxed);
+        self.shown.shed.inc();
         true
     }
 
@@ -160,11 +153,11 @@ impl ConnectionGate {
     }
 
     pub(super) fn count_accept_error(&self) {
-        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+        self.shown.accept_errors.inc();
     }
 
     pub(super) fn count_handshake_error(&self) {
-        self.handshake_errors.fetch_add(1, Ordering::Relaxed);
+        self.shown.handshake_errors.inc();
     }
 
     fn idle(&self) -> MutexGuard<'_, BTreeMap<u64, Idle>> {

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod call;
+pub mod certificates;
 pub mod control;
 mod cursor;
 mod deadletters;
