@@ -62,6 +62,8 @@ pub struct Connections {
     pub accepted: Counter,
     /// Idle ones that were closed to make room.
     pub shed: Counter,
+    /// Closed at once: their address held its share.
+    pub refused: Counter,
     pub accept_errors: Counter,
     /// Failed, or took too long.
     pub handshake_errors: Counter,
@@ -81,6 +83,7 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     pub group_size: Histogram,
     pub store_failures: Counter,
+    pub store_damage: Counter,
     pub store_bytes: Gauge,
     pub requests: Family<RequestLabels, Counter>,
     pub reload_success: Gauge,
@@ -111,6 +114,7 @@ impl Default for Metrics {
             commit_seconds: seconds(0.000_1),
             group_size: Histogram::new(exponential_buckets(1.0, 2.0, 14)),
             store_failures: Counter::default(),
+            store_damage: Counter::default(),
             store_bytes: Gauge::default(),
             requests: Family::default(),
             reload_success: Gauge::default(),
@@ -150,6 +154,11 @@ impl Default for Metrics {
         registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
         registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
         registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
+        registry.register(
+            "store_damage",
+            "Reads and writes that met what is not as it was written",
+            metrics.store_damage.clone(),
+        );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
         registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
         registry.register(
@@ -175,6 +184,8 @@ impl Connections {
         registry.register("http_connections", "Open client connections", self.open.clone());
         registry.register("http_connections_accepted", "Connections let in", self.accepted.clone());
         registry.register("http_connections_shed", "Idle connections closed to make room", self.shed.clone());
+        let refused = self.refused.clone();
+        registry.register("http_connections_refused", "Connections beyond the share of their address", refused);
         registry.register("http_accept_errors", "Failures to accept a connection", self.accept_errors.clone());
         registry.register(
             "tls_handshake_errors",

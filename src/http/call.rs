@@ -1,6 +1,7 @@
 //! From a request to its answer: route, credentials, body, then the route's own function. Owns the order of these steps,
 //! which decides what a stranger can learn: an unknown path before a missing key, a missing key before a bad body.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -59,6 +60,10 @@ pub struct Door {
 impl Handler for Door {
     async fn call(&self, request: Request<hyper::body::Incoming>, peer: Peer) -> Reply {
         self.api.handle(self.worker, self.surface, peer, request).await
+    }
+
+    fn is_proxy(&self, ip: IpAddr) -> bool {
+        origin::is_trusted(ip, &self.api.0.service.settings())
     }
 }
 

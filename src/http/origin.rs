@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName, HeaderValue};
-use ipnet::IpNet;
 
 use super::server::Peer;
 use crate::entropy::Entropy;
@@ -19,10 +18,16 @@ use crate::service::settings::{ClientHeader, Settings};
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Whether a proxy of ours is there.
+#[must_use]
+pub fn is_trusted(ip: IpAddr, settings: &Settings) -> bool {
+    settings.trusted_proxies.iter().any(|net| net.contains(&ip))
+}
+
 /// The peer with the address of the client that a trusted proxy speaks for.
 #[must_use]
 pub fn client(peer: Peer, headers: &HeaderMap, settings: &Settings) -> Peer {
-    let trusted = |ip: IpAddr| settings.trusted_proxies.iter().any(|net: &IpNet| net.contains(&ip));
+    let trusted = |ip| is_trusted(ip, settings);
     let Some(direct) = peer.addr.filter(|addr| trusted(addr.ip())) else { return peer };
     let (name, read): (_, fn(&str) -> Option<SocketAddr>) = match settings.client_header {
         ClientHeader::XForwardedFor => (X_FORWARDED_FOR, address),
