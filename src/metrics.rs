@@ -160,18 +160,7 @@ impl Default for Metrics {
             metrics.store_damage.clone(),
         );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
-        registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
-        registry.register(
-            "reload_success",
-            "1 when the last reload was taken over, 0 when the old configuration was kept",
-            metrics.reload_success.clone(),
-        );
-        registry.register(
-            "certificate_success",
-            "1 while the certificate on disk is the one that is shown, 0 when it can't be used",
-            metrics.certificate_success.clone(),
-        );
-        metrics.connections.register(&mut registry);
+        metrics.register_doors(&mut registry);
         metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
         metrics.certificate_success.set(1);
@@ -196,6 +185,22 @@ impl Connections {
 }
 
 impl Metrics {
+    /// What clients and operators meet.
+    fn register_doors(&self, registry: &mut Registry) {
+        registry.register("http_requests", "Requests answered, by status", self.requests.clone());
+        registry.register(
+            "reload_success",
+            "1 when the last reload was taken over, 0 when the old configuration was kept",
+            self.reload_success.clone(),
+        );
+        registry.register(
+            "certificate_success",
+            "1 while the certificate on disk is the one that is shown, 0 when it can't be used",
+            self.certificate_success.clone(),
+        );
+        self.connections.register(registry);
+    }
+
     /// What is counted only when somebody asks.
     fn register_standing(&self, registry: &mut Registry) {
         registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
