@@ -24,6 +24,7 @@ use crate::config::{Config, Loaded};
 use crate::dispatch::dispatcher::{Components, Dispatcher};
 use crate::dispatch::worker::Worker;
 use crate::egress::resolve::SystemResolver;
+use crate::egress::stream::Streams;
 use crate::egress::{Egress, EgressError};
 use crate::entropy::Entropy;
 use crate::http::call::{Api, Surface};
@@ -112,11 +113,12 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
     };
     let idempotency_ms = settings::millis(config.retention.idempotency);
     let parts = Parts::open(&place, &entropy, &clock, &metrics, idempotency_ms)?;
-    let store = parts.store();
+    let (store, streams) = (parts.store(), Streams::new(clock.clone(), entropy.clone()));
     let dispatcher = Dispatcher::new(Components {
         workers: workers(&config),
         settings: settings::dispatch(&config, plans.clone()),
         egress: egress.clone(),
+        streams: streams.clone(),
         store: store.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
@@ -128,9 +130,11 @@ pub fn build(loaded: &Loaded) -> Result<Built, StartError> {
         clock: clock.clone(),
         entropy,
         dispatch: Arc::new(Bridge(dispatcher.clone())),
+        streams,
         metrics: metrics.clone(),
         store_file: place.store_file(),
     }));
+    service.expect_streams();
     Ok(Built {
         config,
         clock,
@@ -370,6 +374,7 @@ impl Running {
     pub fn drain(self) -> bool {
         self.ready.store(false, Ordering::Release);
         self.closing.cancel();
+        self.dispatcher.end_streams();
         self.requests.close();
         let requests = self.requests.clone();
         let waited = self.admin.block_on(async move { tokio::time::timeout(REQUESTS_GRACE, requests.wait()).await });
@@ -477,6 +482,10 @@ impl Dispatching for Bridge {
     fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt> {
         let dispatcher = self.0.clone();
         Box::pin(async move { dispatcher.test(webhook, event).await })
+    }
+
+    fn look_again(&self, webhook: WebhookNo) {
+        self.0.look_again(webhook);
     }
 }
 

@@ -46,6 +46,8 @@ pub const ECHO_BYTES_MAX: usize = 64;
 pub const PAUSED_HOSTS_MAX: usize = 4_096;
 /// Places of a line that are looked at for the event that the others wait for.
 pub const LINE_LOOKED_AT_MAX: usize = 1_000;
+/// Length of a request's id that a client chooses.
+pub const REQUEST_ID_MAX: usize = 128;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 100;
 
@@ -95,6 +97,15 @@ pub const DEATHS_TOLD_EVERY_MS: u64 = 60_000;
 /// Webhooks whose deaths are told of in one commit.
 pub const DEATHS_TOLD_AT_ONCE: usize = 1_000;
 
+/// Streams (`webhookd listen`) that one tenant may have, and requests that are under way on one: with events of the default
+/// size, none of them holds more than 16 MiB.
+pub const STREAMS_PER_TENANT_MAX: usize = 8;
+pub const STREAM_IN_FLIGHT_MAX: u32 = 16;
+/// A stream that nobody holds for this long ends, and its webhook with it.
+pub const STREAM_GRACE: Duration = Duration::from_secs(60);
+/// A stream on which nothing happens says so this often, so that both ends learn when the other is gone.
+pub const STREAM_SIGN_EVERY: Duration = Duration::from_secs(15);
+
 /// Bodies of fresh deliveries that all lanes together hold in memory; beyond that they are read again from the log.
 pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bodies that one lane reads ahead from the log with its queue rows.
@@ -124,6 +135,8 @@ pub const LANE_SPOOLED_MAX: usize = 1_024;
 
 /// A start that reads a large store after a power cut may take this long before systemd's own limit counts again.
 pub const START_EXTENDED_MAX: Duration = Duration::from_secs(3_600);
+/// How often the files of the certificate are looked at; one that has changed is taken over at the second look.
+pub const CERTIFICATE_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the line that `systemctl status` shows is looked at.
 pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 

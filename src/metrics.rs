@@ -28,6 +28,7 @@ pub struct DeliveryLabels {
 pub enum Outcome {
     delivered,
     dead,
+    cancelled,
 }
 
 /// What was reported of a webhook.
@@ -68,6 +69,20 @@ pub struct RequestLabels {
     pub status: u16,
 }
 
+/// What happens at the doors, over all of them.
+#[derive(Clone, Default)]
+pub struct Connections {
+    pub open: Gauge,
+    pub accepted: Counter,
+    /// Idle ones that were closed to make room.
+    pub shed: Counter,
+    /// Closed at once: their address held its share.
+    pub refused: Counter,
+    pub accept_errors: Counter,
+    /// Failed, or took too long.
+    pub handshake_errors: Counter,
+}
+
 pub struct Metrics {
     registry: Registry,
     pub events_accepted: Counter,
@@ -86,7 +101,8 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     pub requests: Family<RequestLabels, Counter>,
     pub reload_success: Gauge,
-    pub connections: Gauge,
+    pub certificate_success: Gauge,
+    pub connections: Connections,
     pub tenants: Gauge,
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
@@ -94,6 +110,8 @@ pub struct Metrics {
     pub jobs_running: Gauge,
     pub jobs_ended: Family<JobLabels, Counter>,
     pub job_deliveries: Family<JobDeliveryLabels, Counter>,
+    /// How long what is due has waited, of active webhooks that are not paused.
+    pub oldest_due_seconds: Gauge<f64, AtomicU64>,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -117,7 +135,8 @@ impl Default for Metrics {
             store_bytes: Gauge::default(),
             requests: Family::default(),
             reload_success: Gauge::default(),
-            connections: Gauge::default(),
+            certificate_success: Gauge::default(),
+            connections: Connections::default(),
             tenants: Gauge::default(),
             webhooks: Family::default(),
             pending: Family::default(),
@@ -125,6 +144,7 @@ impl Default for Metrics {
             jobs_running: Gauge::default(),
             jobs_ended: Family::default(),
             job_deliveries: Family::default(),
+            oldest_due_seconds: Gauge::default(),
             uptime_seconds: Gauge::default(),
             registry: Registry::default(),
         };
@@ -160,23 +180,45 @@ impl Default for Metrics {
             metrics.store_damage.clone(),
         );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
-        metrics.register_serving(&mut registry);
+        metrics.register_doors(&mut registry);
         metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
+        metrics.certificate_success.set(1);
         Self { registry, ..metrics }
     }
 }
 
+impl Connections {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("http_connections", "Open client connections", self.open.clone());
+        registry.register("http_connections_accepted", "Connections let in", self.accepted.clone());
+        registry.register("http_connections_shed", "Idle connections closed to make room", self.shed.clone());
+        let refused = self.refused.clone();
+        registry.register("http_connections_refused", "Connections beyond the share of their address", refused);
+        registry.register("http_accept_errors", "Failures to accept a connection", self.accept_errors.clone());
+        registry.register(
+            "tls_handshake_errors",
+            "TLS handshakes that failed or were late",
+            self.handshake_errors.clone(),
+        );
+    }
+}
+
 impl Metrics {
-    /// What is about requests and the process that answers them.
-    fn register_serving(&self, registry: &mut Registry) {
+    /// What clients and operators meet.
+    fn register_doors(&self, registry: &mut Registry) {
         registry.register("http_requests", "Requests answered, by status", self.requests.clone());
         registry.register(
             "reload_success",
             "1 when the last reload was taken over, 0 when the old configuration was kept",
             self.reload_success.clone(),
         );
-        registry.register("http_connections", "Open client connections", self.connections.clone());
+        registry.register(
+            "certificate_success",
+            "1 while the certificate on disk is the one that is shown, 0 when it can't be used",
+            self.certificate_success.clone(),
+        );
+        self.connections.register(registry);
     }
 
     /// What is counted only when somebody asks.
@@ -194,6 +236,12 @@ impl Metrics {
             "job_deliveries",
             "Deliveries that jobs were about, by kind of job and result",
             self.job_deliveries.clone(),
+        );
+        registry.register_with_unit(
+            "oldest_due_age",
+            "How long the oldest delivery that is due has waited",
+            Unit::Seconds,
+            self.oldest_due_seconds.clone(),
         );
         registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());

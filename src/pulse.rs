@@ -107,7 +107,7 @@ impl Pulse {
         let metrics = &self.metrics;
         format!(
             "Serving: {} connections, {} webhooks at work, {} attempts under way; {} events accepted since the start{}",
-            metrics.connections.get(),
+            metrics.connections.open.get(),
             metrics.lanes.get(),
             metrics.in_flight.get(),
             metrics.events_accepted.get(),

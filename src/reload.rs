@@ -8,6 +8,7 @@ use signal_hook_tokio::Signals;
 use crate::clock::Clock;
 use crate::config::{self, Config, Loaded, Problems};
 use crate::daemon::Running;
+use crate::http::certificates::Watched;
 use crate::http::control::{Ask, Configured, NotDone, Reloaded, Setting};
 use crate::http::tls;
 use crate::logs::LogHandle;
@@ -78,14 +79,15 @@ pub struct Reloader {
     started: Config,
     dev: bool,
     log: LogHandle,
+    certificates: Watched,
 }
 
 impl Reloader {
-    /// `file`: as it was named at the start, if it was.
+    /// `file`: as it was named at the start, if it was. `certificates`: as they were before they were read.
     #[must_use]
-    pub fn new(file: Option<PathBuf>, loaded: Loaded, dev: bool, log: LogHandle) -> Self {
+    pub fn new(file: Option<PathBuf>, loaded: Loaded, dev: bool, log: LogHandle, certificates: Watched) -> Self {
         let started = loaded.config.clone();
-        Self { file, loaded, started, dev, log }
+        Self { file, loaded, started, dev, log, certificates }
     }
 
     /// Reloads because of a signal.
@@ -159,6 +161,27 @@ impl Reloader {
         outcome
     }
 
+    /// Takes over a certificate that has changed on disk; a pair that does not read leaves the old one in force.
+    pub fn look_at_certificates(&mut self, running: &Running) {
+        let config = running.config.load();
+        let (Some(shared), Some(files)) = (&running.tls, config.server.tls.pair()) else { return };
+        if !self.certificates.has_changed(files) {
+            return;
+        }
+        self.certificates.note(files);
+        let (cert, key) = (files.0.display(), files.1.display());
+        match tls::reload(shared, files.0, files.1) {
+            Ok(()) => {
+                running.metrics.certificate_success.set(1);
+                tracing::info!(%cert, %key, "the certificate has changed on disk and was taken over");
+            }
+            Err(error) => {
+                running.metrics.certificate_success.set(0);
+                tracing::error!(%error, %cert, %key, "the certificate has changed on disk and can't be used; the old one stays");
+            }
+        }
+    }
+
     fn try_reload(&mut self, running: &Running) -> Result<Reloaded, String> {
         let mut loaded =
             config::load(self.file.as_deref(), config::environment()).map_err(|problems| problems.to_string())?;
@@ -172,7 +195,8 @@ impl Reloader {
         }
         let new = loaded.config.clone();
         let restart_needed = config::reload_scope(&self.started, &new);
-        // Everything that can fail comes before the first change.
+        // Everything that can fail comes before the first change. What is read from here on is news.
+        let looked = Watched::of(new.server.tls.pair());
         let certificates = match (&running.tls, new.server.tls.pair()) {
             (Some(shared), Some((cert, key))) => {
                 Some((shared, tls::load(cert, key).map_err(|error| error.to_string())?))
@@ -183,6 +207,8 @@ impl Reloader {
         running.egress.replace(settings::egress(&new)).map_err(|error| error.to_string())?;
         if let Some((shared, certificates)) = certificates {
             shared.store(std::sync::Arc::new(certificates));
+            self.certificates = looked;
+            running.metrics.certificate_success.set(1);
         }
         if let Err(error) = running.resolver.reload() {
             tracing::warn!(error, "the resolver's configuration can't be read; the old one stays");

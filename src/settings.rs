@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::catalogue::{Catalogue, EventType, Schema};
 use crate::circuit::CircuitRules;
 use crate::clock::Millis;
-use crate::config::{Config, PlanChoice};
+use crate::config::{AddressHeader, Config, PlanChoice};
 use crate::egress::guard::Rules;
 use crate::http::server::Limits;
 use crate::model::webhook::Dialect;
 use crate::retry::{Plans, Policy};
+use crate::service::settings::ClientHeader;
 use crate::{dispatch, egress as way_out, service as desk};
 
 /// Connections to the administration socket at once.
@@ -109,6 +110,12 @@ pub fn service(config: &Config, catalogue: Arc<Catalogue>, plans: Arc<Plans>, ru
         rotation_overlap_ms: millis(config.secrets.rotation_overlap),
         audit_kept_ms: millis(config.retention.audit),
         require_data_privacy: config.dialects.lemon.require_data_privacy_headers,
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        client_header: match config.server.client_address_header {
+            AddressHeader::XForwardedFor => ClientHeader::XForwardedFor,
+            AddressHeader::Forwarded => ClientHeader::Forwarded,
+        },
+        access_log: config.log.access,
         rules,
         source_addresses: config.egress.source_addresses.clone(),
     }

@@ -151,6 +151,7 @@ const NEED_A_DAEMON: &[&[&str]] = &[
     &["jobs", "cancel", "job_0123456789abcdef0123456789abcdef"],
     &["send", "order.created", "--tenant", "acme"],
     &["tail"],
+    &["listen", "--forward-to", "http://127.0.0.1:1/", "--tenant", "acme"],
 ];
 
 #[test]
@@ -177,6 +178,9 @@ fn what_is_no_command_is_told_with_the_usage() {
         (&["send", "a", "--data", "[1]"], &["--data must be a JSON object"]),
         (&["send", "a", "--context", "{"], &["--context must be a JSON object"]),
         (&["tail", "--count", "x"], &["--count"]),
+        (&["listen"], &["--forward-to"]),
+        (&["listen", "--forward-to", "http://a.example/"], &["--forward-to must be a URL", "https"]),
+        (&["listen", "--forward-to", "https://a.example/", "--resume", "wbh_0", "--events", "a"], &["--resume"]),
         (&["completions", "tcsh"], &["tcsh", "bash"]),
         (&["sign"], &["--id is required"]),
     ] {

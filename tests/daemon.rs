@@ -6,8 +6,14 @@ use std::process::{Command, Stdio};
 
 use support::{Daemon, SOON, poll};
 
+#[path = "daemon/access.rs"]
+mod access;
 #[path = "daemon/bad_input.rs"]
 mod bad_input;
+#[path = "daemon/certificates.rs"]
+mod certificates;
+#[path = "daemon/jam.rs"]
+mod jam;
 #[path = "daemon/life.rs"]
 mod life;
 #[path = "daemon/refusals.rs"]

@@ -104,9 +104,9 @@ fn proven(said: &str) -> Vec<&str> {
     said.lines().filter_map(|line| line.strip_prefix("ok ")?.split(':').next()).collect()
 }
 
-#[test]
-fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
-    let payload = Payload::new("service.sh");
+/// What the manual installs by hand, with the manual's own commands.
+fn by_hand(script: &str) -> Payload {
+    let payload = Payload::new(script);
     payload.units("tree/systemd");
     payload.copy(Path::new(env!("CARGO_BIN_EXE_webhookd")), "tree/webhookd");
     payload.copy(&Path::new(ROOT).join("webhookd.toml"), "tree/webhookd.toml");
@@ -120,6 +120,18 @@ fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
         let (_, block) = part.split_once("\n```sh\n").expect("commands");
         payload.write(name, block.split_once("```").expect("their end").0);
     }
+    payload
+}
+
+#[test]
+fn the_journal_has_the_fields_of_every_line() {
+    let Some(said) = by_hand("journal.sh").run(120) else { return };
+    assert_eq!(proven(&said), ["fields", "requests", "restart"], "{said}");
+}
+
+#[test]
+fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
+    let payload = by_hand("service.sh");
     let Some(said) = payload.run(240) else { return };
     let wanted = [
         "by hand",

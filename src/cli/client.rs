@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use super::{Failure, NO, SYSTEM, TRY_AGAIN, UNREACHABLE};
@@ -89,6 +90,11 @@ fn read_url(text: &str) -> Result<Url, Failure> {
 }
 
 impl Client {
+    /// Where requests run.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// The same client, with another time-out.
     pub(super) fn patient(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -125,8 +131,7 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let request = self.request(method, path, body, headers)?;
         self.runtime.block_on(async {
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
-            let mut sender = connected.map_err(|_| self.unreachable("it does not answer"))??;
+            let mut sender = self.connect_in_time().await?;
             let exchange = async {
                 let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
                 let (head, body) = answer.into_parts();
@@ -141,7 +146,7 @@ impl Client {
         })
     }
 
-    fn request(
+    pub(super) fn request(
         &self,
         method: Method,
         path: &str,
@@ -171,6 +176,11 @@ impl Client {
         request.body(Full::new(body)).map_err(|error| Failure::usage(format!("{path} can't be asked for: {error}")))
     }
 
+    pub(super) async fn connect_in_time(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
+        connected.map_err(|_| self.unreachable("it does not answer"))?
+    }
+
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let url = match &self.place {
             Place::Socket(path) => {
@@ -185,16 +195,8 @@ impl Client {
         if url.scheme() == "http" {
             return self.speak(stream).await;
         }
-        let tls = client_config(None).map_err(|error| Failure::new(SYSTEM, error.to_string()))?;
-        let mut tls = (*tls).clone();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let name = ServerName::try_from(address.0.to_owned());
-        let name = name.map_err(|_| Failure::usage(format!("{URL} has a host that no certificate can name")))?;
-        let secured = TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await;
-        let secured = secured.map_err(|error| {
-            self.unreachable(&format!("{error}; SSL_CERT_FILE names another file of certificates to trust"))
-        });
-        self.speak(secured?).await
+        let secured = secure(address.0, stream).await.map_err(|error| self.unreachable(&error))?;
+        self.speak(secured).await
     }
 
     async fn speak<S>(&self, stream: S) -> Result<SendRequest<Full<Bytes>>, Failure>
@@ -250,6 +252,15 @@ impl Client {
             _ => Failure::new(NO, format!("the daemon refuses: {said}")),
         }
     }
+}
+
+/// TLS to `host`, for HTTP/1.1; why not, otherwise.
+pub(super) async fn secure(host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    let mut tls = (*client_config(None).map_err(|error| error.to_string())?).clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| "no certificate can name the host".to_owned())?;
+    let secured = TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await;
+    secured.map_err(|error| format!("{error}; SSL_CERT_FILE names another file of certificates to trust"))
 }
 
 impl Answer {

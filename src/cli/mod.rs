@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod doctor;
 mod jobs;
+mod listen;
 mod pages;
 mod print;
 mod reload;
@@ -81,6 +82,8 @@ enum Command {
     Send(send::Send),
     /// Show attempts as they are made.
     Tail(tail::Tail),
+    /// Receive on a machine without a public address: deliveries come down a stream and go on to a local URL.
+    Listen(listen::Listen),
     /// Compute the signature headers of a body.
     Sign(signing::Sign),
     /// Verify the signature of a body.
@@ -167,6 +170,7 @@ impl Command {
             Self::Store(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
+            Self::Listen(command) => command.run(),
             Self::Sign(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::Completions(command) => command.run(),

@@ -9,8 +9,9 @@ use super::check::{judged, refused};
 use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, SYSTEM, TRY_AGAIN};
 use crate::config::Loaded;
 use crate::daemon::{self, Running, StartError};
+use crate::http::certificates::Watched;
 use crate::http::control::{Ask, Control};
-use crate::limits::START_EXTENDED_MAX;
+use crate::limits::{CERTIFICATE_LOOK_EVERY, START_EXTENDED_MAX};
 use crate::pulse::Pulse;
 use crate::store::open::OpenError;
 use crate::store::seal::KeyFileError;
@@ -41,6 +42,7 @@ impl Serve {
         })?;
         daemon::raise_descriptor_limit();
         let (control, asked) = Control::channel();
+        let certificates = Watched::of(loaded.config.server.tls.pair());
         let starting = systemd::Starting::begin(START_EXTENDED_MAX);
         let started = handed.map_err(StartError::from).and_then(|handed| {
             let bound = daemon::build(&loaded)?.bind(handed)?;
@@ -58,7 +60,7 @@ impl Serve {
             tracing::error!(%error, "the demo tenant can't be set up");
             return Err(Failure::told(SYSTEM));
         }
-        let reloader = reload::Reloader::new(self.file.config.clone(), loaded, scratch.is_some(), log);
+        let reloader = reload::Reloader::new(self.file.config.clone(), loaded, scratch.is_some(), log, certificates);
         supervise(running, signals, asked, reloader)
     }
 }
@@ -90,6 +92,7 @@ fn supervise(
         systemd::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         let mut watch = tokio::time::interval(Duration::from_secs(1));
+        let mut certificates = tokio::time::interval(CERTIFICATE_LOOK_EVERY);
         let ended = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -97,6 +100,7 @@ fn supervise(
                     reload::Signal::Stop => break Ok(()),
                 },
                 Some(ask) = asked.recv() => reloader.answer(&running, ask).await,
+                _ = certificates.tick() => reloader.look_at_certificates(&running),
                 _ = watch.tick() => {
                     if let Some(thread) = running.failed_thread() {
                         tracing::error!(thread, "a thread that must run has ended; stopping");

@@ -78,17 +78,12 @@ impl Signed {
 
     fn secret(&self) -> Result<Secret, Failure> {
         let text = match &self.secret_file {
-            Some(path) => {
-                let read = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-                Zeroizing::new(read)
-            }
+            Some(path) => return secret_of(path),
             None => Zeroizing::new(std::env::var(SECRET).map_err(|_| {
                 Failure::usage(format!("the secret is missing: name its file with --secret-file, or set {SECRET}"))
             })?),
         };
-        // A file that was written with an editor ends in a newline, which no secret does.
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() { Err(Failure::usage("the secret is empty")) } else { Ok(Secret::new(text.to_owned())) }
+        secret_in(&text)
     }
 
     fn body(&self) -> Result<Vec<u8>, Failure> {
@@ -102,6 +97,17 @@ impl Signed {
             }
         }
     }
+}
+
+/// The secret that stands in a file.
+pub(super) fn secret_of(path: &Path) -> Result<Secret, Failure> {
+    secret_in(&Zeroizing::new(std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?))
+}
+
+fn secret_in(text: &str) -> Result<Secret, Failure> {
+    // A file that was written with an editor ends in a newline, which no secret does.
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() { Err(Failure::usage("the secret is empty")) } else { Ok(Secret::new(text.to_owned())) }
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {

@@ -33,8 +33,8 @@ pub use problem::{Origin, Place, Problem, Problems};
 pub use reload::reload_scope;
 pub use serve::{certificate_expiry, check_serve};
 pub use settings::{
-    Admin, Catalogue, Circuit, Config, Dialects, Egress, EventType, Lemon, Limits, Log, LogFormat, Metrics, Omnia,
-    OneMetric, Retention, Retry, Secrets, Server, Store, Tls,
+    AddressHeader, Admin, Catalogue, Circuit, Config, Dialects, Egress, EventType, Lemon, Limits, Log, LogFormat,
+    Metrics, Omnia, OneMetric, Retention, Retry, Secrets, Server, Store, Tls,
 };
 pub use show::Entry;
 pub use value::check_log_level;

@@ -113,6 +113,8 @@ const SERVER: &[Key] = &[
     leaf("body_timeout", WAIT),
     leaf("max_connections", Leaf::Integer(1, 1_000_000)),
     optional("public_url", "none", &Kind::Leaf(Leaf::Url)),
+    key("trusted_proxies", Kind::List(Leaf::Network)),
+    leaf("client_address_header", Leaf::Choice(&["x-forwarded-for", "forwarded"])),
 ];
 const TLS: &[Key] = &[optional("cert", "none", &PATH), optional("key", "none", &PATH)];
 const ADMIN: &[Key] = &[leaf("socket", Leaf::SocketPath), optional("listen", "off", &ADDRESS)];
@@ -160,7 +162,11 @@ const SECRETS: &[Key] = &[
     leaf("rotation_overlap", Leaf::Duration(MILLISECOND, Duration::from_secs(365 * 24 * 3_600))),
     optional("key_file", "auto", &PATH),
 ];
-const LOG: &[Key] = &[leaf("level", Leaf::LogLevel), leaf("format", Leaf::Choice(&["auto", "text", "json"]))];
+const LOG: &[Key] = &[
+    leaf("level", Leaf::LogLevel),
+    leaf("format", Leaf::Choice(&["auto", "text", "json"])),
+    leaf("access", Leaf::Bool),
+];
 const CATALOGUE: &[Key] = &[leaf("strict", Leaf::Bool)];
 
 /// The members of a plan.

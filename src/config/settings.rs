@@ -117,6 +117,17 @@ pub struct Server {
     pub max_connections: usize,
     /// An http or https URL without credentials, query or fragment.
     pub public_url: Option<String>,
+    /// Proxies that are believed about their clients' addresses.
+    pub trusted_proxies: Vec<IpNet>,
+    pub client_address_header: AddressHeader,
+}
+
+/// Where trusted proxies name the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressHeader {
+    XForwardedFor,
+    Forwarded,
 }
 
 impl Default for Server {
@@ -132,6 +143,8 @@ impl Default for Server {
             body_timeout: Duration::from_secs(30),
             max_connections: 4_096,
             public_url: None,
+            trusted_proxies: Vec::new(),
+            client_address_header: AddressHeader::XForwardedFor,
         }
     }
 }
@@ -380,18 +393,20 @@ pub struct Log {
     /// A level, or directives of tracing's EnvFilter.
     pub level: String,
     pub format: LogFormat,
+    /// One line for each request.
+    pub access: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
+        Self { level: "info".to_owned(), format: LogFormat::Auto, access: false }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Text on a terminal and for the journal, JSON elsewhere.
+    /// Fields to the journal, text on a terminal, JSON elsewhere.
     Auto,
     Text,
     Json,

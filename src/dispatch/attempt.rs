@@ -14,6 +14,7 @@ use super::places::Places;
 use super::settings::Plan;
 use super::worker::Worker;
 use crate::egress::Pool;
+use crate::egress::stream::Signed;
 use crate::limits::ERROR_BYTES_MAX;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
 use crate::model::event::{Event, OrderKey};
@@ -84,7 +85,7 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     dispatcher.count(result(&exchange), duration.as_secs_f64());
     let deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
     let attempt = record(&plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
-    log(&plan, event.as_deref().ok(), &attempt);
+    log(dispatcher, &plan, event.as_deref().ok(), &attempt);
     let id = event.ok().map(|event| event.id);
     let (budget_from, since_ms) = (row.budget_from, row.since_ms);
     finish(&worker, Finished { cell, id, attempt, order, budget_from, since_ms, deactivate, now });
@@ -129,20 +130,27 @@ async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
 }
 
 async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Event, number: AttemptNumber) -> Exchange {
+    let webhook = &plan.webhook;
     let target = match &plan.target {
-        Ok(target) => target,
+        Ok(target) => Some(target),
+        Err(_) if webhook.is_stream() => None,
         Err(error) => {
             let failure = error.failure();
             return failed(failure.class, failure.detail);
         }
     };
-    let webhook = &plan.webhook;
     let body = render::body(webhook.dialect, event, &webhook.id);
     let timestamp_s = dispatcher.clock.wall_ms() / 1_000;
     let Some(headers) = plan.signed(&event.id.to_string(), timestamp_s, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
-    dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await
+    match target {
+        Some(target) => dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await,
+        None => {
+            let signed = Signed { event, number, headers: &headers, body: &body };
+            dispatcher.streams.exchange(webhook.no, signed, plan.timeout).await
+        }
+    }
 }
 
 async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, StoreError> {
@@ -220,10 +228,12 @@ fn record(
     }
 }
 
-fn log(plan: &Plan, event: Option<&Event>, attempt: &Attempt) {
+fn log(dispatcher: &Dispatcher, plan: &Plan, event: Option<&Event>, attempt: &Attempt) {
     if attempt.class.is_some() {
+        let tenant = dispatcher.store.shared().registry().tenant(plan.webhook.tenant).cloned();
         tracing::info!(
             webhook = %plan.webhook.id,
+            tenant = tenant.as_ref().map(|tenant| tenant.id.as_str()),
             event = event.map(|event| tracing::field::display(event.id)),
             attempt = attempt.number,
             class = attempt.class.map(Class::as_str),

@@ -16,6 +16,7 @@ use super::lane::Lane;
 use super::mail::{Mail, Mailbox};
 use super::settings::{Plan, Settings};
 use crate::clock::{Clock, Millis};
+use crate::egress::stream::Streams;
 use crate::egress::{Egress, Pool};
 use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
@@ -39,6 +40,7 @@ pub struct Dispatcher {
     /// What nothing is delivered to at present, as committed.
     pauses: ArcSwap<Pauses>,
     pub(super) egress: Egress,
+    pub(super) streams: Arc<Streams>,
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
@@ -79,6 +81,7 @@ pub struct Components {
     pub workers: usize,
     pub settings: Settings,
     pub egress: Egress,
+    pub streams: Arc<Streams>,
     pub store: Store,
     pub clock: Clock,
     pub entropy: Entropy,
@@ -97,6 +100,7 @@ impl Dispatcher {
             settings: ArcSwap::from_pointee(components.settings),
             pauses: ArcSwap::new(pauses),
             egress: components.egress,
+            streams: components.streams,
             store: components.store,
             clock: components.clock,
             entropy: components.entropy,
@@ -125,14 +129,24 @@ impl Dispatcher {
         self.replan_all();
     }
 
+    /// No stream is held any more; what was under way on one has failed.
+    pub fn end_streams(&self) {
+        self.streams.close();
+    }
+
     /// No attempt starts any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether deliveries to a webhook are paused.
+    /// Whether deliveries to a webhook are paused, or wait for somebody to hold its stream.
     pub(super) fn is_paused(&self, webhook: &Webhook) -> bool {
-        self.pauses.load().of(webhook).is_some()
+        self.pauses.load().of(webhook).is_some() || self.streams.is_away(webhook)
+    }
+
+    /// Has a webhook's lane looked at: what its deliveries waited for is there.
+    pub fn look_again(&self, webhook: WebhookNo) {
+        self.mailbox(self.worker_of(webhook)).put(Mail { pokes: [webhook].into(), ..Mail::default() });
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -329,10 +343,15 @@ impl Dispatcher {
         let News { kind, webhook, event, reason, count } = news;
         self.metrics.operational_events.get_or_create(&NewsLabels { kind }).inc();
         let event = event.map(tracing::field::display);
+        let tenant = {
+            let registry = self.store.shared().registry();
+            registry.webhook_by_id(*webhook).and_then(|webhook| registry.tenant(webhook.tenant)).cloned()
+        };
+        let tenant = tenant.as_ref().map(|tenant| tenant.id.as_str());
         if *kind == RECOVERED {
-            tracing::info!(kind, %webhook, event, reason, count, "a webhook works again");
+            tracing::info!(kind, %webhook, tenant, event, reason, count, "a webhook works again");
         } else {
-            tracing::warn!(kind, %webhook, event, reason, count, "a webhook needs attention");
+            tracing::warn!(kind, %webhook, tenant, event, reason, count, "a webhook needs attention");
         }
     }
 
@@ -352,6 +371,9 @@ impl Dispatcher {
 impl Downstream for Dispatcher {
     fn committed(&self, effects: Effects, answers: Vec<(Waiter, Answer)>) {
         for webhook in &effects.changed {
+            if webhook.is_stream() && webhook.is_deleted() {
+                self.streams.forget(webhook.no);
+            }
             if let Some(cell) = self.cell(webhook.no) {
                 self.refresh(webhook.no, &cell);
             }
@@ -364,6 +386,11 @@ impl Downstream for Dispatcher {
             if let Some(cell) = self.cell_or_new(*webhook) {
                 cell.lane().cancel(*event);
             }
+        }
+        let cancelled = effects.cancelled.len() as u64 + effects.dropped;
+        if cancelled > 0 {
+            let labels = DeliveryLabels { outcome: Outcome::cancelled };
+            self.metrics.deliveries.get_or_create(&labels).inc_by(cancelled);
         }
         for (webhook, event, reason) in &effects.died {
             // One line a minute and webhook comes with the news; these can be a million.

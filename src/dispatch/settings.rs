@@ -10,6 +10,7 @@ use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
 use crate::egress::target::{Target, TargetError};
+use crate::limits::STREAM_IN_FLIGHT_MAX;
 use crate::model::webhook::{Dialect, Webhook};
 use crate::retry::{Plans, Policy};
 use crate::sign::SigningKeys;
@@ -49,7 +50,8 @@ impl Default for Settings {
 /// One webhook's settings, worked out: what every attempt of it has in common.
 pub struct Plan {
     pub webhook: Arc<Webhook>,
-    /// An address that no rule lets through any more is an attempt that fails, not a webhook that is gone.
+    /// An address that no rule lets through any more is an attempt that fails, not a webhook that is gone. Not asked for where
+    /// the webhook has a stream.
     pub target: Result<Target, TargetError>,
     pub policy: Arc<Policy>,
     pub timeout: Duration,
@@ -76,7 +78,8 @@ impl Plan {
         let target = Target::parse(&webhook.url, rules);
         let by_dialect = if webhook.dialect == Dialect::Lemon { LEMON_TIMEOUT } else { OTHER_TIMEOUT };
         let own = webhook.timeout_ms.map(|ms| Duration::from_millis(u64::from(ms)));
-        let max_in_flight = webhook.max_in_flight.unwrap_or(settings.max_in_flight_per_webhook).max(1);
+        let bound = if webhook.is_stream() { STREAM_IN_FLIGHT_MAX } else { u32::MAX };
+        let max_in_flight = webhook.max_in_flight.unwrap_or(settings.max_in_flight_per_webhook).clamp(1, bound);
         let host_cap = settings.max_in_flight_per_host.max(max_in_flight);
         let gate =
             target.as_ref().ok().and_then(|target| target.authority().to_str().ok().map(|name| host(name, host_cap)));

@@ -73,6 +73,11 @@ pub(super) fn retry_after_ms(status: StatusCode, headers: &HeaderMap, clock: &Cl
     Some(at_ms.saturating_sub(clock.wall_ms()).min(max_ms))
 }
 
+/// As much of a body as an attempt keeps.
+pub(super) fn first(body: &[u8]) -> Vec<u8> {
+    body[..body.len().min(EXCERPT_BYTES)].to_vec()
+}
+
 /// The first bytes of a body as people can read them: invalid UTF-8 and control characters become U+FFFD, line breaks and
 /// tabs spaces. At most `EXCERPT_BYTES` long.
 pub(super) fn printable(bytes: Vec<u8>) -> String {

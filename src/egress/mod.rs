@@ -9,6 +9,8 @@
 //! - [`guard`] judges every address before it is dialled: only it makes a [`PublicAddr`], and only that can be dialled;
 //! - [`answer`] bounds what is read back and reads `Retry-After`; [`meter`] all that a receiver says, whatever it is.
 //!
+//! [`stream`] is the other way: to a receiver that has no address and listens on a stream of ours.
+//!
 //! Knows nothing of events, signatures or retries. No proxy, no proxy variables, no redirects.
 
 mod answer;
@@ -18,6 +20,7 @@ pub mod guard;
 mod meter;
 mod pool;
 pub mod resolve;
+pub mod stream;
 pub mod target;
 pub mod tls;
 

@@ -5,6 +5,8 @@
 //! comes of it, unless it was turned away unheard (too fast, or too much at a time): what is to spare the store may not
 //! write to it. Publishing is no change in this sense: what was published stands in the event log.
 
+use std::net::SocketAddr;
+
 use http::header::HeaderName;
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -89,7 +91,9 @@ pub fn draft(
     query: &Query<'_>,
     privacy: Privacy,
 ) -> Option<Box<Audit>> {
-    let changes = route.method != Method::GET && route.access != Access::Publish;
+    // What answers a delivery stands in its attempt.
+    let elsewhere = route.access == Access::Publish || route.action == Action::StreamAnswer;
+    let changes = route.method != Method::GET && !elsewhere;
     if !changes && !privacy.is_given() {
         return None;
     }
@@ -141,6 +145,8 @@ fn name(action: Action) -> &'static str {
         Action::LemonAttempts => "webhook.attempts",
         Action::Stats => "webhook.stats",
         Action::LemonDeliveries => "webhook.deliveries",
+        Action::StreamOpen => "stream.open",
+        Action::StreamAnswer => "stream.answer",
         Action::DeadLetters => "dead_letter.list",
         Action::Redrive => "dead_letter.redrive",
         Action::DropDead => "dead_letter.drop",
@@ -212,7 +218,7 @@ impl<'a> AuditJson<'a> {
             at: millis_z(audit.at_ms),
             actor,
             role: role.map(Role::as_str),
-            remote_addr: audit.remote.map(|addr| addr.to_string()),
+            remote_addr: audit.remote.map(remote),
             action: &audit.action,
             method: audit.method.as_deref(),
             path: audit.path.as_deref(),
@@ -223,6 +229,11 @@ impl<'a> AuditJson<'a> {
             justification: audit.justification.as_deref(),
         }
     }
+}
+
+/// An address; without a port where a proxy told none.
+fn remote(addr: SocketAddr) -> String {
+    if addr.port() == 0 { addr.ip().to_string() } else { addr.to_string() }
 }
 
 /// `GET /admin/audit`

@@ -1,9 +1,10 @@
 //! From a request to its answer: route, credentials, body, then the route's own function. Owns the order of these steps,
 //! which decides what a stranger can learn: an unknown path before a missing key, a missing key before a bad body.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -11,16 +12,18 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde::Serialize;
 
+use super::access::{Begun, Seen};
 use super::audit::Privacy;
 use super::auth::{self, Caller, Credentials};
 use super::body::read_body;
 use super::control::Control;
 use super::dialect::{lemon, omnia, onemetric, vibe};
+use super::origin::{self, REQUEST_ID, RequestIds};
 use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats};
+use super::{admin, audit, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats, streams};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -41,6 +44,7 @@ struct Inner {
     service: Arc<Service>,
     control: Control,
     table: Table,
+    ids: RequestIds,
     ready: Arc<AtomicBool>,
     body_timeout: Duration,
 }
@@ -57,15 +61,20 @@ impl Handler for Door {
     async fn call(&self, request: Request<hyper::body::Incoming>, peer: Peer) -> Reply {
         self.api.handle(self.worker, self.surface, peer, request).await
     }
+
+    fn is_proxy(&self, ip: IpAddr) -> bool {
+        origin::is_trusted(ip, &self.api.0.service.settings())
+    }
 }
 
 /// A request that was let in, as its route's function sees it.
 pub struct Call<'a> {
-    pub service: &'a Service,
+    pub service: &'a Arc<Service>,
     pub control: &'a Control,
     /// On whose behalf the service changes something.
     pub asker: &'a Asker,
     pub caller: &'a Caller,
+    pub peer: &'a Peer,
     /// The path's parameter.
     pub id: &'a str,
     pub query: Query<'a>,
@@ -87,7 +96,8 @@ impl Api {
     /// `control`: who answers for the process. `ready`: what `/readyz` tells. `body_timeout`: for the whole of a request's body.
     #[must_use]
     pub fn new(service: Arc<Service>, control: Control, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { service, control, table: Table::new(), ready, body_timeout }))
+        let (table, ids) = (Table::new(), RequestIds::new(service.entropy()));
+        Self(Arc::new(Inner { service, control, table, ids, ready, body_timeout }))
     }
 
     /// What listeners of one kind hand their requests to, on one worker if it is one's.
@@ -102,16 +112,36 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Unpin,
     {
         let (parts, body) = request.into_parts();
-        let reply = match self.0.find(surface, &parts) {
+        let inner = &*self.0;
+        let (peer, begun) = {
+            let settings = inner.service.settings();
+            let peer = origin::client(peer, &parts.headers, &settings);
+            (peer, settings.access_log.then(|| Begun { at: Instant::now(), method: parts.method.clone(), peer }))
+        };
+        let (id, mut seen) = (inner.ids.of(&parts.headers), Seen::default());
+        let mut reply = match inner.find(surface, &parts) {
             Ok((route, id)) => {
+                seen.route = Some(route);
                 let call = Incoming { worker, surface, peer: &peer, parts: &parts, route, id };
-                let answer = self.0.answer(call, body).await;
+                let answer = inner.answer(call, body, &mut seen).await;
                 answer.unwrap_or_else(|problem| problem.reply(route.form))
             }
             Err((form, problem)) => problem.reply(form),
         };
+        if parts.method == Method::HEAD {
+            reply = reply::headless(reply);
+        }
         let labels = RequestLabels { status: reply.status().as_u16() };
-        self.0.service.metrics().requests.get_or_create(&labels).inc();
+        inner.service.metrics().requests.get_or_create(&labels).inc();
+        if reply.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            // What went wrong was said where it did; this is how it is found for whoever reports the answer.
+            let route = seen.route.map(|route| route.path);
+            tracing::error!(request = id.to_str().unwrap_or_default(), route, "a request was answered with 500");
+        }
+        if let Some(begun) = begun {
+            begun.write(id.as_bytes(), &seen, &reply, &inner.service);
+        }
+        reply.headers_mut().insert(REQUEST_ID, id);
         reply
     }
 }
@@ -153,7 +183,7 @@ impl Inner {
         }
     }
 
-    async fn answer<B>(&self, incoming: Incoming<'_>, body: B) -> Result<Reply, Problem>
+    async fn answer<B>(&self, incoming: Incoming<'_>, body: B, seen: &mut Seen) -> Result<Reply, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
@@ -163,6 +193,7 @@ impl Inner {
             return Ok(self.open(route.action, &parts.headers).await);
         }
         let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
+        (seen.key, seen.tenant) = (caller.key(), caller.own_tenant());
         if route.action == Action::Metrics {
             return Ok(self.open(route.action, &parts.headers).await);
         }
@@ -178,6 +209,7 @@ impl Inner {
             control: &self.control,
             asker: &asker,
             caller: &caller,
+            peer: incoming.peer,
             id: incoming.id,
             query,
             headers: &parts.headers,
@@ -313,6 +345,8 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Stats => stats::stats(call).await,
         Action::LemonPause => lemon::pause(call, true).await,
         Action::LemonResume => lemon::pause(call, false).await,
+        Action::StreamOpen => streams::open(call).await,
+        Action::StreamAnswer => streams::answer(call),
         Action::DeadLetters => deadletters::list(call).await,
         Action::Redrive => deadletters::redrive(call).await,
         Action::DropDead => deadletters::drop_dead(call).await,

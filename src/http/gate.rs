@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use crate::metrics::Connections;
 
 /// A connection that has been without a request for less than this isn't asked to leave: it may be in its handshake.
 const SHED_AFTER: Duration = Duration::from_millis(500);
@@ -31,12 +32,7 @@ pub struct ConnectionGate {
     permits: Arc<Semaphore>,
     held: Mutex<HashMap<Holder, Held>>,
     tickets: AtomicU64,
-    accepted: AtomicU64,
-    shed: AtomicU64,
-    refused: AtomicU64,
-    accept_errors: AtomicU64,
-    handshake_errors: AtomicU64,
-    shown: Gauge,
+    shown: Connections,
 }
 
 /// Whom a place is counted for: an IPv4 address, the /64 of an IPv6 address, which is what one customer has at least, or
@@ -72,7 +68,7 @@ pub struct Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.shown.dec();
+        self.gate.shown.open.dec();
         let mut held = self.gate.held();
         if let Some(own) = held.get_mut(&self.holder) {
             own.open -= 1;
@@ -94,12 +90,12 @@ impl ConnectionGate {
     /// A gate that lets `max` connections be open at once (at least one).
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Self::counted(max, Gauge::default())
+        Self::counted(max, Connections::default())
     }
 
-    /// `new`, with the connections that are open shown by `shown`, which gates may share.
+    /// `new`, with what happens shown by `shown`, which gates may share.
     #[must_use]
-    pub fn counted(max: usize, shown: Gauge) -> Arc<Self> {
+    pub fn counted(max: usize, shown: Connections) -> Arc<Self> {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         Arc::new(Self {
             max,
@@ -107,11 +103,6 @@ impl ConnectionGate {
             permits: Arc::new(Semaphore::new(max)),
             held: Mutex::default(),
             tickets: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            shed: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            accept_errors: AtomicU64::new(0),
-            handshake_errors: AtomicU64::new(0),
             shown,
         })
     }
@@ -137,31 +128,31 @@ impl ConnectionGate {
     /// Connections let in since the start.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
+        self.shown.accepted.get()
     }
 
     /// Idle connections that were closed to make room.
     #[must_use]
     pub fn shed(&self) -> u64 {
-        self.shed.load(Ordering::Relaxed)
+        self.shown.shed.get()
     }
 
     /// Connections that were closed at once because their address held its share, all of it at work.
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.shown.refused.get()
     }
 
     /// Times that accepting failed.
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
-        self.accept_errors.load(Ordering::Relaxed)
+        self.shown.accept_errors.get()
     }
 
     /// TLS handshakes that failed or took too long.
     #[must_use]
     pub fn handshake_errors(&self) -> u64 {
-        self.handshake_errors.load(Ordering::Relaxed)
+        self.shown.handshake_errors.get()
     }
 
     /// Waits until one more connection may be open, asking idle ones to leave meanwhile. `None` when its address has its share
@@ -169,7 +160,7 @@ impl ConnectionGate {
     pub async fn enter(self: &Arc<Self>, from: Option<IpAddr>) -> Option<Pass> {
         let holder = holder(from);
         if holder.is_some() && self.share < self.max && !self.makes_room(holder) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.shown.refused.inc();
             return None;
         }
         loop {
@@ -182,8 +173,8 @@ impl ConnectionGate {
                 }
             };
             if let Some(permit) = permit {
-                self.accepted.fetch_add(1, Ordering::Relaxed);
-                self.shown.inc();
+                self.shown.accepted.inc();
+                self.shown.open.inc();
                 self.held().entry(holder).or_default().open += 1;
                 return Some(Pass { _permit: permit, gate: Arc::clone(self), holder });
             }
@@ -214,7 +205,7 @@ impl ConnectionGate {
     fn send_off(&self, own: &mut Held) -> bool {
         let Some((_, idle)) = own.idle.pop_first() else { return false };
         idle.leave.notify_one();
-        self.shed.fetch_add(1, Ordering::Relaxed);
+        self.shown.shed.inc();
         true
     }
 
@@ -228,11 +219,11 @@ impl ConnectionGate {
     }
 
     pub(super) fn count_accept_error(&self) {
-        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+        self.shown.accept_errors.inc();
     }
 
     pub(super) fn count_handshake_error(&self) {
-        self.handshake_errors.fetch_add(1, Ordering::Relaxed);
+        self.shown.handshake_errors.inc();
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<Holder, Held>> {

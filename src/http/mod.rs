@@ -3,11 +3,13 @@
 //! `framing`), `hygiene` (is it well-formed?), `route` (which row of the one table), `auth` (who asks), `body`, and then the
 //! dialect that the route speaks (`events`, `dialect`, `admin`), which parses, asks the `service`, and renders.
 
+pub mod access;
 pub mod admin;
 pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod call;
+pub mod certificates;
 pub mod control;
 mod cursor;
 mod deadletters;
@@ -22,6 +24,7 @@ pub mod listen;
 mod lookup;
 mod openapi;
 mod operate;
+mod origin;
 pub mod problem;
 mod query;
 mod reply;
@@ -29,6 +32,7 @@ pub mod route;
 pub mod server;
 mod show;
 mod stats;
+mod streams;
 pub mod tls;
 pub mod wire;
 

@@ -1,8 +1,9 @@
 //! Answers, as whole bodies with their content type.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -34,6 +35,17 @@ pub fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> 
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply
+}
+
+/// The same answer without its body, to `HEAD`.
+pub fn headless(reply: Reply) -> Reply {
+    let (mut parts, body) = reply.into_parts();
+    if let ReplyBody::Whole(body) = &body
+        && let Some(length) = body.size_hint().exact().filter(|_| parts.status != StatusCode::NO_CONTENT)
+    {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(parts, ReplyBody::Whole(Full::default()))
 }
 
 pub fn empty(status: StatusCode) -> Reply {

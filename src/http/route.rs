@@ -97,6 +97,8 @@ pub enum Action {
     Stats,
     LemonPause,
     LemonResume,
+    StreamOpen,
+    StreamAnswer,
     DeadLetters,
     Redrive,
     DropDead,
@@ -197,6 +199,9 @@ routes! {
     POST   "/v1/webhooks/{id}/pause"          Lemon Tenant  None  Api => LemonPause;
     POST   "/v1/webhooks/{id}/resume"         Lemon Tenant  None  Api => LemonResume;
 
+    POST   "/v1/streams"                      Lemon Tenant  Small Api => StreamOpen;
+    POST   "/v1/streams/{id}/answers"         Lemon Tenant  Small Api => StreamAnswer;
+
     GET    "/v1/dead-letters"                 Lemon Tenant  None  Api => DeadLetters;
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;
     DELETE "/v1/dead-letters/{id}"            Lemon Tenant  None  Api => DropDead;
@@ -292,11 +297,14 @@ impl Table {
     pub fn find<'a>(&self, surface: Surface, method: &Method, path: &'a str) -> Found<'a> {
         let Ok(matched) = self.router.at(path) else { return Found::Nothing };
         let here = || matched.value.iter().filter(|route| route.on.holds(surface));
-        if let Some(route) = here().find(|route| route.method == *method) {
+        // What can be read can be asked about.
+        let wanted = if *method == Method::HEAD { &Method::GET } else { method };
+        if let Some(route) = here().find(|route| route.method == *wanted) {
             return Found::Route { route, id: matched.params.get("id").unwrap_or_default() };
         }
         let Some(any) = here().next() else { return Found::Nothing };
-        let allow = here().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
+        let named = |method: &'static Method| if *method == Method::GET { "GET, HEAD" } else { method.as_str() };
+        let allow = here().map(|route| named(&route.method)).collect::<Vec<_>>().join(", ");
         Found::WrongMethod { form: any.form, allow }
     }
 }

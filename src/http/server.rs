@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -103,6 +103,11 @@ pub enum ReplyBody {
 /// stands when the peer goes away.
 pub trait Handler: Clone + Send + Sync + 'static {
     fn call(&self, request: http::Request<Incoming>, peer: Peer) -> impl Future<Output = Reply> + Send;
+
+    /// Whether who connects from this address speaks for many: then it has no share to keep to.
+    fn is_proxy(&self, _: IpAddr) -> bool {
+        false
+    }
 }
 
 /// Accepts from `listener` until `stop`, on the runtime that it is called on. Then each connection finishes what it is
@@ -182,7 +187,8 @@ impl<H: Handler> Server<H> {
                 Ok((stream, addr)) => {
                     trouble.backoff = Duration::ZERO;
                     let peer = Peer { addr, tls: self.tls.is_some(), unix: matches!(stream, Stream::Unix(_)) };
-                    if let Some(pass) = self.gate.enter(addr.map(|addr| addr.ip())).await {
+                    let from = addr.map(|addr| addr.ip()).filter(|ip| !self.handler.is_proxy(*ip));
+                    if let Some(pass) = self.gate.enter(from).await {
                         connections.spawn(Arc::clone(self).connection(stream, peer, pass));
                     }
                 }

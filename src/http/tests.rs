@@ -212,11 +212,21 @@ async fn connect_tls(addr: SocketAddr, ca: &Path, protocols: &[&str]) -> std::io
 }
 
 async fn wrap_tls(stream: TcpStream, ca: &Path, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    wrap_tls_in(rustls::DEFAULT_VERSIONS, stream, ca, protocols).await
+}
+
+/// In one of these versions of TLS.
+async fn wrap_tls_in(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    stream: TcpStream,
+    ca: &Path,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_file_iter(ca).unwrap().map(Result::unwrap));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_details(provider, Arc::new(TestTime))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -28,6 +28,10 @@ impl Dialect {
     }
 }
 
+/// What stands in place of a URL where deliveries go down a stream that the receiver holds open. No URL that can be registered
+/// reads so.
+pub const STREAM_URL: &str = "stream:";
+
 /// Which event types a webhook wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Filter {
@@ -145,6 +149,12 @@ impl Webhook {
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         matches!(self.state, WebhookState::Deleted { .. })
+    }
+
+    /// Whether deliveries go down a stream, and not to a URL; it lives as long as somebody holds that, and a little longer.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.url == STREAM_URL
     }
 
     #[must_use]

@@ -34,6 +34,11 @@ impl Asker {
         self.change(|audit| audit.target = Some(target.to_string()));
     }
 
+    /// Names the tenant whose own that is, where nobody who asks has one.
+    pub fn of_tenant(&self, tenant: impl ToString) {
+        self.change(|audit| audit.tenant = Some(tenant.to_string()));
+    }
+
     /// Says what it came to, where that is not what was asked for.
     pub fn came_to(&self, outcome: &str) {
         self.change(|audit| outcome.clone_into(&mut audit.outcome));

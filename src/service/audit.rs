@@ -44,7 +44,7 @@ impl Service {
         while self.store.read(move |shared| shared.view()?.is_untidy(marks_before, audit_before_ms)).await? {
             self.store.submit(Op::Tidy { marks_before, audit_before_ms, max: TIDY_ROWS_MAX }, None).await?;
         }
-        Ok(())
+        self.end_streams().await
     }
 }
 

@@ -149,7 +149,11 @@ impl Service {
         let waiting_for = (state == Some(State::Pending)).then(|| {
             let glance = self.dispatch.glance(facts.now.no, event.seq);
             let pauses = self.store.shared().registry().pauses().clone();
-            waiting(settings, tenant, &facts, pauses.of(&facts.now), glance, self.clock.now_ms())
+            let pause = match pauses.of(&facts.now) {
+                Some(scope) => Some(pause_rule(scope, tenant)),
+                None => self.streams.is_away(&facts.now).then(|| AWAY_RULE.to_owned()),
+            };
+            waiting(settings, tenant, &facts, pause, glance, self.clock.now_ms())
         });
         let ended = state.and_then(|state| ended(state, &facts));
         let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, event));
@@ -313,7 +317,7 @@ fn waiting(
     settings: &Settings,
     tenant: Option<&Tenant>,
     facts: &Facts,
-    pause: Option<&Scope>,
+    pause: Option<String>,
     glance: Glance,
     now: Millis,
 ) -> Waiting {
@@ -325,8 +329,8 @@ fn waiting(
     if glance.in_flight {
         return waiting("in_flight", None, "an attempt is under way".to_owned());
     }
-    if let Some(scope) = pause {
-        return waiting("paused", None, pause_rule(scope, tenant));
+    if let Some(rule) = pause {
+        return waiting("paused", None, rule);
     }
     if let Some(before) = &facts.before {
         let event = before.under_way.or(before.last);
@@ -346,6 +350,8 @@ fn waiting(
     let rule = if glance.permits_taken { "as many attempts as may are under way" } else { "it is about to start" };
     waiting("permit", None, rule.to_owned())
 }
+
+const AWAY_RULE: &str = "nobody holds the webhook's stream; it goes on when webhookd listen is there again";
 
 fn pause_rule(scope: &Scope, tenant: Option<&Tenant>) -> String {
     match scope {

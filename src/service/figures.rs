@@ -2,6 +2,7 @@
 //! large it is, since when we run. All others are counted where they happen.
 
 use super::Service;
+use super::overview::sum_up;
 use crate::metrics::{PendingLabels, WebhookLabels};
 use crate::store::StoreError;
 use crate::store::view::Shared;
@@ -11,23 +12,25 @@ impl Service {
     pub async fn figures(&self) -> String {
         let metrics = &self.metrics;
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let (tenants, active, inactive, jobs) = {
+        let (tenants, webhooks, jobs) = {
             let registry = self.store.shared().registry();
-            let active = registry.webhooks().filter(|webhook| webhook.is_active()).count() as u64;
-            let inactive = registry.webhooks().count() as u64 - active;
-            (registry.tenants().len() as u64, active, inactive, registry.jobs().count() as u64)
+            let webhooks = registry.webhooks().cloned().collect::<Vec<_>>();
+            (registry.tenants().len() as u64, webhooks, registry.jobs().count() as u64)
         };
         metrics.jobs_running.set(gauge(jobs));
+        let active = webhooks.iter().filter(|webhook| webhook.is_active()).count() as u64;
+        let inactive = webhooks.len() as u64 - active;
         metrics.tenants.set(gauge(tenants));
         for (state, count) in [("active", active), ("inactive", inactive)] {
             metrics.webhooks.get_or_create(&WebhookLabels { state }).set(gauge(count));
         }
-        let file = self.store_file.clone();
+        let (file, streams) = (self.store_file.clone(), self.streams.clone());
         let read = move |shared: &Shared| {
             let bytes = std::fs::metadata(file).map(|file| file.len());
-            Ok::<_, StoreError>((shared.totals()?, bytes.ok()))
+            let due_ms = sum_up(shared, &webhooks, &streams)?.oldest_due_ms;
+            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), due_ms))
         };
-        if let Ok((totals, bytes)) = self.store.read(read).await {
+        if let Ok((totals, bytes, due_ms)) = self.store.read(read).await {
             let pending = [
                 ("fresh", totals.fresh),
                 ("waiting", totals.waiting),
@@ -38,6 +41,8 @@ impl Service {
                 metrics.pending.get_or_create(&PendingLabels { state }).set(gauge(count));
             }
             metrics.dead_letters.set(gauge(totals.dead));
+            let age_ms = due_ms.map_or(0, |due| self.clock.now_ms().saturating_sub(due));
+            metrics.oldest_due_seconds.set(age_ms as f64 / 1_000.0);
             if let Some(bytes) = bytes {
                 metrics.store_bytes.set(gauge(bytes));
             }

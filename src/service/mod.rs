@@ -18,8 +18,9 @@ pub mod jobs;
 pub mod overview;
 pub mod publish;
 mod rate;
-mod settings;
+pub mod settings;
 pub mod stats;
+pub mod stream;
 pub mod subscribe;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
+use crate::egress::stream::Streams;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::attempt::Attempt;
@@ -52,6 +54,8 @@ pub trait Dispatching: Send + Sync + 'static {
     /// One signed attempt at once, with the verdict `Delivered` or `Single`; the webhook may be inactive. Putting it on
     /// record is the service's.
     fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt>;
+    /// What the webhook's deliveries waited for is there.
+    fn look_again(&self, webhook: WebhookNo);
 }
 
 /// What a service is made of.
@@ -61,6 +65,7 @@ pub struct Parts {
     pub clock: Clock,
     pub entropy: Entropy,
     pub dispatch: Arc<dyn Dispatching>,
+    pub streams: Arc<Streams>,
     pub metrics: Arc<Metrics>,
     /// Its length is among the figures.
     pub store_file: PathBuf,
@@ -72,6 +77,7 @@ pub struct Service {
     clock: Clock,
     entropy: Entropy,
     dispatch: Arc<dyn Dispatching>,
+    streams: Arc<Streams>,
     metrics: Arc<Metrics>,
     store_file: PathBuf,
     started_ms: Millis,
@@ -93,6 +99,7 @@ impl Service {
             clock: parts.clock,
             entropy: parts.entropy,
             dispatch: parts.dispatch,
+            streams: parts.streams,
             metrics: parts.metrics,
             store_file: parts.store_file,
             rates: rate::Rates::default(),
@@ -109,6 +116,11 @@ impl Service {
     /// Takes over new settings: what is asked from now on is judged by them.
     pub fn reload(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+    }
+
+    #[must_use]
+    pub fn entropy(&self) -> &Entropy {
+        &self.entropy
     }
 
     #[must_use]

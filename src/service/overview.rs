@@ -7,6 +7,7 @@ use super::Service;
 use super::error::Error;
 use super::subscribe::Seen;
 use crate::clock::Millis;
+use crate::egress::stream::Streams;
 use crate::limits::{TAIL_LOOKED_AT_MAX, WEBHOOKS_LOOKED_AT_MAX};
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
@@ -88,11 +89,11 @@ pub struct Tail {
 
 /// What is summed up over the durable queue.
 #[derive(Default)]
-struct Sums {
+pub(super) struct Sums {
     failing: usize,
     queued: u64,
     dead: u64,
-    oldest_due_ms: Option<Millis>,
+    pub oldest_due_ms: Option<Millis>,
     store_bytes: Option<u64>,
 }
 
@@ -109,9 +110,10 @@ impl Service {
         let active = webhooks.iter().filter(|webhook| webhook.is_active()).count();
         let inactive = webhooks.len() - active;
         let file = self.store_file.clone();
+        let streams = self.streams.clone();
         let sums = self.store.read(move |shared| {
             let store_bytes = std::fs::metadata(file).map(|file| file.len()).ok();
-            Ok(Sums { store_bytes, ..sum_up(shared, &webhooks)? })
+            Ok(Sums { store_bytes, ..sum_up(shared, &webhooks, &streams)? })
         });
         let sums = sums.await?;
         let shared = self.store.shared();
@@ -188,7 +190,7 @@ fn may_be(which: Which, webhook: &Webhook) -> bool {
     }
 }
 
-fn sum_up(shared: &Shared, webhooks: &[Arc<Webhook>]) -> Result<Sums, StoreError> {
+pub(super) fn sum_up(shared: &Shared, webhooks: &[Arc<Webhook>], streams: &Streams) -> Result<Sums, StoreError> {
     let pauses = shared.registry().pauses().clone();
     let view = shared.view()?;
     let mut sums = Sums::default();
@@ -200,7 +202,7 @@ fn sum_up(shared: &Shared, webhooks: &[Arc<Webhook>]) -> Result<Sums, StoreError
             continue;
         }
         sums.failing += usize::from(standing.failures > 0);
-        if pauses.of(webhook).is_some() {
+        if pauses.of(webhook).is_some() || streams.is_away(webhook) {
             continue;
         }
         for (started, rows) in [(false, standing.waiting), (true, standing.started)] {

@@ -4,10 +4,21 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::catalogue::Catalogue;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
 use crate::retry::Plans;
+
+/// In which header a trusted proxy names its client. One: a proxy passes on the other as it came from the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientHeader {
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -31,6 +42,11 @@ pub struct Settings {
     pub audit_kept_ms: Millis,
     /// Ask for lemon's data privacy headers on its routes.
     pub require_data_privacy: bool,
+    /// Proxies that are believed about whom they speak for, and where they say it.
+    pub trusted_proxies: Vec<IpNet>,
+    pub client_header: ClientHeader,
+    /// Write a line of the access log for each request.
+    pub access_log: bool,
     /// Where webhooks may point to.
     pub rules: Arc<Rules>,
     /// The addresses that we send from; the system's choice when empty.
@@ -53,6 +69,9 @@ impl Default for Settings {
             rotation_overlap_ms: 24 * 3_600_000,
             audit_kept_ms: 90 * 24 * 3_600_000,
             require_data_privacy: false,
+            trusted_proxies: Vec::new(),
+            client_header: ClientHeader::default(),
+            access_log: false,
             rules: Arc::new(Rules::default()),
             source_addresses: Vec::new(),
         }

@@ -106,6 +106,16 @@ impl Service {
             field::channels(events, &settings.catalogue)?;
         }
         let patch = judge(&settings, change)?;
+        Ok((self.webhook_of_patch(tenant, dialect, patch)?, quota))
+    }
+
+    /// The first version of a webhook, from members that were judged.
+    pub(super) fn webhook_of_patch(
+        &self,
+        tenant: TenantNo,
+        dialect: Dialect,
+        patch: WebhookPatch,
+    ) -> Result<Webhook, Error> {
         let now = self.clock.wall_ms();
         let inactive = WebhookState::Inactive { reason: InactiveReason::Owner, since: now };
         let secret = match patch.secret {
@@ -113,7 +123,7 @@ impl Service {
             None => generate_secret(&self.entropy),
         };
         let id = uuid::Builder::from_unix_timestamp_millis(now, &self.entropy.bytes()).into_uuid();
-        let webhook = Webhook {
+        Ok(Webhook {
             // The store gives numbers and times.
             no: 0,
             id: WebhookId(*id.as_bytes()),
@@ -132,8 +142,7 @@ impl Service {
             description: patch.description.flatten(),
             created_ms: now,
             updated_ms: now,
-        };
-        Ok((webhook, quota))
+        })
     }
 
     /// Changes a webhook; no attempt that starts after this returns uses what was before.
@@ -147,8 +156,11 @@ impl Service {
         change: Change,
         asker: &Asker,
     ) -> Result<Arc<Webhook>, Error> {
-        let no = self.webhook_of(tenant, id)?.no;
-        let patch = Box::new(judge(&self.settings(), change)?);
+        let webhook = self.webhook_of(tenant, id)?;
+        let (no, patch) = (webhook.no, Box::new(judge(&self.settings(), change)?));
+        if webhook.is_stream() && patch.url.is_some() {
+            return Err(invalid_field("url can't be changed: the webhook has a stream"));
+        }
         self.webhook_from(Op::UpdateWebhook { no, patch }, asker).await
     }
 
@@ -288,7 +300,7 @@ impl Service {
         Ok(self.store.read(read).await?)
     }
 
-    async fn webhook_from(&self, op: Op, asker: &Asker) -> Result<Arc<Webhook>, Error> {
+    pub(super) async fn webhook_from(&self, op: Op, asker: &Asker) -> Result<Arc<Webhook>, Error> {
         match self.submit(op, asker).await? {
             Done::Webhook(webhook) => Ok(webhook),
             _ => Err(Error::Internal),
@@ -297,7 +309,7 @@ impl Service {
 }
 
 /// Judges every member that is given.
-fn judge(settings: &Settings, change: Change) -> Result<WebhookPatch, Error> {
+pub(super) fn judge(settings: &Settings, change: Change) -> Result<WebhookPatch, Error> {
     if let Some(url) = &change.url {
         field::url(url, settings)?;
     }

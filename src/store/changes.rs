@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::engine::{Engine, Group};
 use super::op::{Done, Quota, Refusal, SecretChange, WebhookPatch};
 use super::registry::Change;
-use crate::limits::FAILING_FOR_MS;
+use crate::limits::{FAILING_FOR_MS, STREAMS_PER_TENANT_MAX};
 use crate::model::id::{KeyId, TenantId, WebhookNo};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::{Pause, Scope};
@@ -19,8 +19,12 @@ impl Engine {
             return Err(Refusal::UnknownTenant);
         }
         let full = self.registry.count_of(draft.tenant, None) >= quota.of_tenant;
-        let dialect_full =
-            quota.of_dialect.is_some_and(|max| self.registry.count_of(draft.tenant, Some(draft.dialect)) >= max);
+        let dialect_full = if draft.is_stream() {
+            let streams = self.registry.webhooks_of(draft.tenant).filter(|webhook| webhook.is_stream());
+            streams.count() >= STREAMS_PER_TENANT_MAX
+        } else {
+            quota.of_dialect.is_some_and(|max| self.registry.count_of(draft.tenant, Some(draft.dialect)) >= max)
+        };
         if full || dialect_full {
             return Err(Refusal::QuotaExceeded);
         }
@@ -32,7 +36,8 @@ impl Engine {
     }
 
     pub(super) fn register_sole(&mut self, group: &mut Group<'_>, draft: &Webhook, quota: Quota) -> Decided {
-        let present = self.registry.webhooks_of(draft.tenant).find(|webhook| webhook.dialect == draft.dialect).cloned();
+        let is_it = |webhook: &&Arc<Webhook>| webhook.dialect == draft.dialect && !webhook.is_stream();
+        let present = self.registry.webhooks_of(draft.tenant).find(is_it).cloned();
         match present {
             None => self.create_webhook(group, draft, quota),
             Some(present) if present.url == draft.url && present.is_active() => Ok(Done::Webhook(present)),

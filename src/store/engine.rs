@@ -293,6 +293,7 @@ impl Engine {
                 for event in events {
                     self.fresh.resolve(*event, *webhook);
                 }
+                group.effects.dropped += events.len() as u64;
                 Ok(Ok(Done::Nothing))
             }
             Op::Expire { webhook, before_ms, max } => self.expire(group, *webhook, *before_ms, *max),
@@ -325,6 +326,7 @@ impl Engine {
         let mut removed = queue::sweep(group.queue()?, standing, webhook, SWEEP_PER_COMMIT)?;
         let mut lines = group.txn().open_table(ORDERING)?;
         removed += ordering::sweep(&mut lines, standing, webhook, SWEEP_PER_COMMIT - removed)?;
+        group.effects.dropped += removed as u64;
         group.dirty.insert(webhook);
         if removed < SWEEP_PER_COMMIT {
             self.sweeps.pop_front();

@@ -304,6 +304,8 @@ pub struct Effects {
     pub queued: Vec<(WebhookNo, RowKey)>,
     /// Deliveries that are cancelled: no attempt of them may start any more.
     pub cancelled: Vec<(WebhookNo, Seq)>,
+    /// How many deliveries have been cancelled with their webhook.
+    pub dropped: u64,
     /// Webhooks with deliveries that have died of waiting, as asked.
     pub expired: Vec<WebhookNo>,
     /// Webhooks in their newest version.
@@ -337,6 +339,7 @@ impl Effects {
             && self.settled.is_empty()
             && self.queued.is_empty()
             && self.cancelled.is_empty()
+            && self.dropped == 0
             && self.expired.is_empty()
             && self.changed.is_empty()
             && self.pauses.is_empty()

@@ -142,10 +142,12 @@ impl Registry {
         all
     }
 
-    /// How many live webhooks a tenant has, in all or of one dialect.
+    /// How many live webhooks a tenant has, in all or of one dialect; those that are streams belong to none.
     #[must_use]
     pub fn count_of(&self, tenant: TenantNo, dialect: Option<Dialect>) -> usize {
-        self.webhooks_of(tenant).filter(|webhook| dialect.is_none_or(|wanted| webhook.dialect == wanted)).count()
+        self.webhooks_of(tenant)
+            .filter(|webhook| dialect.is_none_or(|wanted| webhook.dialect == wanted && !webhook.is_stream()))
+            .count()
     }
 
     /// The webhooks that get an event of this tenant, type and channel, rising.

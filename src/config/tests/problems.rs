@@ -289,7 +289,7 @@ fn wrong_variables_are_told_by_name() {
             "",
             "server.workers: expects a whole number, found the text \"\"; or write \"auto\", the default",
         ),
-        ("WEBHOOKD_LOG", "debug", "log: is a section; add two underscores and a key (level, format)"),
+        ("WEBHOOKD_LOG", "debug", "log: is a section; add two underscores and a key (level, format, access)"),
         (
             "WEBHOOKD_EGRESS__ALLOW",
             "[\"10.0.0.0/8\"",

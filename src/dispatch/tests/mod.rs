@@ -24,6 +24,7 @@ use super::dispatcher::{Components, Dispatcher};
 use super::settings::Settings;
 use super::worker::Worker;
 use crate::clock::{Clock, Millis};
+use crate::egress::stream::Streams;
 use crate::egress::{Egress, Rules, StaticResolver};
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
@@ -92,6 +93,7 @@ impl Daemon {
             workers: 2,
             settings: Settings { plans: Arc::new(Plans::with_default(policy)), timeout, ..Settings::default() },
             egress,
+            streams: Streams::new(clock.clone(), Entropy::seeded(3)),
             store: store.clone(),
             clock,
             entropy: Entropy::seeded(2),

@@ -35,6 +35,8 @@ impl Change {
 struct Made {
     /// Two of acme's webhooks, and one to be deleted through each dialect.
     webhooks: Vec<String>,
+    /// A webhook with a stream.
+    stream: String,
     event: String,
     key: String,
     /// Jobs of acme's and of the operator's.
@@ -66,7 +68,8 @@ pub(super) async fn all_changes(world: &World) -> Vec<Change> {
     };
     let jobs =
         [job("/v1/dead-letters/redrive", &world.acme).await, job("/admin/dead-letters/redrive", &world.admin).await];
-    let made = Made { webhooks, event, key, jobs };
+    let stream = super::streams::stream(world, &world.acme, &json!({})).await.0;
+    let made = Made { webhooks, stream, event, key, jobs };
     let changes: Vec<Change> = of_webhooks(&made).into_iter().chain(of_the_rest(&made)).chain(of_jobs(&made)).collect();
     for route in ROUTES.iter().filter(|route| route.method != http::Method::GET) {
         let here = |change: &&Change| change.method == route.method && change.route == route.path;
@@ -133,7 +136,11 @@ fn of_the_rest(made: &Made) -> Vec<Change> {
     let event = r#"{"type":"x","tenant":"beta"}"#;
     let resend = format!(r#"{{"webhook":"{}"}}"#, made.webhooks[1]);
     let (drop, redrive, put) = (Some("dead_letter.drop"), Some("dead_letter.redrive"), Some("tenant.put"));
+    let answer = r#"{"delivery":"none","status":200}"#;
+    let stream = format!(r#"{{"stream":"{}"}}"#, made.stream);
     vec![
+        change("POST", "/v1/streams", "", &stream, 200, Some("stream.open"), acme(&made.stream)),
+        change("POST", "/v1/streams/{id}/answers", &made.stream, answer, 200, None, acme(&made.stream)),
         change("POST", "/v1/events", "", event, 201, None, (None, None)),
         change("POST", "/v1/events/batch", "", &format!(r#"{{"events":[{event}]}}"#), 201, None, (None, None)),
         change("POST", "/v1/dead-letters/{id}/redrive", &one, "", 202, redrive, acme(&one)),

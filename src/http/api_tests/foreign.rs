@@ -54,6 +54,8 @@ fn places(action: Action) -> &'static [Place] {
         Action::LemonPause | Action::LemonResume => &[Path(Thing::Webhook)],
         Action::Event | Action::Explain => &[Path(Thing::Event)],
         Action::Resend => &[Path(Thing::Event), Body("webhook")],
+        Action::StreamOpen => &[Body("stream")],
+        Action::StreamAnswer => &[Path(Thing::Webhook)],
         Action::DeadLetters => &[Query("webhook")],
         Action::Redrive | Action::DropDead => &[Path(Thing::Letter)],
         Action::VibeTest => &[Body("webhookId")],
@@ -81,8 +83,8 @@ struct Things {
 impl Things {
     /// A tenant's webhook and its dead letter.
     async fn of(world: &World, tenant: &str, token: &str) -> Self {
-        let body = json!({"url": URL, "events": ["mine"]}).to_string();
-        let webhook = world.call("POST", "/v1/webhooks", token, body).await.json()["id"].as_str().unwrap().to_owned();
+        // One with a stream can be named wherever one with a URL can, and beside.
+        let webhook = super::streams::stream(world, token, &json!({"events": ["mine"]})).await.0;
         let event = world.publish(tenant, "mine").await;
         world.attempted(&event, &webhook, 1, Verdict::Dead(DeadReason::Exhausted)).await;
         // With nothing to do it has ended at once.
@@ -138,7 +140,11 @@ fn id_of(places: &[Place], of: Things) -> String {
 /// Every good request on a route that names something of `these` in one of its places; `own` is named where the route has
 /// another place. The same requests in the same order, whatever `these` are.
 fn asks(route: &Route, places: &[Place], these: Things, own: Things) -> Vec<Ask> {
-    let body = if route.body == Body::None { "" } else { "{}" };
+    let body = match (route.body, route.action) {
+        (Body::None, _) => "",
+        (_, Action::StreamAnswer) => r#"{"delivery":"none","status":200}"#,
+        _ => "{}",
+    };
     let ask = |id: &str, more: &str, body: &str| Ask {
         path: route.path.replace("{id}", id),
         query: format!("?state={}{more}", state_of(route)),
@@ -272,6 +278,8 @@ async fn what_was_asked_for_is_what_its_owner_gets() {
             let got = ask_of(&world, route, &ask, &world.acme).await;
             assert!(got.status.is_success(), "{} {ask:?}: {} {:?}", route.method, got.status, got.body);
             world.work().await;
+            // There may be few streams at a time.
+            world.call("DELETE", &format!("/v1/webhooks/{}", own.webhook), &world.acme, "").await;
         }
     }
 }

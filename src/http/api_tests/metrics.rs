@@ -86,7 +86,7 @@ async fn every_family_is_named_typed_and_explained_as_prometheus_asks() {
         assert!(found, "{sample} has no HELP and TYPE");
         assert!(!sample.contains(&webhook) && !sample.contains("acme"), "labels that grow with the tenants: {sample}");
     }
-    assert!(families.len() >= 21, "{families:#?}");
+    assert!(families.len() >= 27, "{families:#?}");
 }
 
 #[tokio::test]
@@ -122,6 +122,7 @@ async fn what_stands_in_the_store_is_counted_when_it_is_asked_for() {
         ["fresh", "waiting", "started"].map(|state| format!("webhookd_pending_deliveries{{state=\"{state}\"}}"));
     assert_eq!(pending.map(|sample| now.value(&sample)), [2.0, 1.0, 1.0]);
     assert_eq!(now.value("webhookd_dead_letters"), 1.0);
+    assert_eq!(now.value("webhookd_oldest_due_age_seconds"), 90.5);
     assert_eq!(
         ["active", "inactive"].map(|state| now.value(&format!("webhookd_webhooks{{state=\"{state}\"}}"))),
         [1.0; 2]
@@ -134,6 +135,7 @@ async fn what_stands_in_the_store_is_counted_when_it_is_asked_for() {
     let after = scrape(&world).await;
     assert_eq!(after.value("webhookd_pending_deliveries{state=\"started\"}"), 0.0);
     assert_eq!(after.value("webhookd_dead_letters"), 0.0);
+    assert_eq!(after.value("webhookd_oldest_due_age_seconds"), 0.0);
     // While the store is away the rest is told all the same.
     world.store.close();
     assert_eq!(world.socket("GET", "/metrics", "").await.status, 200);

@@ -17,11 +17,13 @@ mod matrix;
 mod metrics;
 mod news;
 mod operate;
+mod origin;
 mod publishing;
 mod registering;
 mod requests;
 mod signed;
 mod stats;
+mod streams;
 mod told;
 mod webhooks;
 
@@ -36,11 +38,13 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::server::{Peer, ReplyBody};
+use super::origin::REQUEST_ID;
+use super::server::{Peer, Reply, ReplyBody};
 use super::{Api, Surface};
 use crate::catalogue::{Catalogue, EventType};
 use crate::clock::{Clock, Millis};
 use crate::dispatch::glance::Glance;
+use crate::egress::stream::Streams;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
@@ -90,6 +94,8 @@ impl Dispatching for Fake {
         attempt.verdict = if status == 200 { Verdict::Delivered } else { Verdict::Single };
         Box::pin(async move { attempt })
     }
+
+    fn look_again(&self, _: WebhookNo) {}
 }
 
 /// A failed attempt with nothing following from it.
@@ -116,6 +122,7 @@ struct World {
     store: Store,
     clock: Clock,
     fake: Arc<Fake>,
+    streams: Arc<Streams>,
     ready: Arc<AtomicBool>,
     /// An admin's, a publisher's, and two tenants' tokens.
     admin: String,
@@ -149,6 +156,7 @@ struct Got {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+    id: String,
 }
 
 impl Got {
@@ -181,12 +189,14 @@ impl World {
         let store = parts.store();
         store.start(parts, Arc::new(Answering)).unwrap();
         let fake = Arc::new(Fake { glance: Mutex::default(), status: Mutex::new(200), clock: clock.clone() });
+        let streams = Streams::new(clock.clone(), Entropy::seeded(11));
         let parts = Parts {
             store: store.clone(),
             settings,
             clock: clock.clone(),
             entropy,
             dispatch: fake.clone(),
+            streams: streams.clone(),
             metrics,
             store_file: place.store_file(),
         };
@@ -199,6 +209,7 @@ impl World {
             store,
             clock,
             fake,
+            streams,
             ready,
             admin: String::new(),
             publisher: String::new(),
@@ -291,10 +302,7 @@ impl World {
     }
 
     async fn send(&self, surface: Surface, peer: Peer, request: Request<Full<Bytes>>) -> Got {
-        let (parts, body) = self.api.handle(None, surface, peer, request).await.into_parts();
-        let ReplyBody::Whole(body) = body else { panic!("a stream") };
-        let body = body.collect().await.unwrap().to_bytes();
-        Got { status: parts.status, headers: parts.headers, body }
+        read(self.api.handle(None, surface, peer, request).await).await
     }
 
     /// Publishes for a tenant; gives the event's id.
@@ -358,6 +366,17 @@ impl World {
         let outcome = Outcome { attempt, row, order, budget_from: 0, since_ms, deactivate, test: false };
         self.store.submit(Op::Outcome(Box::new(outcome)), None).await.unwrap();
     }
+}
+
+/// Reads an answer; of a stream, what comes at once. Without its request's id, in which all differ.
+async fn read(reply: Reply) -> Got {
+    let (mut parts, body) = reply.into_parts();
+    let body = match body {
+        ReplyBody::Whole(body) => body.collect().await.unwrap().to_bytes(),
+        ReplyBody::Stream(mut body) => body.frame().await.unwrap().unwrap().into_data().unwrap(),
+    };
+    let id = parts.headers.remove(REQUEST_ID).expect("every answer has its request's id");
+    Got { status: parts.status, headers: parts.headers, body, id: id.to_str().unwrap().to_owned() }
 }
 
 /// A catalogue of these types, each with its channel.

@@ -106,10 +106,7 @@ where
     for (name, value) in headers.iter().chain(&[("authorization", bearer.as_str())]) {
         request = request.header(*name, *value);
     }
-    let reply = world.api.handle(None, surface(route.on), peer(), request.body(body).unwrap()).await;
-    let (parts, body) = reply.into_parts();
-    let ReplyBody::Whole(body) = body else { panic!("a stream") };
-    Got { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    read(world.api.handle(None, surface(route.on), peer(), request.body(body).unwrap()).await).await
 }
 
 #[tokio::test]

@@ -21,12 +21,12 @@ use crate::service::subscribe::Trial;
 const TEST_TYPE: &str = "webhookd.test";
 
 /// The filters as they were registered.
-fn filter_texts(webhook: &Webhook) -> Vec<String> {
+pub(super) fn filter_texts(webhook: &Webhook) -> Vec<String> {
     webhook.filters.iter().map(Filter::text).collect()
 }
 
 /// The newest secret, for the answer that shows it this once.
-fn newest_secret(webhook: &Webhook) -> &str {
+pub(super) fn newest_secret(webhook: &Webhook) -> &str {
     webhook.secrets.first().map_or("", |newest| newest.secret.expose())
 }
 

@@ -50,6 +50,31 @@ async fn http2_is_served_over_tls() {
 }
 
 #[tokio::test]
+async fn both_versions_of_tls_carry_both_versions_of_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let server = Server::start(patient(), Some(shared(&authority)));
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let connect = async |protocols: &[&str]| {
+            let stream = TcpStream::connect(server.addr).await.unwrap();
+            let stream = wrap_tls_in(&[version], stream, &authority.ca, protocols).await.unwrap();
+            assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
+            stream
+        };
+        let mut stream = connect(&["http/1.1"]).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        stream.write_all(b"GET /peer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert_eq!(status(&read_to_end(&mut stream).await), 200, "{version:?}");
+        let io = TokioIo::new(connect(&["h2"]).await);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = http::Request::get("https://localhost/peer").body(Full::new(Bytes::new())).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200, "{version:?}");
+        connection.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_tls_1_1_and_plain_http_are_closed_and_the_others_served() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());

@@ -1,4 +1,7 @@
-//! Logs: what goes to standard error, and how. Owns the subscriber; what is logged is decided where it happens.
+//! Logs: where they go, and how: to the journal with fields, to standard error as text or JSON. Owns the subscriber; what is logged
+//! is decided where it happens.
+
+mod journal;
 
 use std::io::IsTerminal;
 
@@ -8,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::config::{Log, LogFormat};
+use crate::http::access;
 
 /// Changes what is logged while running.
 pub struct LogHandle(Handle<EnvFilter, Registry>);
@@ -17,13 +21,15 @@ pub struct LogHandle(Handle<EnvFilter, Registry>);
 pub fn start(log: &Log) -> LogHandle {
     let (filter, handle) = reload::Layer::new(filter(&log.level));
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let is_journal = journal::is_ours();
     let terminal = std::io::stderr().is_terminal();
+    let journal = (is_journal && log.format == LogFormat::Auto).then(journal::Journal::connect);
     let layer = match log.format {
+        LogFormat::Auto if let Some(Ok(journal)) = journal => journal.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Auto if !terminal && !journal => lines.json().flatten_event(true).boxed(),
+        LogFormat::Auto if !terminal && !is_journal => lines.json().flatten_event(true).boxed(),
         // The journal has a clock of its own.
-        LogFormat::Auto | LogFormat::Text if journal => lines.without_time().with_ansi(false).boxed(),
+        LogFormat::Auto | LogFormat::Text if is_journal => lines.without_time().with_ansi(false).boxed(),
         LogFormat::Auto | LogFormat::Text => lines.with_ansi(terminal).boxed(),
     };
     // A second start (in tests) keeps the first subscriber.
@@ -40,6 +46,7 @@ impl LogHandle {
     }
 }
 
+/// The access log has a switch of its own, whatever the level is.
 fn filter(level: &str) -> EnvFilter {
-    EnvFilter::builder().parse_lossy(level)
+    EnvFilter::builder().parse_lossy(format!("{level},{}=info", access::TARGET))
 }
