@@ -77,6 +77,8 @@ pub struct Metrics {
     pub pending: Family<PendingLabels, Gauge>,
     pub dead_letters: Gauge,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
+    /// Wall time of the newest whole backup; 0 before the first.
+    pub last_backup_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -104,6 +106,7 @@ impl Default for Metrics {
             pending: Family::default(),
             dead_letters: Gauge::default(),
             uptime_seconds: Gauge::default(),
+            last_backup_seconds: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -157,6 +160,12 @@ impl Metrics {
             self.pending.clone(),
         );
         registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
+        registry.register_with_unit(
+            "backup_last_success_timestamp",
+            "When the newest whole backup was made, 0 before the first",
+            Unit::Seconds,
+            self.last_backup_seconds.clone(),
+        );
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());
     }
 

@@ -6,12 +6,15 @@
 //! configuration or store refused.
 
 mod access;
+mod backup;
 mod check;
 mod client;
 mod doctor;
 mod pages;
 mod print;
 mod reload;
+mod reseal;
+mod restore;
 mod send;
 mod serve;
 mod signing;
@@ -70,6 +73,12 @@ enum Command {
     Send(send::Send),
     /// Show attempts as they are made.
     Tail(tail::Tail),
+    /// Copy the store while the daemon serves.
+    Backup(backup::Backup),
+    /// Make a store from a backup, in a state folder that has none.
+    Restore(restore::Restore),
+    /// Seal the secrets in the store of a stopped daemon with a new key.
+    Reseal(reseal::Reseal),
     /// Compute the signature headers of a body.
     Sign(signing::Sign),
     /// Verify the signature of a body.
@@ -153,6 +162,9 @@ impl Command {
             Self::Webhooks(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
+            Self::Backup(command) => command.run(),
+            Self::Restore(command) => command.run(),
+            Self::Reseal(command) => command.run(),
             Self::Sign(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::Completions(command) => command.run(),

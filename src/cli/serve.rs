@@ -120,14 +120,19 @@ fn supervise(
     ended.map_err(Failure::told)
 }
 
+/// The exit code of a store that was not opened.
+pub(super) fn open_code(error: &OpenError) -> u8 {
+    match error {
+        OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }) => CANT_CREATE,
+        OpenError::Locked(_) => TRY_AGAIN,
+        OpenError::Refused { .. } | OpenError::Key(_) => REFUSED,
+    }
+}
+
 fn code(error: &StartError) -> u8 {
     match error {
-        StartError::Store(
-            OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }),
-        ) => CANT_CREATE,
-        StartError::Store(OpenError::Locked(_)) => TRY_AGAIN,
-        StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
-        | StartError::Tls(_)
+        StartError::Store(error) => open_code(error),
+        StartError::Tls(_)
         | StartError::Egress(_)
         | StartError::Catalogue(_)
         | StartError::Handover(_)

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod audit;
 pub mod auth;
+mod backup;
 pub mod body;
 pub mod call;
 pub mod control;

@@ -23,9 +23,9 @@ impl Service {
         let file = self.store_file.clone();
         let read = move |shared: &Shared| {
             let bytes = std::fs::metadata(file).map(|file| file.len());
-            Ok::<_, StoreError>((shared.totals()?, bytes.ok()))
+            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), shared.view()?.last_backup()?))
         };
-        if let Ok((totals, bytes)) = self.store.read(read).await {
+        if let Ok((totals, bytes, last_backup_ms)) = self.store.read(read).await {
             let pending = [
                 ("fresh", totals.fresh),
                 ("waiting", totals.waiting),
@@ -36,6 +36,7 @@ impl Service {
                 metrics.pending.get_or_create(&PendingLabels { state }).set(gauge(count));
             }
             metrics.dead_letters.set(gauge(totals.dead));
+            metrics.last_backup_seconds.set(last_backup_ms.unwrap_or(0) as f64 / 1_000.0);
             if let Some(bytes) = bytes {
                 metrics.store_bytes.set(gauge(bytes));
             }

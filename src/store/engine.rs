@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::{Database, Durability, Key, TableDefinition, Value, WriteTransaction};
 
 use super::StoreError;
 use super::block::{Mark, Packer};
@@ -25,9 +25,7 @@ use super::ordering;
 use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{
-    AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS, meta,
-};
+use super::schema::{self, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -307,6 +305,10 @@ impl Engine {
             Op::Tell => self.tell(group),
             Op::Cancel { event, webhooks } => self.cancel(group, *event, webhooks),
             Op::Pause { scope, paused } => Ok(self.pause(group, scope, *paused)),
+            Op::BackedUp { at_ms } => {
+                group.txn().open_table(META)?.insert(meta::LAST_BACKUP, at_ms.to_le_bytes().as_slice())?;
+                Ok(Ok(Done::Nothing))
+            }
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }
@@ -417,23 +419,17 @@ impl Engine {
 /// # Errors
 /// When the store fails.
 pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
-    txn.open_table(META)?;
-    txn.open_table(super::schema::EVENTS)?;
-    txn.open_table(super::schema::JOURNAL)?;
-    txn.open_table(QUEUE)?;
-    txn.open_table(ORDERING)?;
-    txn.open_table(STANDING)?;
-    txn.open_table(DEAD)?;
-    txn.open_table(DEAD_OF)?;
-    txn.open_table(IDEMPOTENCY)?;
-    txn.open_table(WEBHOOKS)?;
-    txn.open_table(TENANTS)?;
-    txn.open_table(KEYS)?;
-    txn.open_table(MARKS)?;
-    txn.open_table(AUDIT)?;
-    txn.open_table(PAUSES)?;
-    txn.open_table(super::schema::BY_TENANT)?;
-    txn.open_table(super::schema::BY_WEBHOOK)?;
-    txn.open_table(super::schema::FATES)?;
-    Ok(())
+    struct Create<'a>(&'a WriteTransaction);
+
+    impl schema::Visit for Create<'_> {
+        fn table<K: Key + 'static, V: Value + 'static>(
+            &mut self,
+            definition: TableDefinition<'static, K, V>,
+        ) -> Result<(), StoreError> {
+            self.0.open_table(definition)?;
+            Ok(())
+        }
+    }
+
+    schema::each(&mut Create(txn))
 }

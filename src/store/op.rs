@@ -100,6 +100,10 @@ pub enum Op {
         scope: Scope,
         paused: bool,
     },
+    /// A backup was handed over whole at this wall time.
+    BackedUp {
+        at_ms: Millis,
+    },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
 }

@@ -3,7 +3,9 @@
 //! Invariant: numbers in keys rise with time wherever a table is on the hot path, so that a commit touches the last leaf
 //! of a few trees and nothing else (the number of distinct leaf pages is the cost of a commit).
 
-use redb::TableDefinition;
+use redb::{Key, TableDefinition, Value};
+
+use super::StoreError;
 
 /// The newest format this program writes, and the only one it reads so far.
 pub const FORMAT: u64 = 1;
@@ -74,4 +76,83 @@ pub mod meta {
     pub const NEXT_TENANT: &str = "next_tenant";
     /// u64, little endian; absent while there was no audit record.
     pub const NEXT_AUDIT: &str = "next_audit";
+    /// The version of the program that made the store, or brought it to its present format: it opens it for certain.
+    pub const PROGRAM: &str = "program";
+    /// Wall time in ms of the newest whole backup, u64, little endian; absent before the first.
+    pub const LAST_BACKUP: &str = "last_backup";
+}
+
+/// Something that is done to every table, whatever its types.
+pub trait Visit {
+    /// # Errors
+    /// When the store fails, or what is done fails.
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<(), StoreError>;
+}
+
+/// Visits every table there is: the one list of them. What is not in it is neither made with a new store nor part of a
+/// backup; a test counts.
+///
+/// # Errors
+/// As `visit`.
+pub fn each(visit: &mut impl Visit) -> Result<(), StoreError> {
+    visit.table(META)?;
+    visit.table(QUEUE)?;
+    visit.table(ORDERING)?;
+    visit.table(STANDING)?;
+    visit.table(DEAD)?;
+    visit.table(DEAD_OF)?;
+    visit.table(IDEMPOTENCY)?;
+    visit.table(WEBHOOKS)?;
+    visit.table(TENANTS)?;
+    visit.table(KEYS)?;
+    visit.table(PAUSES)?;
+    visit.table(MARKS)?;
+    visit.table(AUDIT)?;
+    visit.table(BY_TENANT)?;
+    visit.table(BY_WEBHOOK)?;
+    visit.table(FATES)?;
+    visit.table(EVENTS)?;
+    visit.table(JOURNAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::TableHandle as _;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Names(Vec<String>);
+
+    impl Visit for Names {
+        fn table<K: Key + 'static, V: Value + 'static>(
+            &mut self,
+            definition: TableDefinition<'static, K, V>,
+        ) -> Result<(), StoreError> {
+            self.0.push(definition.name().to_owned());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_list_has_every_table() {
+        let mut names = Names::default();
+        each(&mut names).unwrap();
+        let source = include_str!("schema.rs").split("mod tests").next().unwrap();
+        let mut defined: Vec<&str> =
+            source.split("TableDefinition::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        names.0.sort();
+        defined.sort_unstable();
+        assert_eq!(names.0, defined);
+        // And no other file makes one.
+        for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store")).unwrap() {
+            let path = file.unwrap().path();
+            let other = path.is_file() && !path.ends_with("schema.rs");
+            let text = if other { std::fs::read_to_string(&path).unwrap() } else { String::new() };
+            assert!(!text.contains("TableDefinition::new("), "{}", path.display());
+        }
+    }
 }

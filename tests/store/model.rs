@@ -170,7 +170,7 @@ impl Model {
             Op::Tell => Ok(self.tell()),
             Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),
             Op::Pause { scope, paused } => self.pause(scope, *paused),
-            Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
+            Op::CreateKey(_) | Op::RevokeKey(_) | Op::BackedUp { .. } | Op::Ping => Ok(Expected::Nothing),
         }
     }
 

@@ -42,7 +42,7 @@ fn places(action: Action) -> &'static [Place] {
         Action::KeyCreate | Action::KeyList | Action::KeyRevoke | Action::AuditList => &[],
         Action::Pause | Action::Resume | Action::PauseList => &[],
         Action::Overview | Action::AllWebhooks | Action::AllAttempts => &[],
-        Action::Reload | Action::ConfigSee | Action::LogSet => &[],
+        Action::Reload | Action::ConfigSee | Action::LogSet | Action::Backup => &[],
         Action::Cancel => &[Path(Thing::Event), Query("webhook")],
         Action::LemonPause | Action::LemonResume => &[Path(Thing::Webhook)],
         Action::Event | Action::Explain => &[Path(Thing::Event)],

@@ -291,8 +291,10 @@ impl World {
 
     async fn send(&self, surface: Surface, peer: Peer, request: Request<Full<Bytes>>) -> Got {
         let (parts, body) = self.api.handle(None, surface, peer, request).await.into_parts();
-        let ReplyBody::Whole(body) = body else { panic!("a stream") };
-        let body = body.collect().await.unwrap().to_bytes();
+        let body = match body {
+            ReplyBody::Whole(body) => body.collect().await.unwrap().to_bytes(),
+            ReplyBody::Stream(body) => body.collect().await.unwrap().to_bytes(),
+        };
         Got { status: parts.status, headers: parts.headers, body }
     }
 

@@ -1,0 +1,233 @@
+//! Making a backup of a store that serves. Owns the two phases and that neither keeps a snapshot open for longer than it
+//! takes to read: a snapshot that stays open keeps every page that is freed after it, 11.6 KB for each event accepted
+//! meanwhile (measured).
+//!
+//! First, from one snapshot, every table that changes is written to a file without a name in the state folder: at the speed
+//! of the disk, whatever the speed of the taker. Then the logs are read in pieces, each from a snapshot of its own, up to where they ended
+//! in the first one: they only grow, as long as somebody holds their low ends (`hold`).
+//!
+//! What a snapshot shows is durable, by a synced commit or by the write-ahead log, so neither that log nor the spool is part
+//! of a backup: it is what a crash at that moment would have left, brought up to date.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::Path;
+
+use bytes::Bytes;
+use redb::{Key, ReadTransaction, ReadableTable as _, TableDefinition, TableHandle as _, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::format::{Head, Summary, Writer};
+use crate::clock::Millis;
+use crate::limits::{BACKUP_FRAME_BYTES, BACKUP_READ_BYTES, BACKUP_SPARE_BYTES};
+use crate::store::StoreError;
+use crate::store::log::{self, Log, Run};
+use crate::store::nameless::Nameless;
+use crate::store::schema::{self, FORMAT, META, meta};
+use crate::store::view::Shared;
+
+/// Why no backup was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the disk has too little room for the temporary copy beside the store")]
+    NoRoom,
+    #[error("the temporary copy beside the store: {0}")]
+    Disk(#[from] io::Error),
+}
+
+/// A backup that is being made: the piece that comes next is asked for until there is none.
+pub struct Copy {
+    writer: Option<Writer>,
+    stage: Stage,
+    heads: [u64; 2],
+    summary: Option<Summary>,
+}
+
+enum Stage {
+    /// What the first snapshot showed, on its way out of the file.
+    Tables(File),
+    Log(usize, Run),
+    Done,
+}
+
+const LOGS: [Log; 2] = [Log::Events, Log::Journal];
+
+impl Copy {
+    /// The first phase. `folder`: where the temporary copy may be.
+    ///
+    /// # Errors
+    /// When the store can't be read, or the copy not be written.
+    pub fn begin(shared: &Shared, folder: &Path, made_ms: Millis) -> Result<Self, CopyError> {
+        // It never gets its name.
+        let temporary = Nameless::create(&folder.join("webhookd.backup"))?;
+        let mut file = temporary.file().try_clone()?;
+        let view = shared.view()?;
+        let [next_event, next_journal] = ends(&view.txn)?;
+        let head = Head {
+            format: FORMAT,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            made_ms,
+            store: identity(&view.txn)?,
+            next_event,
+            next_journal,
+        };
+        let mut out = Vec::new();
+        let writer = Writer::begin(head, &mut out);
+        let mut tables = Tables { txn: &view.txn, writer, out, file: &file, folder, failed: None };
+        let read = schema::each(&mut tables);
+        let Tables { mut writer, out: mut rest, failed, .. } = tables;
+        match failed {
+            Some(failed) => return Err(failed),
+            None => read?,
+        }
+        drop(view);
+        writer.flush(&mut rest);
+        file.write_all(&rest)?;
+        file.rewind()?;
+        Ok(Self { writer: Some(writer), stage: Stage::Tables(file), heads: [next_event, next_journal], summary: None })
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When the store can't be read, or something of the logs is missing.
+    pub fn next(&mut self, shared: &Shared) -> Result<Option<Bytes>, CopyError> {
+        let mut out = Vec::new();
+        while out.is_empty() {
+            match &mut self.stage {
+                Stage::Tables(file) => {
+                    (&*file).take(BACKUP_FRAME_BYTES as u64).read_to_end(&mut out)?;
+                    if out.is_empty() {
+                        self.stage = Stage::Log(0, Run::default());
+                        self.name_log(0, &mut out);
+                    }
+                }
+                Stage::Log(..) => self.next_of_log(shared, &mut out)?,
+                Stage::Done => return Ok(None),
+            }
+        }
+        Ok(Some(out.into()))
+    }
+
+    /// What was copied, once there is no next piece.
+    #[must_use]
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
+    }
+
+    fn name_log(&mut self, which: usize, out: &mut Vec<u8>) {
+        if let Some(writer) = &mut self.writer {
+            writer.table(LOGS[which].table().name(), out);
+        }
+    }
+
+    fn next_of_log(&mut self, shared: &Shared, out: &mut Vec<u8>) -> Result<(), CopyError> {
+        let Stage::Log(which, run) = &mut self.stage else { return Ok(()) };
+        let (which, end) = (*which, self.heads[*which]);
+        let from = run.next().unwrap_or(0);
+        if from < end
+            && let Some(writer) = &mut self.writer
+        {
+            let view = shared.view()?;
+            let table = view.txn.open_table(LOGS[which].table()).map_err(StoreError::from)?;
+            log::blocks(&table, from, end, BACKUP_READ_BYTES, |first, block| {
+                run.take(first, block)?;
+                writer.row(&first.to_le_bytes(), block, out);
+                Ok(())
+            })?;
+            writer.flush(out);
+        }
+        if run.next().unwrap_or(0) == from {
+            // Nothing is left. A log that has never had a record ends where it begins.
+            if from != end && end > 1 {
+                return Err(StoreError::Damaged("a block of the log is missing").into());
+            }
+            self.next_stage(which, out);
+        }
+        Ok(())
+    }
+
+    fn next_stage(&mut self, which: usize, out: &mut Vec<u8>) {
+        if which + 1 < LOGS.len() {
+            self.stage = Stage::Log(which + 1, Run::default());
+            self.name_log(which + 1, out);
+        } else {
+            self.summary = self.writer.take().map(|writer| writer.finish(out));
+            self.stage = Stage::Done;
+        }
+    }
+}
+
+fn ends(txn: &ReadTransaction) -> Result<[u64; 2], StoreError> {
+    let end = |log: Log| Ok::<_, StoreError>(log::end(&txn.open_table(log.table())?)?.0);
+    Ok([end(Log::Events)?, end(Log::Journal)?])
+}
+
+/// Eight bytes that only this store has.
+fn identity(txn: &ReadTransaction) -> Result<[u8; 8], StoreError> {
+    let table = txn.open_table(META)?;
+    let mask = table.get(meta::ID_MASK)?.ok_or(StoreError::Damaged("its id mask is missing"))?;
+    let hash: [u8; 32] = Sha256::digest(mask.value()).into();
+    let mut identity = [0; 8];
+    identity.copy_from_slice(&hash[..8]);
+    Ok(identity)
+}
+
+/// Copies every table but the logs into a file.
+struct Tables<'a> {
+    txn: &'a ReadTransaction,
+    writer: Writer,
+    out: Vec<u8>,
+    file: &'a File,
+    folder: &'a Path,
+    /// What went wrong with the file.
+    failed: Option<CopyError>,
+}
+
+impl schema::Visit for Tables<'_> {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<(), StoreError> {
+        let is_log = |log: &Log| log.table().name() == definition.name();
+        if LOGS.iter().any(is_log) {
+            return Ok(());
+        }
+        self.writer.table(definition.name(), &mut self.out);
+        for row in self.txn.open_table(definition)?.iter()? {
+            let (key, value) = row?;
+            let (key, value) = (key.value(), value.value());
+            self.writer.row(K::as_bytes(&key).as_ref(), V::as_bytes(&value).as_ref(), &mut self.out);
+            if self.out.len() >= BACKUP_READ_BYTES {
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tables<'_> {
+    fn write(&mut self) -> Result<(), StoreError> {
+        let try_write = || -> Result<(), CopyError> {
+            if free_bytes(self.folder)? < BACKUP_SPARE_BYTES + self.out.len() as u64 {
+                return Err(CopyError::NoRoom);
+            }
+            Ok((&*self.file).write_all(&self.out)?)
+        };
+        if let Err(failed) = try_write() {
+            let told = StoreError::Unavailable(failed.to_string());
+            self.failed = Some(failed);
+            return Err(told);
+        }
+        self.out.clear();
+        Ok(())
+    }
+}
+
+/// Room on the file system of a folder for who has no special right to it.
+pub(in crate::store) fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let seen = rustix::fs::statvfs(folder)?;
+    Ok(seen.f_bavail.saturating_mul(seen.f_frsize))
+}
