@@ -3,10 +3,11 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Service;
 use super::asker::Asker;
@@ -102,17 +103,21 @@ impl Handing {
                 let piece = copy.next(shared);
                 Ok::<_, StoreError>((copy, piece))
             };
+            let started = Instant::now();
             let piece;
             (copy, piece) = self.store.read(next).await.map_err(|error| error.to_string())?;
+            let took = started.elapsed();
             let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
-            self.pause_for(self.pieces.send(Ok(piece))).await?;
+            self.within_patience(self.pieces.send(Ok(piece))).await?;
+            // Half of one core at most: publishing and delivering go first.
+            sleep(took).await;
         }
         // The last piece is out when there is room for another.
-        self.pause_for(self.pieces.reserve()).await?;
+        self.within_patience(self.pieces.reserve()).await?;
         copy.summary().cloned().ok_or_else(|| "it has no end".to_owned())
     }
 
-    async fn pause_for<T, E>(&self, taken: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    async fn within_patience<T, E>(&self, taken: impl Future<Output = Result<T, E>>) -> Result<T, String> {
         match timeout(BACKUP_STALL_MAX, taken).await {
             Ok(taken) => taken.map_err(|_| "its taker has gone".to_owned()),
             Err(_) => Err(format!("its taker took nothing for {BACKUP_STALL_MAX:?}")),

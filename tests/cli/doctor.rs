@@ -21,7 +21,7 @@ fn a_healthy_daemon_has_no_problems() {
     // The disk of the machine that runs this may be nearly full, which is trouble of another kind.
     let disk = ran.out.matches("problem: disk space").count();
     let out = ran.ends(i32::from(disk > 0)).out;
-    says(&out, &["note: backup: no backup is on record", "webhookd.key", "1 note"]);
+    says(&out, &["note: backup: nothing has ever been backed up", "webhookd.key", "1 note"]);
     assert_eq!(out.matches("problem:").count(), disk, "{out}");
     let every = "looked at: configuration, state folder, key file, disk space, daemon, store, clock, dead letters, queue, \
                  webhooks, backup";

@@ -26,6 +26,9 @@ use crate::store::seal::read_key_file;
 use crate::store::view::Shared;
 use crate::store::writer::Parts;
 
+/// Keys and values of each table.
+type ByTable = BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>>;
+
 const START: u64 = 1_700_000_000_000;
 const SECRET: &str = "a secret of a test";
 
@@ -170,8 +173,8 @@ fn rest(copy: &mut Copy, shared: &Shared) -> (Vec<u8>, Summary) {
 }
 
 /// The rows of a backup, by table.
-fn rows(backup: &[u8]) -> BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>> {
-    let (mut all, mut reader) = (BTreeMap::<String, Vec<_>>::new(), Reader::default());
+fn rows(backup: &[u8]) -> ByTable {
+    let (mut all, mut reader) = (ByTable::new(), Reader::default());
     // In pieces of an odd size, as a network might.
     for piece in backup.chunks(777) {
         let taken = reader.push::<Bad>(piece, |part| {
@@ -237,7 +240,7 @@ fn what_is_accepted_while_it_is_made_is_not_in_it_and_the_rest_is() {
     let parts = parts(folder.path(), &Clock::manual(START));
     let again = Copy::begin(&parts.shared, folder.path(), START).unwrap();
     let (mut again, mut wanted) = (rows(&{ again }.all(&parts.shared)), before);
-    let single = |rows: &mut BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>>| {
+    let single = |rows: &mut ByTable| {
         rows.get_mut("meta")
             .unwrap()
             .retain(|(key, _)| !["wal", "last_backup"].contains(&str::from_utf8(key).unwrap()));
