@@ -77,7 +77,7 @@ impl Shared {
         };
         let watermark = self.watermark();
         let view = self.view()?;
-        log::scan(&view.txn.open_table(Log::Journal.table())?, told_to, |_, bytes| {
+        log::scan(Log::Journal, &view.txn.open_table(Log::Journal.table())?, told_to, |_, bytes| {
             let entry: Entry = record::read(bytes)?;
             if entry.webhook() == webhook {
                 settled.insert(entry.event());
@@ -103,7 +103,7 @@ impl super::view::View<'_> {
     fn fresh_of(&self, webhook: WebhookNo, watermark: Seq, mut settled: HashSet<Seq>) -> Result<Vec<Seq>, StoreError> {
         let (fates, lines) = (self.txn.open_table(FATES)?, self.txn.open_table(ORDERING)?);
         let (mut fresh, mut row_read) = (Vec::new(), None);
-        log::scan(&self.txn.open_table(Log::Events.table())?, watermark, |seq, bytes| {
+        log::scan(Log::Events, &self.txn.open_table(Log::Events.table())?, watermark, |seq, bytes| {
             if !record::is_matched(bytes, webhook)? {
                 return Ok(true);
             }

@@ -143,7 +143,7 @@ impl Engine {
         let mut events: Vec<Arc<Event>> = here.collect();
         if events.is_empty() {
             let table = group.txn().open_table(Log::Events.table())?;
-            log::scan(&table, before.first, |seq, bytes| {
+            log::scan(Log::Events, &table, before.first, |seq, bytes| {
                 if wanted.contains(&seq) {
                     events.push(Arc::new(record::read_event(seq, bytes)?));
                 }

@@ -199,7 +199,7 @@ impl Engine {
         event: Seq,
     ) -> Result<Option<OrderKey>, StoreError> {
         let table = group.txn().open_table(Log::Events.table())?;
-        match log::get(&table, event, record::read_order) {
+        match log::get(Log::Events, &table, event, record::read_order) {
             Err(StoreError::Damaged(_)) => line_of(&group.txn().open_table(ORDERING)?, webhook, event),
             order => Ok(order?.flatten()),
         }

@@ -195,8 +195,8 @@ struct Logs {
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
     let events = txn.open_table(Log::Events.table())?;
     let journal = txn.open_table(Log::Journal.table())?;
-    let (next_event, events_mark) = log::end(&events)?;
-    let (next_journal, journal_mark) = log::end(&journal)?;
+    let (next_event, events_mark) = log::end(Log::Events, &events)?;
+    let (next_journal, journal_mark) = log::end(Log::Journal, &journal)?;
     let start = Mark { event: 1, journal: 1, at_ms: 0 };
     let marks = [start, events_mark.unwrap_or(start), journal_mark.unwrap_or(start)];
     let mark = marks.into_iter().max_by_key(|mark| (mark.event, mark.journal)).unwrap_or(start);
@@ -206,7 +206,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
     let mut successes = Successes::default();
     let mut open = Fresh::new(mark.event, mark.journal);
-    log::scan(&journal, mark.journal.min(flushed.1), |number, bytes| {
+    log::scan(Log::Journal, &journal, mark.journal.min(flushed.1), |number, bytes| {
         let entry: Entry = record::read(bytes)?;
         let (event, webhook) = (entry.event(), entry.webhook());
         if number >= flushed.1 {
@@ -229,7 +229,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     open.point(mark.event, mark.journal);
     let mut fresh = Vec::new();
     let mut newest_id = None;
-    log::scan(&events, mark.event.min(flushed.0), |seq, bytes| {
+    log::scan(Log::Events, &events, mark.event.min(flushed.0), |seq, bytes| {
         let event = record::read_event(seq, bytes)?;
         newest_id = Some(event.id);
         if seq >= flushed.0 {
@@ -251,7 +251,8 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         Ok(true)
     })?;
     if newest_id.is_none() && next_event > 1 {
-        newest_id = log::get(&events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
+        newest_id =
+            log::get(Log::Events, &events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
     }
     let successes = successes.newest(&events)?;
     Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh, successes })

@@ -205,7 +205,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn event(&self, seq: Seq) -> Result<Option<Event>, StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
-        log::get(&table, seq, |bytes| record::read_event(seq, bytes))
+        log::get(Log::Events, &table, seq, |bytes| record::read_event(seq, bytes))
     }
 
     /// The event with this public id.
@@ -223,7 +223,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn scan_events(&self, from: Seq, mut each: impl FnMut(Event) -> bool) -> Result<(), StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
-        log::scan(&table, from, |seq, bytes| Ok(each(record::read_event(seq, bytes)?)))
+        log::scan(Log::Events, &table, from, |seq, bytes| Ok(each(record::read_event(seq, bytes)?)))
     }
 
     /// Journal records one after the other from `from` on, with the attempt where it is one, until `each` says stop.
@@ -236,7 +236,7 @@ impl View<'_> {
         mut each: impl FnMut(JournalSeq, Option<Attempt>) -> bool,
     ) -> Result<(), StoreError> {
         let table = self.txn.open_table(Log::Journal.table())?;
-        log::scan(&table, from, |number, bytes| {
+        log::scan(Log::Journal, &table, from, |number, bytes| {
             let attempt = match record::read(bytes)? {
                 Entry::Attempt(attempt) => Some(attempt),
                 _ => None,
@@ -251,7 +251,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn entry(&self, number: JournalSeq) -> Result<Option<Entry>, StoreError> {
         let table = self.txn.open_table(Log::Journal.table())?;
-        log::get(&table, number, |bytes| record::read(bytes))
+        log::get(Log::Journal, &table, number, |bytes| record::read(bytes))
     }
 
     /// The journal records of one delivery, oldest first, from its newest back.
@@ -264,7 +264,9 @@ impl View<'_> {
         let mut number = newest;
         while number != 0 {
             // Cut by retention: what is older is gone.
-            let Some(entry) = log::get(&table, number, |bytes| record::read::<Entry>(bytes))? else { break };
+            let Some(entry) = log::get(Log::Journal, &table, number, |bytes| record::read::<Entry>(bytes))? else {
+                break;
+            };
             let previous = entry.previous();
             chain.push((number, entry));
             if previous >= number {
