@@ -6,7 +6,7 @@ use super::StoreError;
 use super::block::{self, Mark, Packer};
 use super::schema::{EVENTS, JOURNAL};
 
-const MISSING: &str = "a block of the log is missing";
+pub(super) const MISSING: &str = "a block of the log is missing";
 
 /// Which of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,31 +128,45 @@ pub fn blocks(
 }
 
 /// Follows blocks that are handed on one by one, so that none is missing between them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Run(Option<u64>);
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    log: Log,
+    next: Option<u64>,
+}
 
 impl Run {
+    #[must_use]
+    pub fn new(log: Log) -> Self {
+        Self { log, next: None }
+    }
+
+    /// Of which log.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log
+    }
+
     /// Takes the next block.
     ///
     /// # Errors
     /// `StoreError::Damaged` when it does not follow the one before it, or does not read.
     pub fn take(&mut self, first: u64, block: &[u8]) -> Result<(), StoreError> {
-        if self.0.is_some_and(|next| next != first) {
-            return Err(StoreError::Damaged("a block of the log is missing"));
+        if self.next.is_some_and(|next| next != first) {
+            return Err(StoreError::Damaged(MISSING));
         }
         let mut next = first;
-        for record in block::records(block)? {
+        for record in block::read(self.log, first, block)?.records() {
             record?;
             next += 1;
         }
-        self.0 = Some(next);
+        self.next = Some(next);
         Ok(())
     }
 
     /// The number that the next record has; `None` before the first block.
     #[must_use]
     pub fn next(&self) -> Option<u64> {
-        self.0
+        self.next
     }
 }
 

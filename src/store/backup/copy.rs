@@ -41,18 +41,17 @@ pub enum CopyError {
 pub struct Copy {
     writer: Option<Writer>,
     stage: Stage,
-    heads: [u64; 2],
+    /// Where the logs ended: events, journal.
+    ends: [u64; 2],
     summary: Option<Summary>,
 }
 
 enum Stage {
     /// What the first snapshot showed, on its way out of the file.
     Tables(File),
-    Log(usize, Run),
+    Log(Run),
     Done,
 }
-
-const LOGS: [Log; 2] = [Log::Events, Log::Journal];
 
 impl Copy {
     /// The first phase. `folder`: where the temporary copy may be.
@@ -86,7 +85,7 @@ impl Copy {
         writer.flush(&mut rest);
         file.write_all(&rest)?;
         file.rewind()?;
-        Ok(Self { writer: Some(writer), stage: Stage::Tables(file), heads: [next_event, next_journal], summary: None })
+        Ok(Self { writer: Some(writer), stage: Stage::Tables(file), ends: [next_event, next_journal], summary: None })
     }
 
     /// The next piece; `None` at the end.
@@ -100,11 +99,10 @@ impl Copy {
                 Stage::Tables(file) => {
                     (&*file).take(BACKUP_FRAME_BYTES as u64).read_to_end(&mut out)?;
                     if out.is_empty() {
-                        self.stage = Stage::Log(0, Run::default());
-                        self.name_log(0, &mut out);
+                        self.begin_log(Log::Events, &mut out);
                     }
                 }
-                Stage::Log(..) => self.next_of_log(shared, &mut out)?,
+                Stage::Log(_) => self.next_of_log(shared, &mut out)?,
                 Stage::Done => return Ok(None),
             }
         }
@@ -117,21 +115,24 @@ impl Copy {
         self.summary.as_ref()
     }
 
-    fn name_log(&mut self, which: usize, out: &mut Vec<u8>) {
+    fn begin_log(&mut self, log: Log, out: &mut Vec<u8>) {
+        self.stage = Stage::Log(Run::new(log));
         if let Some(writer) = &mut self.writer {
-            writer.table(LOGS[which].table().name(), out);
+            writer.table(log.name(), out);
         }
     }
 
     fn next_of_log(&mut self, shared: &Shared, out: &mut Vec<u8>) -> Result<(), CopyError> {
-        let Stage::Log(which, run) = &mut self.stage else { return Ok(()) };
-        let (which, end) = (*which, self.heads[*which]);
+        let (Stage::Log(run), Some(writer)) = (&mut self.stage, &mut self.writer) else { return Ok(()) };
+        let log = run.log();
+        let end = match log {
+            Log::Events => self.ends[0],
+            Log::Journal => self.ends[1],
+        };
         let from = run.next().unwrap_or(0);
-        if from < end
-            && let Some(writer) = &mut self.writer
-        {
+        if from < end {
             let view = shared.view()?;
-            let table = view.txn.open_table(LOGS[which].table()).map_err(StoreError::from)?;
+            let table = view.txn.open_table(log.table()).map_err(StoreError::from)?;
             log::blocks(&table, from, end, BACKUP_READ_BYTES, |first, block| {
                 run.take(first, block)?;
                 writer.row(&first.to_le_bytes(), block, out);
@@ -139,29 +140,26 @@ impl Copy {
             })?;
             writer.flush(out);
         }
-        if run.next().unwrap_or(0) == from {
-            // Nothing is left. A log that has never had a record ends where it begins.
-            if from != end && end > 1 {
-                return Err(StoreError::Damaged("a block of the log is missing").into());
+        if run.next().unwrap_or(0) != from {
+            return Ok(());
+        }
+        // Nothing is left. A log that has never had a record ends where it begins.
+        if from != end && end > 1 {
+            return Err(StoreError::Damaged(log::MISSING).into());
+        }
+        match log {
+            Log::Events => self.begin_log(Log::Journal, out),
+            Log::Journal => {
+                self.summary = self.writer.take().map(|writer| writer.finish(out));
+                self.stage = Stage::Done;
             }
-            self.next_stage(which, out);
         }
         Ok(())
-    }
-
-    fn next_stage(&mut self, which: usize, out: &mut Vec<u8>) {
-        if which + 1 < LOGS.len() {
-            self.stage = Stage::Log(which + 1, Run::default());
-            self.name_log(which + 1, out);
-        } else {
-            self.summary = self.writer.take().map(|writer| writer.finish(out));
-            self.stage = Stage::Done;
-        }
     }
 }
 
 fn ends(txn: &ReadTransaction) -> Result<[u64; 2], StoreError> {
-    let end = |log: Log| Ok::<_, StoreError>(log::end(&txn.open_table(log.table())?)?.0);
+    let end = |log: Log| Ok::<_, StoreError>(log::end(log, &txn.open_table(log.table())?)?.0);
     Ok([end(Log::Events)?, end(Log::Journal)?])
 }
 
@@ -191,8 +189,7 @@ impl schema::Visit for Tables<'_> {
         &mut self,
         definition: TableDefinition<'static, K, V>,
     ) -> Result<(), StoreError> {
-        let is_log = |log: &Log| log.table().name() == definition.name();
-        if LOGS.iter().any(is_log) {
+        if [Log::Events, Log::Journal].iter().any(|log| log.name() == definition.name()) {
             return Ok(());
         }
         self.writer.table(definition.name(), &mut self.out);

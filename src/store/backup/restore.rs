@@ -171,19 +171,19 @@ struct Filling<'db> {
     txn: Option<WriteTransaction>,
     /// Bytes in the present transaction.
     bytes: usize,
-    logs: [(Log, Run); 2],
+    logs: [Run; 2],
 }
 
 impl<'db> Filling<'db> {
     fn begin(db: &'db Database) -> Result<Self, StoreError> {
         let txn = db.begin_write()?;
         create_tables(&txn)?;
-        let logs = [Log::Events, Log::Journal].map(|log| (log, Run::default()));
+        let logs = [Log::Events, Log::Journal].map(Run::new);
         Ok(Self { db, txn: Some(txn), bytes: 0, logs })
     }
 
     fn take(&mut self, table: &str, rows: Rows<'_>) -> Result<(), StoreError> {
-        if let Some((_, run)) = self.logs.iter_mut().find(|(log, _)| log.table().name() == table) {
+        if let Some(run) = self.logs.iter_mut().find(|run| run.log().name() == table) {
             for (key, block) in rows.clone() {
                 let first = key.try_into().map(u64::from_le_bytes);
                 run.take(first.map_err(|_| StoreError::Damaged("a block of a log has no number"))?, block)?;
