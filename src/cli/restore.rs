@@ -71,7 +71,8 @@ fn told(summary: &Summary) -> String {
     let (head, rows) = (&summary.head, summary.rows.values().sum::<u64>());
     let [size, made] = [ByteSize(summary.bytes).to_string(), millis_z(head.made_ms)];
     format!(
-        "a whole backup, {size} in {rows} rows, the store as of {made}, with the events up to number {}",
+        "a whole backup, {size} in {rows} rows, of the store {} as of {made}, with the events up to number {}",
+        hex::encode(head.store),
         head.next_event - 1
     )
 }
@@ -98,7 +99,7 @@ fn failure(error: &RestoreError) -> Failure {
     let code = match error {
         RestoreError::Bad(_) | RestoreError::Format { .. } | RestoreError::Store(_) => REFUSED,
         RestoreError::Read(_) => SYSTEM,
-        RestoreError::Occupied(_) | RestoreError::NoRoom { .. } => CANT_CREATE,
+        RestoreError::Occupied(_) | RestoreError::NoRoom { .. } | RestoreError::Disk(_) => CANT_CREATE,
         RestoreError::Open(error) => open_code(error),
     };
     Failure::new(code, error.to_string())

@@ -45,11 +45,22 @@ pub enum RestoreError {
     Occupied(PathBuf),
     #[error("{path} has {free} bytes free, and the store may need {needed}")]
     NoRoom { path: PathBuf, free: u64, needed: u64 },
+    #[error("the store can't be written: {0}")]
+    Disk(String),
     /// What the backup holds makes no store.
     #[error("the backup makes no store: {0}")]
-    Store(#[from] StoreError),
+    Store(StoreError),
     #[error(transparent)]
     Open(#[from] OpenError),
+}
+
+impl From<StoreError> for RestoreError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => Self::Disk(why),
+            other => Self::Store(other),
+        }
+    }
 }
 
 /// Reads a backup to its end and looks whether it is whole. `progress` is told how many bytes were read.
@@ -114,13 +125,10 @@ pub fn restore(
         made = Some(build(source, &nameless, &path, sealer, progress));
         Ok(())
     });
-    let summary = match made {
-        Some(made) => made?,
-        None => {
-            built?;
-            return Err(StoreError::Damaged("a row in it makes no sense").into());
-        }
+    let Some(summary) = made.filter(|_| built.is_ok()) else {
+        return Err(StoreError::Damaged("a row in it makes no sense").into());
     };
+    let summary = summary?;
     nameless.keep().map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => RestoreError::Occupied(path),
         _ => RestoreError::Open(failed(error)),
