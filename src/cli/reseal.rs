@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::serve::open_code;
+use super::serve::store_code;
 use super::{Failure, print};
 use crate::entropy::Entropy;
 use crate::store::reseal::{Keys, reseal};
@@ -30,7 +30,7 @@ impl Reseal {
             _ => Keys::Own,
         };
         let done = reseal(&self.state_dir, &keys, &Entropy::system())
-            .map_err(|error| Failure::new(open_code(&error), error.to_string()))?;
+            .map_err(|error| Failure::new(store_code(&error), error.to_string()))?;
         print::line(&match done.values {
             0 => "the store was sealed with the new key already".to_owned(),
             values => format!("{values} values are sealed with the new key"),

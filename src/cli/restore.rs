@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use super::print::{self, Progress};
-use super::serve::open_code;
+use super::serve::store_code;
 use super::{CANT_CREATE, Failure, REFUSED, SYSTEM};
 use crate::entropy::Entropy;
 use crate::model::time::millis_z;
@@ -100,7 +100,7 @@ fn failure(error: &RestoreError) -> Failure {
         RestoreError::Bad(_) | RestoreError::Format { .. } | RestoreError::Store(_) => REFUSED,
         RestoreError::Read(_) => SYSTEM,
         RestoreError::Occupied(_) | RestoreError::NoRoom { .. } | RestoreError::Disk(_) => CANT_CREATE,
-        RestoreError::Open(error) => open_code(error),
+        RestoreError::Open(error) => store_code(error),
     };
     Failure::new(code, error.to_string())
 }

@@ -125,7 +125,7 @@ impl Egress {
     }
 }
 
-fn dialler(settings: Settings, generation: u64, open: &Arc<AtomicUsize>) -> Result<Dialler, EgressError> {
+pub(super) fn dialler(settings: Settings, generation: u64, open: &Arc<AtomicUsize>) -> Result<Dialler, EgressError> {
     let tls = TlsConnector::from(client_config(settings.ca_file.as_deref())?);
     Ok(Dialler {
         rules: Arc::new(settings.rules),

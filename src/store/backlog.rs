@@ -14,6 +14,7 @@ use super::log::{self, Log};
 use super::ordering::{self, Place};
 use super::queue;
 use super::record::{self, Entry, Standing};
+use super::row;
 use super::schema::{FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING};
 use super::view::Shared;
 use crate::clock::Millis;
@@ -51,7 +52,7 @@ impl Shared {
         let mut standings: Vec<(WebhookNo, Standing)> = Vec::new();
         for row in self.view()?.txn.open_table(STANDING)?.iter()? {
             let (no, value) = row?;
-            standings.push((no.value(), record::read(value.value())?));
+            standings.push((no.value(), row::read(STANDING, &no.value(), value.value())?));
         }
         let mut totals = Totals { fresh: self.fresh(), ..Totals::default() };
         let registry = self.registry();

@@ -3,7 +3,7 @@
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::StoreError;
-use super::block::{self, Mark, Packer};
+use super::block::{self, Block, Mark, Packer};
 use super::schema::{EVENTS, JOURNAL};
 
 pub(super) const MISSING: &str = "a block of the log is missing";
@@ -63,8 +63,9 @@ pub fn get<T>(
     let Some(found) = table.range(..=number)?.next_back() else { return Ok(None) };
     let (first, block) = found?;
     let place = usize::try_from(number - first.value()).unwrap_or(usize::MAX);
-    match block::read(log, first.value(), block.value())?.records().nth(place) {
-        Some(record) => read(record?).map(Some),
+    let first = first.value();
+    match block_at(log, first, block.value())?.records().nth(place) {
+        Some(record) => read(record.map_err(|_| damaged(log, first))?).map(Some),
         // Behind the end of the log there is nothing; before it there is no gap.
         None if table.range(number..)?.next().is_none() => Ok(None),
         None => Err(StoreError::Damaged(MISSING)),
@@ -92,8 +93,8 @@ pub fn scan(
         if expected.is_some_and(|expected| expected != next) {
             return Err(StoreError::Damaged(MISSING));
         }
-        for (number, record) in (next..).zip(block::read(log, next, block.value())?.records()) {
-            if number >= from && !each(number, record?)? {
+        for (number, record) in (next..).zip(block_at(log, next, block.value())?.records()) {
+            if number >= from && !each(number, record.map_err(|_| damaged(log, first.value()))?)? {
                 return Ok(());
             }
             next = number + 1;
@@ -155,8 +156,8 @@ impl Run {
             return Err(StoreError::Damaged(MISSING));
         }
         let mut next = first;
-        for record in block::read(self.log, first, block)?.records() {
-            record?;
+        for record in block_at(self.log, first, block)?.records() {
+            record.map_err(|_| damaged(self.log, first))?;
             next += 1;
         }
         self.next = Some(next);
@@ -176,11 +177,24 @@ impl Run {
 /// When the store fails or the block is damaged.
 pub fn end(log: Log, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<(u64, Option<Mark>), StoreError> {
     let Some((first, bytes)) = table.last()? else { return Ok((1, None)) };
-    let block = block::read(log, first.value(), bytes.value())?;
-    let mut next = first.value();
+    let first = first.value();
+    let block = block_at(log, first, bytes.value())?;
+    let mut next = first;
     for record in block.records() {
-        record?;
+        record.map_err(|_| damaged(log, first))?;
         next += 1;
     }
     Ok((next, Some(block.mark())))
+}
+
+/// Reads the block that stands under `first`.
+///
+/// # Errors
+/// `StoreError::DamagedAt`.
+pub fn block_at(log: Log, first: u64, bytes: &[u8]) -> Result<Block<'_>, StoreError> {
+    block::read(log, first, bytes).map_err(|_| damaged(log, first))
+}
+
+fn damaged(log: Log, first: u64) -> StoreError {
+    StoreError::DamagedAt { table: log.name().to_owned(), place: first.to_string() }
 }

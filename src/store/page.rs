@@ -237,7 +237,8 @@ fn on_disk<'a>(
     owner: u32,
     bounds: Bounds,
 ) -> Result<Numbers<'a>, StoreError> {
-    let table = txn.open_table(table)?;
+    let definition = table;
+    let table = txn.open_table(definition)?;
     let high = bounds.high.min(bounds.base);
     // The row that holds `low` may begin before it.
     let start = match table.range((owner, 0)..=(owner, bounds.low))?.next_back() {
@@ -250,7 +251,8 @@ fn on_disk<'a>(
     let rows = table.range((owner, start)..(owner, high))?;
     let ascending = bounds.ascending;
     let unpacked = move |row: Result<Row<'_>, redb::StorageError>| {
-        let list = row.map_err(StoreError::from).and_then(|(_, value)| listing::unpack(value.value()));
+        let unpack = |(key, value): Row<'_>| listing::unpack(definition, key.value(), value.value());
+        let list = row.map_err(StoreError::from).and_then(unpack);
         match list {
             Ok(mut list) => {
                 list.retain(|number| (bounds.low..high).contains(number));

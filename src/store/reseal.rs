@@ -9,10 +9,12 @@ use std::sync::Arc;
 use redb::{Database, ReadableTable as _};
 
 use super::StoreError;
+use super::engine::put_meta;
 use super::open::{self, KEY_CHECK, KEY_FILE, OpenError, STORE_FILE, open_file, open_wal, sync_folder};
 use super::record;
 use super::recover;
-use super::schema::{KEYS, META, WEBHOOKS, meta};
+use super::row;
+use super::schema::{KEYS, WEBHOOKS, meta};
 use super::seal::{self, KEY_BYTES, Sealer};
 use super::wal::WAL_FILE;
 use crate::clock::Clock;
@@ -137,19 +139,18 @@ fn write(db: &Database, old: &Sealer, new: &Sealer) -> Result<u64, StoreError> {
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
     let mut values = 1;
+    put_meta(&txn, meta::KEY_CHECK, &new.seal(meta::KEY_CHECK.as_bytes(), KEY_CHECK.to_vec()))?;
     {
-        let mut table = txn.open_table(META)?;
-        let check = new.seal(meta::KEY_CHECK.as_bytes(), KEY_CHECK.to_vec());
-        table.insert(meta::KEY_CHECK, check.as_slice())?;
         let mut table = txn.open_table(WEBHOOKS)?;
         let mut from = Some((0, 0));
         while let Some(start) = from {
             let Some(row) = table.range(start..)?.next() else { break };
             let (key, sealed) = {
                 let (key, value) = row?;
-                (key.value(), record::reseal_webhook(value.value(), old, new)?)
+                let key = key.value();
+                (key, record::reseal_webhook(row::open(WEBHOOKS, &key, value.value())?, old, new)?)
             };
-            table.insert(key, sealed.as_slice())?;
+            table.insert(key, row::seal(WEBHOOKS, &key, sealed).as_slice())?;
             values += 1;
             from = key.1.checked_add(1).map(|next| (key.0, next));
         }
@@ -157,10 +158,10 @@ fn write(db: &Database, old: &Sealer, new: &Sealer) -> Result<u64, StoreError> {
         let ids: Vec<[u8; 8]> = table.iter()?.map(|row| Ok(*row?.0.value())).collect::<Result<_, StoreError>>()?;
         for id in ids {
             let sealed = match table.get(&id)? {
-                Some(value) => record::reseal_key(KeyId(id), value.value(), old, new)?,
+                Some(value) => record::reseal_key(KeyId(id), row::open(KEYS, &&id, value.value())?, old, new)?,
                 None => continue,
             };
-            table.insert(&id, sealed.as_slice())?;
+            table.insert(&id, row::seal(KEYS, &&id, sealed).as_slice())?;
             values += 1;
         }
     }
@@ -177,6 +178,7 @@ mod tests {
     use super::*;
     use crate::store::backup::tests::{Filled, parts};
     use crate::store::failing_disk::{Disk, Fault};
+    use crate::store::schema::META;
 
     /// A store that was left by a crash: its log counts.
     fn crashed() -> (tempfile::TempDir, [u8; KEY_BYTES]) {
@@ -197,16 +199,19 @@ mod tests {
         let sealer = Sealer::new(key, Entropy::seeded(4));
         let txn = db.begin_read().unwrap();
         let check = txn.open_table(META).unwrap().get(meta::KEY_CHECK).unwrap().unwrap();
-        sealer.open(meta::KEY_CHECK.as_bytes(), check.value()).ok()?;
+        let check = row::open(META, &meta::KEY_CHECK, check.value()).unwrap();
+        sealer.open(meta::KEY_CHECK.as_bytes(), check).ok()?;
         let mut values = 1;
         for row in txn.open_table(WEBHOOKS).unwrap().iter().unwrap() {
             let (key, value) = row.unwrap();
-            record::read_webhook(key.value().0, key.value().1, value.value(), &sealer).ok()?;
+            let value = row::open(WEBHOOKS, &key.value(), value.value()).unwrap();
+            record::read_webhook(key.value().0, key.value().1, value, &sealer).ok()?;
             values += 1;
         }
         for row in txn.open_table(KEYS).unwrap().iter().unwrap() {
             let (id, value) = row.unwrap();
-            record::read_key(KeyId(*id.value()), value.value(), &sealer).ok()?;
+            let value = row::open(KEYS, &id.value(), value.value()).unwrap();
+            record::read_key(KeyId(*id.value()), value, &sealer).ok()?;
             values += 1;
         }
         Some(values)

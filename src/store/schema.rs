@@ -5,8 +5,6 @@
 
 use redb::{Key, TableDefinition, Value};
 
-use super::StoreError;
-
 /// The newest format this program writes, and the only one it reads so far.
 pub const FORMAT: u64 = 1;
 
@@ -52,18 +50,56 @@ pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("m
 pub const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 
 /// Derived: (tenant, first event) → the tenant's events, as a posting list.
-pub const BY_TENANT: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_tenant");
+pub const BY_TENANT: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_tenant");
+pub type PostingKey = (u32, u64);
 /// Derived: (webhook, first journal number) → the webhook's attempts, as a posting list.
-pub const BY_WEBHOOK: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_webhook");
+pub const BY_WEBHOOK: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_webhook");
 /// Derived: event / 64 → for these events, the newest journal record of each of their deliveries.
 pub const FATES: TableDefinition<u64, &[u8]> = TableDefinition::new("fates");
 
 /// Events that share one row of `FATES`.
 pub const FATES_PER_ROW: u64 = 64;
 
+/// Something to be done with tables of all shapes.
+pub trait Visit {
+    type Error;
+
+    /// # Errors
+    /// As the visitor says.
+    fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Self::Error>;
+}
+
+/// Visits every table there is: the one list of them. What is not in it is neither made with a new store nor copied into a
+/// backup or a compacted file; a test counts.
+///
+/// # Errors
+/// The visitor's first.
+pub fn visit<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
+    visitor.table(META)?;
+    visitor.table(EVENTS)?;
+    visitor.table(JOURNAL)?;
+    visitor.table(QUEUE)?;
+    visitor.table(ORDERING)?;
+    visitor.table(STANDING)?;
+    visitor.table(DEAD)?;
+    visitor.table(DEAD_OF)?;
+    visitor.table(IDEMPOTENCY)?;
+    visitor.table(WEBHOOKS)?;
+    visitor.table(TENANTS)?;
+    visitor.table(KEYS)?;
+    visitor.table(PAUSES)?;
+    visitor.table(MARKS)?;
+    visitor.table(AUDIT)?;
+    visitor.table(BY_TENANT)?;
+    visitor.table(BY_WEBHOOK)?;
+    visitor.table(FATES)
+}
+
 /// Keys of `META`.
 pub mod meta {
     pub const FORMAT: &str = "format";
+    /// The version of the program that brought this format, as text: one that opens the store.
+    pub const VERSION: &str = "version";
     /// 32 random bytes: masks sequence numbers inside public ids.
     pub const ID_MASK: &str = "id_mask";
     /// A sealed constant: opens only with the right key file.
@@ -76,50 +112,14 @@ pub mod meta {
     pub const NEXT_TENANT: &str = "next_tenant";
     /// u64, little endian; absent while there was no audit record.
     pub const NEXT_AUDIT: &str = "next_audit";
-    /// The version of the program that made the store, or brought it to its present format: it opens it for certain.
-    pub const PROGRAM: &str = "program";
     /// Wall time in ms of the newest whole backup, u64, little endian; absent before the first.
     pub const LAST_BACKUP: &str = "last_backup";
 }
 
-/// Something that is done to every table, whatever its types.
-pub trait Visit {
-    /// # Errors
-    /// When the store fails, or what is done fails.
-    fn table<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        definition: TableDefinition<'static, K, V>,
-    ) -> Result<(), StoreError>;
-}
-
-/// Visits every table there is: the one list of them. What is not in it is neither made with a new store nor part of a
-/// backup; a test counts.
-///
-/// # Errors
-/// As `visit`.
-pub fn each(visit: &mut impl Visit) -> Result<(), StoreError> {
-    visit.table(META)?;
-    visit.table(QUEUE)?;
-    visit.table(ORDERING)?;
-    visit.table(STANDING)?;
-    visit.table(DEAD)?;
-    visit.table(DEAD_OF)?;
-    visit.table(IDEMPOTENCY)?;
-    visit.table(WEBHOOKS)?;
-    visit.table(TENANTS)?;
-    visit.table(KEYS)?;
-    visit.table(PAUSES)?;
-    visit.table(MARKS)?;
-    visit.table(AUDIT)?;
-    visit.table(BY_TENANT)?;
-    visit.table(BY_WEBHOOK)?;
-    visit.table(FATES)?;
-    visit.table(EVENTS)?;
-    visit.table(JOURNAL)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use redb::TableHandle as _;
 
     use super::*;
@@ -128,10 +128,9 @@ mod tests {
     struct Names(Vec<String>);
 
     impl Visit for Names {
-        fn table<K: Key + 'static, V: Value + 'static>(
-            &mut self,
-            definition: TableDefinition<'static, K, V>,
-        ) -> Result<(), StoreError> {
+        type Error = Infallible;
+
+        fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Infallible> {
             self.0.push(definition.name().to_owned());
             Ok(())
         }
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn the_list_has_every_table() {
         let mut names = Names::default();
-        each(&mut names).unwrap();
+        visit(&mut names).unwrap();
         let source = include_str!("schema.rs").split("mod tests").next().unwrap();
         let mut defined: Vec<&str> =
             source.split("TableDefinition::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();

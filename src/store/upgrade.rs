@@ -10,10 +10,10 @@ use redb::{Database, WriteTransaction};
 
 use super::StoreError;
 use super::backup::free_bytes;
+use super::engine::{put_meta, read_wal_row};
 use super::nameless::{Nameless, folder_of};
-use super::open::{OpenError, open_file, read_format, read_meta};
-use super::schema::{META, meta};
-use super::wal::Position;
+use super::open::{OpenError, VERSION, open_file, read_format, read_meta};
+use super::schema::meta;
 
 /// From one format to the next.
 pub struct Step {
@@ -48,8 +48,8 @@ pub fn bring_up(
     let Some(steps) = steps.collect::<Option<Vec<&Step>>>() else {
         return Err(refused(format!("it has format {format}, which this program can't bring to format {newest}")));
     };
-    let position = read_meta(&db, path, meta::WAL)?.and_then(|bytes| Position::read(&bytes).ok());
-    if !position.is_some_and(|position| position.clean) {
+    let position = read_meta(&db, path, meta::WAL)?.and_then(|bytes| read_wal_row(&bytes).ok());
+    if !position.is_some_and(|(position, _)| position.clean) {
         return Err(refused(format!(
             "it has format {format} and was not closed; start and stop it once more with the program that made it"
         )));
@@ -90,11 +90,8 @@ fn rewrite(db: &Database, newest: u64, steps: &[&Step]) -> Result<(), StoreError
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
     steps.iter().try_for_each(|step| (step.apply)(&txn))?;
-    {
-        let mut table = txn.open_table(META)?;
-        table.insert(meta::FORMAT, newest.to_le_bytes().as_slice())?;
-        table.insert(meta::PROGRAM, env!("CARGO_PKG_VERSION").as_bytes())?;
-    }
+    put_meta(&txn, meta::FORMAT, &newest.to_le_bytes())?;
+    put_meta(&txn, meta::VERSION, VERSION.as_bytes())?;
     txn.commit()?;
     Ok(())
 }
@@ -103,8 +100,10 @@ fn rewrite(db: &Database, newest: u64, steps: &[&Step]) -> Result<(), StoreError
 mod tests {
     use super::*;
     use crate::entropy::Entropy;
+    use crate::store::engine::wal_row;
     use crate::store::open::{self, Place};
     use crate::store::schema::FORMAT;
+    use crate::store::wal::Position;
 
     fn place() -> (tempfile::TempDir, Place) {
         let folder = tempfile::tempdir().unwrap();
@@ -115,15 +114,14 @@ mod tests {
 
     fn set(db: &Database, key: &str, value: &[u8]) {
         let txn = db.begin_write().unwrap();
-        txn.open_table(META).unwrap().insert(key, value).unwrap();
+        put_meta(&txn, key, value).unwrap();
         txn.commit().unwrap();
     }
 
     const NEXT: u64 = FORMAT + 1;
 
     fn mark(txn: &WriteTransaction) -> Result<(), StoreError> {
-        txn.open_table(META)?.insert("made_up", b"done".as_slice())?;
-        Ok(())
+        put_meta(txn, "made_up", b"done")
     }
 
     fn fail(txn: &WriteTransaction) -> Result<(), StoreError> {
@@ -153,12 +151,12 @@ mod tests {
         let kept = open_file(&copy, 1 << 20).unwrap();
         assert_eq!(read_format(&kept, &copy).unwrap(), FORMAT);
         assert_eq!(read_meta(&kept, &copy, "made_up").unwrap(), None);
-        set(&new, meta::PROGRAM, b"9.9.9");
+        set(&new, meta::VERSION, b"9.9.9");
         drop(new);
 
         // This program does not read it, and says which one does.
         let told = open::open(&place, &Entropy::seeded(1)).err().unwrap().to_string();
-        assert!(told.contains("webhookd 9.9.9 opens it"), "{told}");
+        assert!(told.contains("run webhookd 9.9.9 or newer"), "{told}");
     }
 
     #[test]
@@ -171,7 +169,7 @@ mod tests {
         assert!(told.contains("can't bring to format"), "{told}");
         let db = open();
         let dirty = Position { tag: 7, next: 0, clean: false };
-        set(&db, meta::WAL, &dirty.to_bytes());
+        set(&db, meta::WAL, &wal_row(dirty, (1, 1)));
         let told = bring_up(db, &path, 1 << 20, NEXT, &[Step { from: FORMAT, apply: mark }]).err().unwrap();
         assert!(told.to_string().contains("was not closed"), "{told}");
         assert_eq!(std::fs::read_dir(&place.state_dir).unwrap().count(), 2, "store and key, no copy");

@@ -20,6 +20,7 @@ use super::ordering::{self, Place, Places};
 use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Standing};
 use super::registry::Registry;
+use super::row;
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, META, ORDERING, QUEUE, STANDING, WEBHOOKS, meta};
 use super::seal::Sealer;
 use crate::clock::Millis;
@@ -195,8 +196,9 @@ impl View<'_> {
     /// When the store fails.
     pub fn last_backup(&self) -> Result<Option<Millis>, StoreError> {
         let found = self.txn.open_table(META)?.get(meta::LAST_BACKUP)?;
-        let read = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
-        Ok(found.and_then(|value| read(value.value())))
+        let Some(value) = found else { return Ok(None) };
+        let bytes = row::open(META, &meta::LAST_BACKUP, value.value())?.try_into();
+        Ok(Some(u64::from_le_bytes(bytes.map_err(|_| StoreError::Damaged("when it was backed up does not read"))?)))
     }
 
     /// The event at `seq`.
@@ -404,7 +406,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn standing(&self, webhook: WebhookNo) -> Result<Standing, StoreError> {
         let mut standing: Standing = match self.txn.open_table(STANDING)?.get(webhook)? {
-            Some(value) => record::read(value.value())?,
+            Some(value) => row::read(STANDING, &webhook, value.value())?,
             None => Standing::default(),
         };
         let successes = self.shared.successes.read().unwrap_or_else(PoisonError::into_inner);
@@ -420,7 +422,8 @@ impl View<'_> {
         let table = self.txn.open_table(WEBHOOKS)?;
         let Some(found) = table.range((no, 0)..=(no, seq))?.next_back() else { return Ok(None) };
         let (key, value) = found?;
-        record::read_webhook(no, key.value().1, value.value(), &self.shared.sealer).map(Some)
+        let record = row::open(WEBHOOKS, &key.value(), value.value())?;
+        record::read_webhook(no, key.value().1, record, &self.shared.sealer).map(Some)
     }
 
     /// The newest version of a webhook, deleted or not.
@@ -449,10 +452,14 @@ impl View<'_> {
         before: JournalSeq,
         mut each: impl FnMut(DeadLetter) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let table = self.txn.open_table(DEAD)?;
+        let (table, dead_of) = (self.txn.open_table(DEAD)?, self.txn.open_table(DEAD_OF)?);
         for found in table.range((tenant, 0)..(tenant, before))?.rev() {
             let (key, value) = found?;
             let (webhook, event) = value.value();
+            // Neither table has a checksum: each vouches for the other.
+            if dead_of.get((webhook, event))?.is_none_or(|death| death.value() != key.value().1) {
+                return Err(StoreError::DamagedAt { table: "dead".to_owned(), place: format!("{:?}", key.value()) });
+            }
             if !each(DeadLetter { webhook, event, death: key.value().1 })? {
                 break;
             }

@@ -4,7 +4,12 @@
 //! (measured), so the writer answers the group with "unknown", closes, opens again with backoff, reads its state back and
 //! goes on; outcomes that were not committed are kept and written then. A group whose commit failed may still have reached
 //! the disk: what is found there is delivered, what its callers saw as unknown included.
+//!
+//! Damage is met in the same way, a panic of redb on a page that makes no sense included: the group that led to it is answered
+//! with "unknown", and the others go on. Only when the damage stands in the way of what must be written, or of opening the store
+//! again, the writer gives up and the daemon ends: nothing acknowledged is lost by that, and nothing wrong is written.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,6 +30,8 @@ use super::wal::Wal;
 use crate::clock::{Clock, Millis};
 use crate::metrics::Metrics;
 
+/// Damage in a row, with the store opened again in between, after which there is no use in going on.
+const DAMAGED_MAX: u32 = 3;
 /// Waits between attempts to open the store again.
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(2);
@@ -45,6 +52,7 @@ pub struct Store {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     spool: Option<Arc<Spool>>,
+    metrics: Arc<Metrics>,
 }
 
 /// How the writer opens the store and its write-ahead log again.
@@ -100,7 +108,12 @@ impl Parts {
     /// The handle that the running writer will serve.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store { inbox: Arc::new(Inbox::default()), shared: self.shared.clone(), spool: self.spool.clone() }
+        Store {
+            inbox: Arc::new(Inbox::default()),
+            shared: self.shared.clone(),
+            spool: self.spool.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 }
 
@@ -128,6 +141,12 @@ impl Store {
         self.inbox.is_down()
     }
 
+    /// Whether the writer has given up because of damage in the store.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.inbox.is_damaged()
+    }
+
     /// Hands over what the daemon itself has to note; it is written with the next group. `pressing`: a lane waits for it.
     pub fn note(&self, op: Op, pressing: bool) {
         self.inbox.note(op, pressing);
@@ -150,7 +169,7 @@ impl Store {
         self.inbox.note_all(ops, pressing);
     }
 
-    /// Reads off the runtime's threads, because a page that is not cached waits for the disk.
+    /// Reads off the runtime's threads, because a page that is not cached waits for the disk. Damage is told here, and counted.
     ///
     /// # Errors
     /// What `read` fails with.
@@ -161,7 +180,17 @@ impl Store {
         let shared = self.shared.clone();
         #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
         let task = tokio::task::spawn_blocking(move || read(&shared));
-        task.await.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?
+        let read = match task.await {
+            Err(error) if error.is_panic() => Err(StoreError::Damaged(SENSELESS)),
+            read => read.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?,
+        };
+        if let Err(error) = &read
+            && error.is_damage()
+        {
+            self.metrics.store_damage.inc();
+            tracing::error!(%error, "a read failed; stop the daemon and run: webhookd store check");
+        }
+        read
     }
 
     /// No more is taken in; the writer ends once it has written what waits.
@@ -200,7 +229,35 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, mut engine: Engine) {
+    fn run(mut self, engine: Engine) {
+        match self.work(engine) {
+            Some(engine) => {
+                let close = || {
+                    let mut engine = engine;
+                    engine.checkpoint(true).map(drop)
+                };
+                if let Err(error) = survive(close) {
+                    tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
+                }
+            }
+            None => self.inbox.set_damaged(),
+        }
+        self.let_go();
+    }
+
+    /// Drops the readers' handle on the database: the last one closes it, which looks at its pages.
+    fn let_go(&self) {
+        let close = || {
+            self.shared.set_db(None);
+            Ok(())
+        };
+        if let Err(error) = survive(close) {
+            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start repairs it");
+        }
+    }
+
+    /// Writes until there is no more to come; `None`: damage is in the way.
+    fn work(&mut self, mut engine: Engine) -> Option<Engine> {
         let mut last_start = None;
         let mut last_size = 0;
         loop {
@@ -212,13 +269,13 @@ impl Writer {
                 requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
             (last_start, last_size) = (Some(start), ops.len());
             let before = engine.heads();
-            let applied = if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) };
+            let applied = survive(|| if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) });
             match applied {
                 Ok(applied) => self.settle(applied, waiters),
                 Err(error) => {
-                    tracing::error!(%error, "the store failed; opening it again");
+                    self.tell(&error, "the store failed; opening it again");
                     self.metrics.store_failures.inc();
-                    engine = self.recover(engine, before, ops, waiters, &error);
+                    engine = self.recover(engine, before, ops, waiters, &error)?;
                 }
             }
             // Also after a failure: by then what was kept of the group is committed.
@@ -228,10 +285,16 @@ impl Writer {
             self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
             self.metrics.group_size.observe(f64::from(u32::try_from(last_size).unwrap_or(u32::MAX)));
         }
-        if let Err(error) = engine.checkpoint(true) {
-            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
+        Some(engine)
+    }
+
+    fn tell(&self, error: &StoreError, what: &str) {
+        if error.is_damage() {
+            self.metrics.store_damage.inc();
+            tracing::error!(%error, "{what}; what is damaged tells, after a stop: webhookd store check");
+        } else {
+            tracing::error!(%error, "{what}");
         }
-        self.shared.set_db(None);
     }
 
     fn settle(&self, applied: Applied, waiters: Vec<Option<Waiter>>) {
@@ -243,7 +306,7 @@ impl Writer {
         self.downstream.committed(applied.effects, answers);
     }
 
-    /// Opens the store again after an error, and finds out what became of the group.
+    /// Opens the store again after an error, and finds out what became of the group. `None`: damage is in the way.
     fn recover(
         &mut self,
         engine: Engine,
@@ -251,7 +314,7 @@ impl Writer {
         ops: Vec<Op>,
         waiters: Vec<Option<Waiter>>,
         error: &StoreError,
-    ) -> Engine {
+    ) -> Option<Engine> {
         self.inbox.set_down(true);
         let why = error.to_string();
         let unknown = waiters
@@ -263,13 +326,15 @@ impl Writer {
         let mut before = before;
         self.close_db(engine);
         let mut wait = REOPEN_FIRST;
-        loop {
+        let mut damaged = 0;
+        while damaged < DAMAGED_MAX {
             std::thread::sleep(wait);
             wait = (wait * 2).min(REOPEN_MAX);
             let recovered = match self.open_again() {
                 Ok(recovered) => recovered,
                 Err(error) => {
-                    tracing::error!(%error, "the store can't be opened again yet");
+                    damaged = if error.is_damage() { damaged + 1 } else { 0 };
+                    self.tell(&error, "the store can't be opened again yet");
                     continue;
                 }
             };
@@ -290,37 +355,62 @@ impl Writer {
             self.downstream.committed(effects, Vec::new());
             // One group must go through before callers are let in again.
             kept.push(Op::Ping);
-            match engine.apply(&kept) {
+            match survive(|| engine.apply(&kept)) {
                 Ok(applied) => {
                     self.downstream.committed(applied.effects, Vec::new());
                     self.inbox.set_down(false);
                     tracing::info!("the store is open again");
-                    return engine;
+                    return Some(engine);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the store failed again");
+                    damaged = if error.is_damage() { damaged + 1 } else { 0 };
+                    self.tell(&error, "the store failed again");
                     kept.retain(|op| !matches!(op, Op::Ping));
                     self.close_db(engine);
                 }
             }
         }
+        tracing::error!(
+            "the store is damaged where it must be written; nothing acknowledged is lost; run: webhookd store check"
+        );
+        None
     }
 
     /// Lets go of the database and waits until the last reader has.
     fn close_db(&self, engine: Engine) {
-        self.shared.set_db(None);
+        self.let_go();
         let (mut db, _) = engine.into_files();
-        while let Err(still_read) = Arc::try_unwrap(db) {
-            db = still_read;
-            std::thread::sleep(Duration::from_millis(1));
+        let close = || {
+            while let Err(still_read) = Arc::try_unwrap(db) {
+                db = still_read;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        if let Err(error) = survive(close) {
+            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, opening it repairs it");
         }
     }
 
-    fn open_again(&mut self) -> Result<Recovered, String> {
-        let (db, wal) = (self.reopen)().map_err(|error| error.to_string())?;
-        recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
-            .map_err(|error| error.to_string())
+    fn open_again(&mut self) -> Result<Recovered, StoreError> {
+        survive(|| {
+            let (db, wal) = (self.reopen)().map_err(|error| match error {
+                OpenError::Refused { why, .. } => {
+                    tracing::error!(why, "the store is refused");
+                    StoreError::Damaged("its file does not open")
+                }
+                other => StoreError::Unavailable(other.to_string()),
+            })?;
+            recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
+        })
     }
+}
+
+const SENSELESS: &str = "a page of it makes no sense";
+
+/// Does what may meet a damaged page, on which redb may panic. What it worked on is not to be used any more then.
+fn survive<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Damaged(SENSELESS)))
 }
 
 /// Ops that nobody waits for and that must not be lost: what the daemon itself found out.

@@ -74,13 +74,9 @@ impl Copy {
         };
         let mut out = Vec::new();
         let writer = Writer::begin(head, &mut out);
-        let mut tables = Tables { txn: &view.txn, writer, out, file: &file, folder, failed: None };
-        let read = schema::each(&mut tables);
-        let Tables { mut writer, out: mut rest, failed, .. } = tables;
-        match failed {
-            Some(failed) => return Err(failed),
-            None => read?,
-        }
+        let mut tables = Tables { txn: &view.txn, writer, out, file: &file, folder };
+        schema::visit(&mut tables)?;
+        let Tables { mut writer, out: mut rest, .. } = tables;
         drop(view);
         writer.flush(&mut rest);
         file.write_all(&rest)?;
@@ -180,21 +176,19 @@ struct Tables<'a> {
     out: Vec<u8>,
     file: &'a File,
     folder: &'a Path,
-    /// What went wrong with the file.
-    failed: Option<CopyError>,
 }
 
 impl schema::Visit for Tables<'_> {
-    fn table<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        definition: TableDefinition<'static, K, V>,
-    ) -> Result<(), StoreError> {
+    type Error = CopyError;
+
+    fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), CopyError> {
         if [Log::Events, Log::Journal].iter().any(|log| log.name() == definition.name()) {
             return Ok(());
         }
         self.writer.table(definition.name(), &mut self.out);
-        for row in self.txn.open_table(definition)?.iter()? {
-            let (key, value) = row?;
+        let table = self.txn.open_table(definition).map_err(StoreError::from)?;
+        for row in table.iter().map_err(StoreError::from)? {
+            let (key, value) = row.map_err(StoreError::from)?;
             let (key, value) = (key.value(), value.value());
             self.writer.row(K::as_bytes(&key).as_ref(), V::as_bytes(&value).as_ref(), &mut self.out);
             if self.out.len() >= BACKUP_READ_BYTES {
@@ -206,18 +200,11 @@ impl schema::Visit for Tables<'_> {
 }
 
 impl Tables<'_> {
-    fn write(&mut self) -> Result<(), StoreError> {
-        let try_write = || -> Result<(), CopyError> {
-            if free_bytes(self.folder)? < BACKUP_SPARE_BYTES + self.out.len() as u64 {
-                return Err(CopyError::NoRoom);
-            }
-            Ok((&*self.file).write_all(&self.out)?)
-        };
-        if let Err(failed) = try_write() {
-            let told = StoreError::Unavailable(failed.to_string());
-            self.failed = Some(failed);
-            return Err(told);
+    fn write(&mut self) -> Result<(), CopyError> {
+        if free_bytes(self.folder)? < BACKUP_SPARE_BYTES + self.out.len() as u64 {
+            return Err(CopyError::NoRoom);
         }
+        (&*self.file).write_all(&self.out)?;
         self.out.clear();
         Ok(())
     }

@@ -15,12 +15,12 @@ use super::format::{Bad, Head, Part, Reader, Rows, Summary};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::limits::{RESTORE_COMMIT_BYTES, WAL_BYTES};
-use crate::store::engine::create_tables;
+use crate::store::engine::{create_tables, put_meta, wal_row};
 use crate::store::log::{Log, Run};
 use crate::store::nameless::{Nameless, folder_of};
 use crate::store::open::{self, OpenError, STORE_FILE};
 use crate::store::recover;
-use crate::store::schema::{self, FORMAT, META, meta};
+use crate::store::schema::{self, FORMAT, meta};
 use crate::store::seal::Sealer;
 use crate::store::wal::{Position, WAL_FILE, Wal};
 use crate::store::{StoreError, spool};
@@ -199,7 +199,7 @@ impl<'db> Filling<'db> {
         }
         let txn = self.txn.as_ref().ok_or(StoreError::Damaged("a transaction is missing"))?;
         let mut insert = Insert { txn, name: table, rows, bytes: None };
-        schema::each(&mut insert)?;
+        schema::visit(&mut insert)?;
         self.bytes += insert.bytes.ok_or(StoreError::Damaged("it has a table that this program does not know"))?;
         if self.bytes >= RESTORE_COMMIT_BYTES {
             self.bytes = 0;
@@ -215,12 +215,11 @@ impl<'db> Filling<'db> {
     /// Writes what a store that was closed has, and commits.
     fn finish(self, head: &Head, entropy: &Entropy) -> Result<(), StoreError> {
         let mut txn = self.txn.map_or_else(|| self.db.begin_write(), Ok)?;
-        let position = Position { tag: u64::from_le_bytes(entropy.bytes()), next: 0, clean: true };
-        {
-            let mut table = txn.open_table(META)?;
-            table.insert(meta::WAL, position.to_bytes().as_slice())?;
-            table.insert(meta::LAST_BACKUP, head.made_ms.to_le_bytes().as_slice())?;
-        }
+        // As in a new store: tags rise.
+        let tag = u64::from(u32::from_le_bytes(entropy.bytes())) << 16;
+        let ends = (head.next_event, head.next_journal);
+        put_meta(&txn, meta::WAL, &wal_row(Position { tag, next: 0, clean: true }, ends))?;
+        put_meta(&txn, meta::LAST_BACKUP, &head.made_ms.to_le_bytes())?;
         txn.set_durability(Durability::Immediate)?;
         txn.set_quick_repair(true);
         txn.commit()?;
@@ -238,10 +237,9 @@ struct Insert<'a> {
 }
 
 impl schema::Visit for Insert<'_> {
-    fn table<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        definition: TableDefinition<'static, K, V>,
-    ) -> Result<(), StoreError> {
+    type Error = StoreError;
+
+    fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), StoreError> {
         if definition.name() != self.name {
             return Ok(());
         }
