@@ -144,11 +144,6 @@ impl Default for Metrics {
         );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
         registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
-        registry.register(
-            "reload_success",
-            "1 when the last reload was taken over, 0 when the old configuration was kept",
-            metrics.reload_success.clone(),
-        );
         registry.register("http_connections", "Open client connections", metrics.connections.clone());
         metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
@@ -159,6 +154,11 @@ impl Default for Metrics {
 impl Metrics {
     /// What is counted only when somebody asks.
     fn register_standing(&self, registry: &mut Registry) {
+        registry.register(
+            "reload_success",
+            "1 when the last reload was taken over, 0 when the old configuration was kept",
+            self.reload_success.clone(),
+        );
         registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
         registry.register("webhooks", "Webhooks, by state", self.webhooks.clone());
         registry.register(

@@ -126,8 +126,6 @@ fn states(client: &Client, webhook: &str, events: &[String]) -> BTreeMap<String,
 
 #[test]
 fn g01_a_backup_under_load_has_all_that_was_acknowledged_before_it() {
-    let seconds = std::env::var("SECONDS").map_or(2, |text| text.parse().expect("a number"));
-    let span = Duration::from_secs(seconds);
     let plans = "[plans.once]\ndelays = []\n[plans.long]\ndelays = [\"1h\"]";
     let mut stage = Stage::start(Daemon::builder().set("circuit.failures", "0").extra(plans));
     let arrived = Arc::new(Mutex::new(Vec::<String>::new()));
@@ -146,10 +144,46 @@ fn g01_a_backup_under_load_has_all_that_was_acknowledged_before_it() {
     stage.explained(&dead, |delivery| delivery["state"] == "dead");
     stage.explained(&waiting, |delivery| delivery["waiting_for"]["what"] == "backoff");
 
-    let (acknowledged, stop) = (Acknowledged::default(), AtomicBool::new(false));
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let backup = folder.path().join("under-load.backup");
-    let (before, first) = std::thread::scope(|scope| {
+    let (before, first) = backed_up_under_load(&stage, folder.path(), &backup);
+    assert!(stage.daemon.term().success());
+
+    arrived.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let mut second = restored(&backup, &key_file(&stage.daemon));
+    let (owner, publisher) = (stage.owner.at(second.address()), stage.publisher.at(second.address()));
+    let webhooks = owner.get("/v1/webhooks").expect(200).json();
+    assert_eq!(webhooks["data"].as_array().map(Vec::len), Some(3), "the tenant's key opens what it opened");
+    has_all(&second, &owner, &before);
+    let hook_id = text(&hook, "id");
+    assert!(states(&owner, &hook_id, &first).values().all(|state| state == "delivered"), "as it was before the backup");
+    let letters = owner.get("/v1/dead-letters").expect(200).json();
+    assert_eq!(letters["data"].as_array().map(Vec::len), Some(1));
+    assert_eq!(owner.get(&format!("/v1/events/{waiting}")).expect(200).json()["type"], "first.waiting");
+    let again = sent_again(&publisher, &arrived);
+    assert!(first.iter().all(|event| !again.contains(event)), "known as delivered");
+    signed(&owner, &publisher, &text(&hook, "signature_secret"), &hook_id);
+    assert!(second.term().success());
+    succeeds(&["store", "check", "--state-dir", utf8(&second.folder().join("state"))]);
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Publishes all the while, with and without backups, and makes one; gives what was acknowledged when it began, and some of that
+/// which had been delivered by then. `SECONDS`: how long each rate is measured.
+fn backed_up_under_load(stage: &Stage, folder: &Path, backup: &Path) -> (Vec<String>, Vec<String>) {
+    let seconds = std::env::var("SECONDS").map_or(2, |text| text.parse().expect("a number"));
+    let span = Duration::from_secs(seconds);
+    let (acknowledged, stop) = (Acknowledged::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // Also when something fails: otherwise nobody would learn of it.
+        let stopping = StopOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| acknowledged.publish(&stage.publisher, &stop));
         }
@@ -159,7 +193,7 @@ fn g01_a_backup_under_load_has_all_that_was_acknowledged_before_it() {
             let mut copies = 0;
             let beside = acknowledged.rate(span, || {
                 copies += 1;
-                back_up(&stage.daemon, &folder.path().join(format!("{round}-{copies}.backup")));
+                back_up(&stage.daemon, &folder.join(format!("{round}-{copies}.backup")));
             });
             println!("{alone:.0} events a second, {beside:.0} beside {copies} backups: {:.2}", beside / alone);
             beside / alone
@@ -170,39 +204,22 @@ fn g01_a_backup_under_load_has_all_that_was_acknowledged_before_it() {
             stage.explained(event, |delivery| delivery["state"] == "delivered");
         });
         let before = acknowledged.all();
-        let told = back_up(&stage.daemon, &backup);
+        let told = back_up(&stage.daemon, backup);
         assert!(told.contains(utf8(&key_file(&stage.daemon))), "it names the other half: {told}");
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         (before, first)
-    });
-    assert!(stage.daemon.term().success());
+    })
+}
 
-    arrived.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let mut second = restored(&backup, &key_file(&stage.daemon));
-    let owner = stage.owner.at(second.address());
-    let webhooks = owner.get("/v1/webhooks").expect(200).json();
-    assert_eq!(webhooks["data"].as_array().map(Vec::len), Some(3), "the tenant's key opens what it opened");
-    has_all(&second, &owner, &before);
-    let hook_id = text(&hook, "id");
-    assert!(states(&owner, &hook_id, &first).values().all(|state| state == "delivered"), "as it was before the backup");
-    let letters = owner.get("/v1/dead-letters").expect(200).json();
-    assert_eq!(letters["data"].as_array().map(Vec::len), Some(1));
-    assert_eq!(owner.get(&format!("/v1/events/{waiting}")).expect(200).json()["type"], "first.waiting");
-
-    // What was delivered after the copy goes out again, what was delivered before does not.
-    let publisher = stage.publisher.at(second.address());
+/// What arrives until a new event does: what was delivered after the copy goes out again, what was delivered before does not.
+fn sent_again(publisher: &Client, arrived: &Mutex<Vec<String>>) -> HashSet<String> {
     let made = publisher.post("/v1/events", &json!({"type": "load.after", "tenant": "acme"})).expect(201).json();
     let new = text(&made, "id");
     let seen = poll(SOON, || {
         let seen = arrived.lock().unwrap_or_else(PoisonError::into_inner).clone();
         seen.contains(&new).then_some(seen)
     });
-    let again: HashSet<String> = seen.expect("the new event").into_iter().collect();
-    assert!(first.iter().all(|event| !again.contains(event)), "known as delivered");
-    signed(&owner, &publisher, &text(&hook, "signature_secret"), &hook_id);
-    assert!(second.term().success());
-    let state = second.folder().join("state");
-    succeeds(&["store", "check", "--state-dir", utf8(&state)]);
+    seen.expect("the new event").into_iter().collect()
 }
 
 /// Every event of the list is there: some of them looked at, all of them counted.

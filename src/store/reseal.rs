@@ -176,7 +176,7 @@ mod tests {
     use redb::ReadableDatabase as _;
 
     use super::*;
-    use crate::store::backup::tests::{Filled, parts};
+    use crate::store::backup::tests::{Filled, parts, sealed};
     use crate::store::failing_disk::{Disk, Fault};
     use crate::store::schema::META;
 
@@ -278,8 +278,11 @@ mod tests {
         for fault in Fault::all(24) {
             let disk = Disk::default();
             let parts = disk.parts(&Clock::manual(1_700_000_000_000));
+            let mut engine = parts.recovered.engine;
+            engine.apply(&sealed()).unwrap();
+            engine.checkpoint(true).unwrap();
             parts.shared.set_db(None);
-            let (db, _) = parts.recovered.engine.into_files();
+            let (db, _) = engine.into_files();
             disk.arm(fault);
             let done = write(&db, &sealers[0], &sealers[1]);
             drop(db);

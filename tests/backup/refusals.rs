@@ -32,7 +32,10 @@ fn who_takes_nothing_of_a_backup_loses_it_and_holds_up_nobody() {
     let lost = poll(SOON, || stage.daemon.log().contains("the backup came to nothing").then_some(()));
     assert!(lost.is_some(), "told in the log: {}", stage.daemon.log());
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    back_up(&stage.daemon, &folder.path().join("b"));
+    // It is free again when that is on record.
+    let file = folder.path().join("b");
+    let again = || webhookd(&["backup", "--config", utf8(&config), "--to", utf8(&file)]).0 == Some(0);
+    assert!(poll(SOON, || again().then_some(())).is_some());
     let audit = stage.daemon.admin().get("/admin/audit?action=backup.*").expect(200).json();
     let outcomes: Vec<&Value> = audit["data"].as_array().expect("records").iter().map(|one| &one["outcome"]).collect();
     assert_eq!(outcomes, ["ok", "cut_off"]);
