@@ -12,6 +12,11 @@ pub const ERROR_BYTES_MAX: usize = 512;
 pub const RESPONSE_HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Header count accepted from a receiver.
 pub const RESPONSE_HEADERS_MAX: usize = 100;
+/// All bytes that one exchange may read from a receiver, whatever they are: a head, a body as far as it is read, and what HTTP
+/// lets come before and beside them.
+pub const EXCHANGE_BYTES_MAX: usize = 256 * 1024;
+/// The same for the exchanges that share a connection.
+pub const EXCHANGES_BYTES_MAX: usize = 4 * EXCHANGE_BYTES_MAX;
 /// `Retry-After` is honoured up to here.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// A kept connection to a receiver is not used longer than this, so that address changes are followed.
@@ -121,5 +126,7 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
 const _: () = assert!(MARK_KEPT_S > SIGNATURE_TOLERANCE_S && MARK_KEPT_S.is_multiple_of(60));
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
+// The head, the body, and a buffer of each that is read ahead.
+const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EXCHANGE_BYTES_MAX);
 const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);
 const _: () = assert!(BACKUP_FRAME_BYTES < BACKUP_FRAME_BYTES_MAX && BACKUP_READ_BYTES >= BACKUP_FRAME_BYTES);

@@ -21,6 +21,8 @@ mod doctor;
 mod events;
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/store.rs"]
+mod store;
 
 /// What a command came to.
 struct Ran {

@@ -11,6 +11,8 @@ mod acts;
 mod chance;
 #[path = "store/check.rs"]
 mod check;
+#[path = "store/compact.rs"]
+mod compact;
 #[path = "store/damage.rs"]
 mod damage;
 #[path = "store/disk.rs"]
@@ -27,6 +29,8 @@ mod lines;
 mod model;
 #[path = "store/news.rs"]
 mod news;
+#[path = "store/planted.rs"]
+mod planted;
 #[path = "store/power.rs"]
 mod power;
 #[path = "store/states.rs"]

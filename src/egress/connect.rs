@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::cut;
 use super::guard::{PublicAddr, Rules, check_addr, check_all};
+use super::meter::Metered;
 use super::pool::{About, Connection, OpenGuard, Sender};
 use super::resolve::Resolve;
 use super::target::{Host, LOCALHOST, Target, is_localhost};
@@ -203,7 +204,7 @@ impl Dialler {
             .title_case_headers(true)
             .max_header_size(RESPONSE_HEADER_BYTES_MAX)
             .max_buf_size(RESPONSE_HEADER_BYTES_MAX)
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(Metered::new(io, about.meter())))
             .await
             .map_err(|error| failure(Class::Protocol, describe(&error)))?;
         Ok(Connection::start(Sender::Http1(sender), about, OpenGuard::new(&self.open), drive, self.replaced.clone()))
@@ -222,7 +223,7 @@ impl Dialler {
             .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
             .max_header_list_size(u32::try_from(RESPONSE_HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(Metered::new(io, about.meter())))
             .await
             .map_err(|error| failure(Class::Protocol, describe(&error)))?;
         let drive = async move {

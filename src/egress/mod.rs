@@ -7,7 +7,7 @@
 //! - [`pool`] gives a kept connection when one fits, and takes it back;
 //! - [`connect`] makes a new one otherwise, with [`resolve`] for names and [`tls`] for trust;
 //! - [`guard`] judges every address before it is dialled: only it makes a [`PublicAddr`], and only that can be dialled;
-//! - [`answer`] bounds what is read back and reads `Retry-After`.
+//! - [`answer`] bounds what is read back and reads `Retry-After`; [`meter`] all that a receiver says, whatever it is.
 //!
 //! Knows nothing of events, signatures or retries. No proxy, no proxy variables, no redirects.
 
@@ -15,6 +15,7 @@ mod answer;
 mod client;
 mod connect;
 pub mod guard;
+mod meter;
 mod pool;
 pub mod resolve;
 pub mod target;

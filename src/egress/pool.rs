@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::PublicAddr;
+use super::meter::Meter;
 use super::target::Endpoint;
 use crate::limits::CONNECTION_AGE_MAX;
 
@@ -131,7 +132,9 @@ impl Lease {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> {
-        match &mut self.0.as_mut()?.sender {
+        let connection = self.0.as_mut()?;
+        connection.about.meter.grant();
+        match &mut connection.sender {
             Sender::Http1(sender) => Some(sender.try_send_request(request).await),
             Sender::Http2(sender) => Some(sender.try_send_request(request).await),
         }
@@ -231,12 +234,19 @@ pub(super) struct About {
     generation: u64,
     made: Instant,
     users: AtomicUsize,
+    meter: Arc<Meter>,
 }
 
 impl About {
     /// One user: whoever made it.
     pub(super) fn new(endpoint: Endpoint, addr: PublicAddr, generation: u64) -> Self {
-        Self { endpoint, addr, generation, made: Instant::now(), users: AtomicUsize::new(1) }
+        let (users, meter) = (AtomicUsize::new(1), Meter::new());
+        Self { endpoint, addr, generation, made: Instant::now(), users, meter }
+    }
+
+    /// What the connection's bytes are counted by.
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// Counts one more user, unless the connection is retired.

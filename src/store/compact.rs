@@ -28,7 +28,7 @@ const COPIED_PER_COMMIT: usize = 8 * 1024 * 1024;
 /// Room that is left beside the copy.
 const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Lengths of the store's file, in bytes.
+/// Lengths of the store's file, in bytes; the same when there was nothing to gain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub before: u64,
@@ -69,6 +69,10 @@ pub fn compact(place: &Place, entropy: &Entropy, clock: &Clock, told: Told<'_>) 
     let done = write(&db, &copy, place.cache_bytes, told).map_err(|error| error.to_string()).and_then(|()| {
         let keep = || -> io::Result<u64> {
             let after = length(&copy)?;
+            if after >= before {
+                open::remove_if_there(&copy)?;
+                return Ok(before);
+            }
             open::set_private(&copy)?;
             File::open(&copy)?.sync_all()?;
             std::fs::rename(&copy, &path)?;
@@ -113,7 +117,7 @@ fn make_room(place: &Place, db: &Database, copy: &Path) -> Result<(), CompactErr
 /// Copies every table into a new file.
 fn write(db: &Database, copy: &Path, cache_bytes: usize, told: Told<'_>) -> Result<(), StoreError> {
     let from = db.begin_read()?;
-    let to = Builder::new()
+    let mut to = Builder::new()
         .set_cache_size(cache_bytes)
         .create(copy)
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -127,6 +131,8 @@ fn write(db: &Database, copy: &Path, cache_bytes: usize, told: Told<'_>) -> Resu
     create_tables(&txn)?;
     txn.set_quick_repair(true);
     txn.commit()?;
+    // The file grew by doubling: this cuts it to what is in it.
+    to.compact().map_err(|error| StoreError::Unavailable(error.to_string()))?;
     to.close().map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 

@@ -138,6 +138,16 @@ impl Wal {
             number += 1;
         }
         // Each record is synced before the next one is written: behind one that is torn by a crash there is none.
+        let begun = |at: usize| {
+            all.get(at..at + 16).is_some_and(|head| word(head, 0) == position.tag && word(head, 8) == number)
+        };
+        if begun(at) {
+            tracing::warn!(
+                record = number,
+                "the newest record of the write-ahead log does not read and is left out: a crash tore it before anybody was \
+                 told of it, or it is damaged"
+            );
+        }
         let tag = position.tag.to_le_bytes();
         let rest = all.get(at + 1..).unwrap_or_default();
         let later = |window: &[u8]| window == tag;

@@ -85,8 +85,10 @@ impl Parts {
         let (db, shared) = open::open(place, entropy)?;
         let wal = open::open_wal(&place.wal_file())?;
         let mut recovered = open::careful(&place.store_file(), || {
-            recover::recover(db, shared.clone(), clock, wal, retention_idempotency_ms)
-                .map_err(|error| OpenError::Refused { path: place.store_file(), why: error.to_string() })
+            recover::recover(db, shared.clone(), clock, wal, retention_idempotency_ms).map_err(|error| {
+                let advice = if error.is_damage() { "; what is damaged tells: webhookd store check" } else { "" };
+                OpenError::Refused { path: place.store_file(), why: format!("{error}{advice}") }
+            })
         })?;
         let folder = |source| OpenError::Folder { path: place.state_dir.clone(), source };
         let (spool, found) = Spool::open(&place.state_dir).map_err(folder)?;

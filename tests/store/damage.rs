@@ -17,6 +17,8 @@ use webhookd::entropy::Entropy;
 use webhookd::store::check as store_check;
 use webhookd::store::open::{self, OpenError, Place};
 use webhookd::store::recover::recover;
+use webhookd::store::row;
+use webhookd::store::schema::{FORMAT, META, meta};
 use webhookd::store::seal::KeyFileError;
 use webhookd::store::writer::Parts;
 
@@ -270,6 +272,27 @@ fn g10_a_wrong_missing_or_open_key_file_is_refused() {
     fs::write(&key_file, &key).unwrap();
     fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(opened(&place).unwrap().recovered.engine.heads().0, EVENTS + 1);
+}
+
+#[test]
+fn g10_a_newer_format_is_refused_with_the_version_that_opens_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = make(folder.path());
+    let put = |format: u64, version: &str| {
+        let db = redb::Database::open(place.store_file()).unwrap();
+        let txn = db.begin_write().unwrap();
+        for (name, value) in [(meta::FORMAT, &format.to_le_bytes()[..]), (meta::VERSION, version.as_bytes())] {
+            let row = row::seal(META, &name, value.to_vec());
+            txn.open_table(META).unwrap().insert(name, row.as_slice()).unwrap();
+        }
+        txn.commit().unwrap();
+    };
+    put(FORMAT + 1, "7.3.1");
+    let Err(OpenError::Refused { why, .. }) = opened(&place) else { panic!("it opened") };
+    let parts = [format!("format {}", FORMAT + 1), format!("reads format {FORMAT}"), "run webhookd 7.3.1".to_owned()];
+    assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    put(FORMAT, "0.1.0");
+    assert!(opened(&place).is_ok());
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl Receiver {
 
     /// A receiver that speaks TLS and answers 200.
     pub fn tls(authority: &Authority, certificate: Certificate) -> Self {
-        let acceptor = TlsAcceptor::from(authority.server(certificate));
+        let acceptor = TlsAcceptor::from(authority.server_config(certificate));
         Self::start(Arc::new(|_: &Request| Reply::ok()), Some(acceptor), true)
     }
 

@@ -60,7 +60,7 @@ impl Authority {
         (leaf.pem() + &self.pem, key.serialize_pem())
     }
 
-    pub(super) fn server(&self, certificate: Certificate) -> Arc<ServerConfig> {
+    pub fn server_config(&self, certificate: Certificate) -> Arc<ServerConfig> {
         let (chain, key) = self.issue(certificate);
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>().expect("a chain");
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
@@ -70,6 +70,13 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(chain, key);
         Arc::new(config.expect("a certificate that fits its key"))
+    }
+
+    /// For a client that offers these protocols.
+    pub fn client_for(&self, protocols: &[&[u8]]) -> ClientConfig {
+        let mut config = ClientConfig::clone(&self.client());
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config
     }
 
     pub(super) fn client(&self) -> Arc<ClientConfig> {

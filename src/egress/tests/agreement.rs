@@ -76,12 +76,12 @@ fn spelled(ip: u32, parts: usize, bases: [u8; 4]) -> String {
         _ => format!("0X{value:08X}"),
     };
     let mut texts = Vec::new();
-    for part in 0..parts {
+    for (part, base) in bases.into_iter().take(parts).enumerate() {
         let last = part + 1 == parts;
         let shift = 24 - 8 * u32::try_from(part).unwrap();
         // The last part holds all that is left.
         let value = if last { ip & (u32::MAX >> (8 * part)) } else { (ip >> shift) & 0xff };
-        texts.push(shown(value, bases[part]));
+        texts.push(shown(value, base));
     }
     texts.join(".")
 }

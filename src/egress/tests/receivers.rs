@@ -267,3 +267,35 @@ async fn source_addresses_are_used_by_family() {
         post(&egress_with(v6_only, StaticResolver::default()), &Pool::default(), &receiver.url(), LONG).await;
     assert_eq!(class(&exchange), Some(Class::Connect), "{exchange:?}");
 }
+
+#[tokio::test]
+async fn interim_answers_without_end_break_the_connection() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let receiver = Receiver::start(move |mut peer| {
+        let count = Arc::clone(&count);
+        async move {
+            peer.request().await;
+            let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(100);
+            while peer.stream.write_all(&early).await.is_ok() {
+                count.fetch_add(early.len(), Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let (egress, pool) = (egress(), Pool::default());
+    let exchange = post(&egress, &pool, &receiver.url(), LONG).await;
+    assert_eq!(class(&exchange), Some(Class::Protocol), "{exchange:?}");
+    assert!(detail(&exchange).contains("sent more than an answer may have"), "{exchange:?}");
+    eventually("the connection is closed", || egress.open_connections() == 0).await;
+    // What the kernel buffers on both sides is beyond anyone's reach.
+    assert!(sent.load(Ordering::SeqCst) < 16 * 1024 * 1024);
+    // A few of them are nothing out of the ordinary, on a kept connection too.
+    let answer =
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(500) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let receiver = Receiver::answering(&answer).await;
+    for _ in 0..40 {
+        assert_eq!(post(&egress, &pool, &receiver.url(), LONG).await.failure, None);
+    }
+    assert_eq!(receiver.accepts(), 1);
+}

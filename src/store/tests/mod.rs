@@ -1,6 +1,7 @@
 //! Tests that need the store's insides: pages over list and tail, the watermark, lines, the queue's counts, how groups are closed,
 //! what stands or falls with an op.
 
+mod damage;
 mod fresh;
 mod guard;
 mod inbox;
