@@ -130,6 +130,19 @@ pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
 /// checkpoint, which holds the writer up meanwhile (measured: docs/PERFORMANCE.md).
 pub const WAL_BYTES: u64 = 4 * 1024 * 1024;
 
+/// A frame of a backup is closed once it has this many bytes.
+pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
+/// No frame of a backup is larger: the largest event there can be, with room around it.
+pub const BACKUP_FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Bytes of the logs that a backup reads in one go, from one snapshot.
+pub const BACKUP_READ_BYTES: usize = 1024 * 1024;
+/// Who takes nothing of a backup for this long loses it: while one is made, nothing old is removed.
+pub const BACKUP_STALL_MAX: Duration = Duration::from_secs(60);
+/// A backup's temporary copy leaves this much of the disk free.
+pub const BACKUP_SPARE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of a backup that a restore writes in one transaction.
+pub const RESTORE_COMMIT_BYTES: usize = 64 * 1024 * 1024;
+
 /// Successes of one lane that may wait for their commit with their permits free.
 pub const LANE_SPOOLED_MAX: usize = 1_024;
 
@@ -148,3 +161,4 @@ const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EX
 const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);
 const _: () = assert!(JOBS_RUNNING_MAX <= JOBS_KEPT_MAX && JOB_STEP_MAX <= JOB_LOOKED_AT_MAX);
 const _: () = assert!(JOB_STEP_MAX < JOB_MOVED_PER_CHECKPOINT);
+const _: () = assert!(BACKUP_FRAME_BYTES < BACKUP_FRAME_BYTES_MAX && BACKUP_READ_BYTES >= BACKUP_FRAME_BYTES);

@@ -113,6 +113,8 @@ pub struct Metrics {
     /// How long what is due has waited, of active webhooks that are not paused.
     pub oldest_due_seconds: Gauge<f64, AtomicU64>,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
+    /// Wall time of the newest whole backup; 0 before the first.
+    pub last_backup_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -146,6 +148,7 @@ impl Default for Metrics {
             job_deliveries: Family::default(),
             oldest_due_seconds: Gauge::default(),
             uptime_seconds: Gauge::default(),
+            last_backup_seconds: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -244,6 +247,12 @@ impl Metrics {
             self.oldest_due_seconds.clone(),
         );
         registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
+        registry.register_with_unit(
+            "backup_last_success_timestamp",
+            "When the newest whole backup was made, 0 before the first",
+            Unit::Seconds,
+            self.last_backup_seconds.clone(),
+        );
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());
     }
 

@@ -36,6 +36,7 @@ impl Payload {
         made.write("files/etc/credstore/webhookd-cert.pem", &chain);
         made.write("files/etc/credstore/webhookd-key.pem", &key);
         made.write("files/etc/credstore/webhookd.key", &"5a".repeat(32));
+        open(&made.path("files/etc/credstore/webhookd.key"), 0o600);
         open(&made.path("files/etc/credstore"), 0o700);
         made
     }
@@ -115,7 +116,12 @@ fn by_hand(script: &str) -> Payload {
         fs::remove_file(payload.path("files/etc/credstore").join(from)).expect("removing it");
     }
     let manual = include_str!("../docs/OPERATIONS.md");
-    for (heading, name) in [("### By hand", "by-hand.sh"), ("## Backup", "backup.sh"), ("### Restore", "restore.sh")] {
+    for (heading, name) in [
+        ("### By hand", "by-hand.sh"),
+        ("## Backup", "backup.sh"),
+        ("### Restore", "restore.sh"),
+        ("## The sealing key", "reseal.sh"),
+    ] {
         let (_, part) = manual.split_once(&format!("\n{heading}\n")).expect("the heading");
         let (_, block) = part.split_once("\n```sh\n").expect("commands");
         payload.write(name, block.split_once("```").expect("their end").0);
@@ -145,6 +151,7 @@ fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
         "sockets",
         "watchdog",
         "backup",
+        "sealing key",
         "stop",
         "examples",
     ];

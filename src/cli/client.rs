@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
@@ -143,6 +144,37 @@ impl Client {
             done.map_err(|why: String| {
                 Failure::new(UNREACHABLE, format!("{}: {why}; what became of the request is not known", self.name()))
             })
+        })
+    }
+
+    /// Asks, and hands on what comes back piece by piece; an answer that is no success is a failure. The time-out is for each
+    /// piece.
+    pub(super) fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let request = self.request(method, path, Bytes::new(), &[])?;
+        let lost = |why: &str| Failure::new(UNREACHABLE, format!("{}: {why}", self.name()));
+        self.runtime.block_on(async {
+            let connected = timeout(CONNECT_TIMEOUT, self.connect()).await;
+            let mut sender = connected.map_err(|_| self.unreachable("it does not answer"))??;
+            let answer = timeout(self.timeout, sender.send_request(request)).await;
+            let answer = answer.map_err(|_| lost("it does not answer"))?.map_err(|error| lost(&error.to_string()))?;
+            let (head, mut body) = answer.into_parts();
+            if !head.status.is_success() {
+                let body = timeout(self.timeout, Limited::new(body, ANSWER_BYTES_MAX).collect()).await;
+                let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+                return Err(self.refusal(path, &Answer { status: head.status, body }));
+            }
+            while let Some(frame) = timeout(self.timeout, body.frame()).await.map_err(|_| lost("nothing more came"))? {
+                let frame = frame.map_err(|error| lost(&format!("it was cut off: {error}")))?;
+                if let Some(piece) = frame.data_ref() {
+                    take(piece)?;
+                }
+            }
+            Ok(())
         })
     }
 

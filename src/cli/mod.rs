@@ -6,6 +6,7 @@
 //! configuration or store refused.
 
 mod access;
+mod backup;
 mod check;
 mod client;
 mod doctor;
@@ -14,6 +15,8 @@ mod listen;
 mod pages;
 mod print;
 mod reload;
+mod reseal;
+mod restore;
 mod send;
 mod serve;
 mod signing;
@@ -84,6 +87,12 @@ enum Command {
     Tail(tail::Tail),
     /// Receive on a machine without a public address: deliveries come down a stream and go on to a local URL.
     Listen(listen::Listen),
+    /// Copy the store while the daemon serves.
+    Backup(backup::Backup),
+    /// Make a store from a backup, in a state folder that has none.
+    Restore(restore::Restore),
+    /// Seal the secrets in the store of a stopped daemon with a new key.
+    Reseal(reseal::Reseal),
     /// Compute the signature headers of a body.
     Sign(signing::Sign),
     /// Verify the signature of a body.
@@ -171,6 +180,9 @@ impl Command {
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
             Self::Listen(command) => command.run(),
+            Self::Backup(command) => command.run(),
+            Self::Restore(command) => command.run(),
+            Self::Reseal(command) => command.run(),
             Self::Sign(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::Completions(command) => command.run(),

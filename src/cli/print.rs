@@ -2,7 +2,9 @@
 //! the command quietly, and that nothing a client chose reaches a terminal as a control sequence.
 
 use std::io::{self, ErrorKind, Write};
+use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use serde_json::Value;
 
 use super::{Failure, SYSTEM};
@@ -38,6 +40,28 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>], none: &str) -> Resu
         line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())
+}
+
+/// How often something long says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// How far something long is, told on standard error now and then; what is short says nothing.
+pub(super) struct Progress {
+    done: &'static str,
+    told: Instant,
+}
+
+impl Progress {
+    pub(super) fn new(done: &'static str) -> Self {
+        Self { done, told: Instant::now() }
+    }
+
+    pub(super) fn at(&mut self, bytes: u64) {
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            eprintln!("{} {}", ByteSize(bytes), self.done);
+        }
+    }
 }
 
 /// Text without control characters: it may be a client's.

@@ -23,7 +23,9 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats, streams};
+use super::{
+    admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats, streams,
+};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -381,6 +383,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::AllRedrive | Action::AllPurge | Action::AnyRecover => jobs::perform(action, call).await,
         Action::JobList | Action::JobSee | Action::JobCancel => jobs::perform(action, call).await,
         Action::AllJobs | Action::AnyJobSee | Action::AnyJobCancel => jobs::perform(action, call).await,
+        Action::Backup => backup::backup(call).await,
         Action::Health | Action::Ready | Action::OpenApi | Action::Metrics => Err(Problem::not_found()),
     }
 }

@@ -7,6 +7,7 @@ pub mod access;
 pub mod admin;
 pub mod audit;
 pub mod auth;
+mod backup;
 pub mod body;
 pub mod call;
 pub mod certificates;

@@ -59,6 +59,7 @@ struct EventsJson {
 #[derive(Serialize)]
 struct StoreJson {
     bytes: Option<u64>,
+    last_backup_at: Option<String>,
 }
 
 impl OverviewJson {
@@ -80,7 +81,7 @@ impl OverviewJson {
                 overdue_seconds: seen.overdue_ms / 1_000,
             },
             events: EventsJson { accepted: seen.accepted, open: seen.open_events },
-            store: StoreJson { bytes: seen.store_bytes },
+            store: StoreJson { bytes: seen.store_bytes, last_backup_at: seen.last_backup_ms.map(millis_z) },
             last_reload: if seen.reload_ok { "ok" } else { "refused" },
         }
     }

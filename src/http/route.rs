@@ -141,6 +141,7 @@ pub enum Action {
     Reload,
     ConfigSee,
     LogSet,
+    Backup,
 }
 
 #[derive(Debug)]
@@ -253,6 +254,7 @@ routes! {
     POST   "/admin/reload"                    Admin Admin   None  Admin => Reload;
     GET    "/admin/config"                    Admin Admin   None  Admin => ConfigSee;
     PUT    "/admin/log"                       Admin Admin   Small Admin => LogSet;
+    POST   "/admin/backup"                    Admin Admin   None  Admin => Backup;
 }
 
 /// The table, ready to be asked.

@@ -28,9 +28,10 @@ impl Service {
         let read = move |shared: &Shared| {
             let bytes = std::fs::metadata(file).map(|file| file.len());
             let due_ms = sum_up(shared, &webhooks, &streams)?.oldest_due_ms;
-            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), due_ms))
+            let last_backup_ms = shared.view()?.last_backup()?;
+            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), due_ms, last_backup_ms))
         };
-        if let Ok((totals, bytes, due_ms)) = self.store.read(read).await {
+        if let Ok((totals, bytes, due_ms, last_backup_ms)) = self.store.read(read).await {
             let pending = [
                 ("fresh", totals.fresh),
                 ("waiting", totals.waiting),
@@ -43,6 +44,7 @@ impl Service {
             metrics.dead_letters.set(gauge(totals.dead));
             let age_ms = due_ms.map_or(0, |due| self.clock.now_ms().saturating_sub(due));
             metrics.oldest_due_seconds.set(age_ms as f64 / 1_000.0);
+            metrics.last_backup_seconds.set(last_backup_ms.unwrap_or(0) as f64 / 1_000.0);
             if let Some(bytes) = bytes {
                 metrics.store_bytes.set(gauge(bytes));
             }

@@ -7,6 +7,7 @@
 pub mod access;
 mod asker;
 pub mod audit;
+pub mod backup;
 pub mod deadletter;
 mod error;
 pub mod explain;

@@ -39,6 +39,8 @@ pub struct Overview {
     pub open_events: u64,
     /// Length of the store file, if it can be told.
     pub store_bytes: Option<u64>,
+    /// Wall time of the newest whole backup.
+    pub last_backup_ms: Option<Millis>,
     /// Whether the last reload was taken over.
     pub reload_ok: bool,
 }
@@ -95,6 +97,7 @@ pub(super) struct Sums {
     dead: u64,
     pub oldest_due_ms: Option<Millis>,
     store_bytes: Option<u64>,
+    last_backup_ms: Option<Millis>,
 }
 
 impl Service {
@@ -133,6 +136,7 @@ impl Service {
             accepted: shared.next_event() - 1,
             open_events: shared.next_event().saturating_sub(shared.watermark()),
             store_bytes: sums.store_bytes,
+            last_backup_ms: sums.last_backup_ms,
             reload_ok: self.metrics.reload_success.get() == 1,
         })
     }
@@ -193,7 +197,7 @@ fn may_be(which: Which, webhook: &Webhook) -> bool {
 pub(super) fn sum_up(shared: &Shared, webhooks: &[Arc<Webhook>], streams: &Streams) -> Result<Sums, StoreError> {
     let pauses = shared.registry().pauses().clone();
     let view = shared.view()?;
-    let mut sums = Sums::default();
+    let mut sums = Sums { last_backup_ms: view.last_backup()?, ..Sums::default() };
     for webhook in webhooks {
         let standing = view.standing(webhook.no)?;
         sums.queued += standing.pending();

@@ -315,6 +315,10 @@ impl Engine {
             Op::StartJob { draft, activate } => self.start_job(group, draft, *activate),
             Op::JobStep(step) => self.job_step(group, step),
             Op::EndJob { id, end } => Ok(self.end_job(group, *id, *end)),
+            Op::BackedUp { at_ms } => {
+                put_meta(group.txn(), meta::LAST_BACKUP, &at_ms.to_le_bytes())?;
+                Ok(Ok(Done::Nothing))
+            }
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }

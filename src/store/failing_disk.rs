@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use redb::{Builder, StorageBackend};
+use redb::{Builder, Database, StorageBackend};
 
 use super::open;
 use super::recover;
@@ -80,6 +80,12 @@ impl Disk {
             metrics: Arc::new(Metrics::default()),
             retention_idempotency_ms: DAY_MS,
         }
+    }
+
+    /// The store on it, as the next process finds it.
+    pub(crate) fn open(&self) -> Database {
+        self.0.lock().unwrap().fault = None;
+        Builder::new().create_with_backend(Handle(self.clone(), 0)).unwrap()
     }
 
     /// The write-ahead log on this disk.

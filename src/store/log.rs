@@ -6,7 +6,7 @@ use super::StoreError;
 use super::block::{self, Block, Mark, Packer};
 use super::schema::{EVENTS, JOURNAL};
 
-const MISSING: &str = "a block of the log is missing";
+pub(super) const MISSING: &str = "a block of the log is missing";
 
 /// Which of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,73 @@ pub fn scan(
         expected = Some(next);
     }
     Ok(())
+}
+
+/// Calls `each` with whole blocks as they stand, in order: those whose first record is at or above `from` and below `below`,
+/// until they have `bytes_max` bytes together.
+///
+/// # Errors
+/// When the store or `each` fails.
+pub fn blocks(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    from: u64,
+    below: u64,
+    bytes_max: usize,
+    mut each: impl FnMut(u64, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut bytes = 0;
+    for found in table.range(from..below)? {
+        let (first, block) = found?;
+        each(first.value(), block.value())?;
+        bytes += block.value().len();
+        if bytes >= bytes_max {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Follows blocks that are handed on one by one, so that none is missing between them.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    log: Log,
+    next: Option<u64>,
+}
+
+impl Run {
+    #[must_use]
+    pub fn new(log: Log) -> Self {
+        Self { log, next: None }
+    }
+
+    /// Of which log.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log
+    }
+
+    /// Takes the next block.
+    ///
+    /// # Errors
+    /// `StoreError::Damaged` when it does not follow the one before it, or does not read.
+    pub fn take(&mut self, first: u64, block: &[u8]) -> Result<(), StoreError> {
+        if self.next.is_some_and(|next| next != first) {
+            return Err(StoreError::Damaged(MISSING));
+        }
+        let mut next = first;
+        for record in block_at(self.log, first, block)?.records() {
+            record.map_err(|_| damaged(self.log, first))?;
+            next += 1;
+        }
+        self.next = Some(next);
+        Ok(())
+    }
+
+    /// The number that the next record has; `None` before the first block.
+    #[must_use]
+    pub fn next(&self) -> Option<u64> {
+        self.next
+    }
 }
 
 /// The end of a log: the number its next record gets, and the mark of its last block.

@@ -2,9 +2,11 @@
 //!
 //! Everything is changed by one writer, in groups, one synced transaction a group (`engine`, `writer`); everything is read
 //! through snapshots (`view`). `log` and `block` are the two append-only logs, `queue` what did not go through at once,
-//! `listing` the derived lists, `news` what the engine reports of itself, `registry` what is small enough to stand in memory, `open` how a file is made and found.
+//! `listing` the derived lists, `news` what the engine reports of itself, `registry` what is small enough to stand in memory, `open` how a file is made and found,
+//! `backup` how it is copied while it serves and made again from the copy.
 
 pub mod backlog;
+pub mod backup;
 pub mod block;
 mod cancel;
 mod changes;
@@ -18,11 +20,13 @@ pub mod fresh;
 pub mod group;
 pub mod guard;
 mod health;
+pub mod hold;
 pub mod ids;
 pub mod inbox;
 mod jobs;
 pub mod listing;
 pub mod log;
+pub mod nameless;
 pub mod news;
 pub mod numbers;
 pub mod op;
@@ -33,6 +37,7 @@ pub mod queue;
 pub mod record;
 pub mod recover;
 pub mod registry;
+pub mod reseal;
 pub mod row;
 pub mod schema;
 pub mod seal;
@@ -40,6 +45,7 @@ pub mod sift;
 pub mod spool;
 #[cfg(test)]
 mod tests;
+pub mod upgrade;
 pub mod view;
 pub mod wal;
 pub mod writer;

@@ -113,6 +113,10 @@ pub enum Op {
         id: JobId,
         end: JobState,
     },
+    /// A backup was handed over whole at this wall time.
+    BackedUp {
+        at_ms: Millis,
+    },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
 }

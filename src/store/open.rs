@@ -17,7 +17,7 @@ use super::schema::{FORMAT, META, TENANTS, meta};
 use super::seal::{self, KeyFileError, Sealer};
 use super::view::Shared;
 use super::wal::{self, Position, WAL_FILE, Wal};
-use super::{news, record, row};
+use super::{news, record, row, upgrade};
 use crate::entropy::Entropy;
 use crate::limits::WAL_BYTES;
 use crate::model::id::OPERATOR_NO;
@@ -28,10 +28,11 @@ pub const STORE_FILE: &str = "webhookd.redb";
 pub const KEY_FILE: &str = "webhookd.key";
 
 /// The version of this program.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a compaction is writing; it counts once it has the store's name.
 pub(super) const COMPACTED_FILE: &str = "webhookd.redb.compact";
-const KEY_CHECK: &[u8] = b"webhookd";
+/// What `meta.key_check` opens to.
+pub(super) const KEY_CHECK: &[u8] = b"webhookd";
 
 /// Where a store lives.
 #[derive(Clone, Debug)]
@@ -86,7 +87,8 @@ pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shar
     if path.try_exists().map_err(folder)? {
         let key = seal::read_key_file(&place.key_file())?;
         return careful(&path, || {
-            let db = Arc::new(open_file(&path, place.cache_bytes)?);
+            let db = open_file(&path, place.cache_bytes)?;
+            let db = Arc::new(upgrade::bring_up(db, &path, place.cache_bytes, FORMAT, upgrade::STEPS)?);
             let shared = admit(&db, &path, Sealer::new(key, entropy.clone()))?;
             // What a compaction that was killed has left.
             remove_if_there(&place.state_dir.join(COMPACTED_FILE)).map_err(folder)?;
@@ -159,34 +161,50 @@ pub fn open_wal(path: &Path) -> Result<Wal, OpenError> {
 /// `OpenError::Refused` with what is wrong.
 pub fn admit(db: &Database, path: &Path, sealer: Sealer) -> Result<Arc<Shared>, OpenError> {
     let refused = |why: String| OpenError::Refused { path: path.to_owned(), why };
-    let damaged = |error: StoreError| refused(error.to_string());
-    let read = |key: &str| -> Result<Vec<u8>, OpenError> {
-        let txn = db.begin_read().map_err(|error| damaged(error.into()))?;
-        let table = txn.open_table(META).map_err(|_| refused("it is no webhookd store".to_owned()))?;
-        let value = table.get(key).map_err(|error| damaged(error.into()))?;
-        let value = value.ok_or_else(|| refused(format!("it has no {key}")))?;
-        row::open(META, &key, value.value()).map(<[u8]>::to_vec).map_err(damaged)
-    };
-    let format = read(meta::FORMAT)?.try_into().map(u64::from_le_bytes);
-    match format {
-        Ok(FORMAT) => {}
-        Ok(other) => {
+    let read = |key: &str| read_meta(db, path, key)?.ok_or_else(|| refused(format!("it has no {key}")));
+    match read_format(db, path)? {
+        FORMAT => {}
+        other => {
             let version = String::from_utf8_lossy(&read(meta::VERSION)?).into_owned();
             return Err(refused(format!(
                 "it has format {other}, this is webhookd {VERSION}, which reads format {FORMAT}; run webhookd {version} or newer"
             )));
         }
-        Err(_) => return Err(refused("its format number does not read".to_owned())),
     }
     let opened = sealer.open(meta::KEY_CHECK.as_bytes(), &read(meta::KEY_CHECK)?);
     if opened.ok().as_deref() != Some(KEY_CHECK) {
         return Err(refused(
-            "its secrets were sealed with another key; put back the key file it was made with".to_owned(),
+            "its secrets were sealed with another key; put back the key file it was made with; if webhookd reseal was cut \
+             off, run it again"
+                .to_owned(),
         ));
     }
     let mask: [u8; 32] =
         read(meta::ID_MASK)?.try_into().map_err(|_| refused("its id mask does not read".to_owned()))?;
     Ok(Arc::new(Shared::new(sealer, Mask::new(&mask))))
+}
+
+/// The number of a store's format.
+///
+/// # Errors
+/// `OpenError::Refused` when it has none.
+pub(super) fn read_format(db: &Database, path: &Path) -> Result<u64, OpenError> {
+    let refused = |why: &str| OpenError::Refused { path: path.to_owned(), why: why.to_owned() };
+    let format = read_meta(db, path, meta::FORMAT)?.ok_or_else(|| refused("it has no format"))?;
+    Ok(u64::from_le_bytes(format.try_into().map_err(|_| refused("its format number does not read"))?))
+}
+
+/// A single of a store that is not admitted yet.
+///
+/// # Errors
+/// `OpenError::Refused` when it is no store of ours, or damaged.
+pub(super) fn read_meta(db: &Database, path: &Path, key: &str) -> Result<Option<Vec<u8>>, OpenError> {
+    let refused = |why: String| OpenError::Refused { path: path.to_owned(), why };
+    let damaged = |error: StoreError| refused(error.to_string());
+    let txn = db.begin_read().map_err(|error| damaged(error.into()))?;
+    let table = txn.open_table(META).map_err(|_| refused("it is no webhookd store".to_owned()))?;
+    let Some(value) = table.get(key).map_err(|error| damaged(error.into()))? else { return Ok(None) };
+    row::open(META, &key, value.value()).map(|bytes| Some(bytes.to_vec())).map_err(damaged)
 }
 
 /// Writes what a new store begins with.
@@ -241,7 +259,7 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn make_private_folder(path: &Path) -> io::Result<()> {
+pub(super) fn make_private_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

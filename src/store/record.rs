@@ -421,6 +421,16 @@ pub fn read_webhook(no: WebhookNo, since_seq: Seq, bytes: &[u8], sealer: &Sealer
     })
 }
 
+/// The same webhook version, sealed with another key.
+///
+/// # Errors
+/// As `read_webhook`.
+pub fn reseal_webhook(bytes: &[u8], old: &Sealer, new: &Sealer) -> Result<Vec<u8>, StoreError> {
+    let record: WebhookRecord = read(bytes)?;
+    let hidden = new.seal(&record.id, old.open(&record.id, &record.hidden)?);
+    Ok(to_bytes(&WebhookRecord { hidden, ..record }))
+}
+
 #[derive(Serialize, Deserialize)]
 struct TenantRecord {
     id: String,
@@ -474,6 +484,16 @@ pub fn write_key(key: &Key, sealer: &Sealer) -> Vec<u8> {
         cidrs: key.cidrs.iter().map(IpNet::to_string).collect(),
         revoked_ms: key.revoked_ms,
     })
+}
+
+/// The same key, sealed with another one.
+///
+/// # Errors
+/// As `read_key`.
+pub fn reseal_key(id: KeyId, bytes: &[u8], old: &Sealer, new: &Sealer) -> Result<Vec<u8>, StoreError> {
+    let record: KeyRecord = read(bytes)?;
+    let secret_key = new.seal(&id.0, old.open(&id.0, &record.secret_key)?);
+    Ok(to_bytes(&KeyRecord { secret_key, ..record }))
 }
 
 /// # Errors

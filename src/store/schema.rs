@@ -72,7 +72,8 @@ pub trait Visit {
     fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Self::Error>;
 }
 
-/// Visits every table there is.
+/// Visits every table there is: the one list of them. What is not in it is neither made with a new store nor copied into a
+/// backup or a compacted file; a test counts.
 ///
 /// # Errors
 /// The visitor's first.
@@ -115,4 +116,46 @@ pub mod meta {
     pub const NEXT_TENANT: &str = "next_tenant";
     /// u64, little endian; absent while there was no audit record.
     pub const NEXT_AUDIT: &str = "next_audit";
+    /// Wall time in ms of the newest whole backup, u64, little endian; absent before the first.
+    pub const LAST_BACKUP: &str = "last_backup";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use redb::TableHandle as _;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Names(Vec<String>);
+
+    impl Visit for Names {
+        type Error = Infallible;
+
+        fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Infallible> {
+            self.0.push(definition.name().to_owned());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_list_has_every_table() {
+        let mut names = Names::default();
+        visit(&mut names).unwrap();
+        let source = include_str!("schema.rs").split("mod tests").next().unwrap();
+        let mut defined: Vec<&str> =
+            source.split("TableDefinition::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        names.0.sort();
+        defined.sort_unstable();
+        assert_eq!(names.0, defined);
+        // And no other file makes one.
+        for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store")).unwrap() {
+            let path = file.unwrap().path();
+            let other = path.is_file() && !path.ends_with("schema.rs");
+            let text = if other { std::fs::read_to_string(&path).unwrap() } else { String::new() };
+            assert!(!text.contains("TableDefinition::new("), "{}", path.display());
+        }
+    }
 }

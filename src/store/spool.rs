@@ -32,7 +32,8 @@ const RECORD_BYTES: usize = 56;
 const BODY_BYTES: usize = RECORD_BYTES - 8;
 /// A file is left for the other one above this: some 1,200 records, so that start-up has few to look up.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-const NAMES: [&str; 2] = ["webhookd.spool.0", "webhookd.spool.1"];
+/// Names of its files in the state folder.
+pub const NAMES: [&str; 2] = ["webhookd.spool.0", "webhookd.spool.1"];
 
 /// A delivery that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

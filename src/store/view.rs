@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use super::StoreError;
+use super::hold::Hold;
 use super::ids::Mask;
 use super::listing::{self, Tails};
 use super::log::{self, Log};
@@ -20,7 +21,7 @@ use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Standing};
 use super::registry::Registry;
 use super::row;
-use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING, WEBHOOKS};
+use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, META, ORDERING, QUEUE, STANDING, WEBHOOKS, meta};
 use super::seal::Sealer;
 use crate::clock::Millis;
 use crate::model::attempt::Attempt;
@@ -39,6 +40,7 @@ pub struct Shared {
     next_journal: AtomicU64,
     watermark: AtomicU64,
     fresh: AtomicU64,
+    hold: Hold,
     pub(super) sealer: Sealer,
     pub(super) mask: Mask,
 }
@@ -55,6 +57,7 @@ impl Shared {
             next_journal: AtomicU64::new(1),
             watermark: AtomicU64::new(1),
             fresh: AtomicU64::new(0),
+            hold: Hold::default(),
             sealer,
             mask,
         }
@@ -136,6 +139,12 @@ impl Shared {
         Ok(View { txn, db, shared: self })
     }
 
+    /// What keeps the low ends of the logs where they are.
+    #[must_use]
+    pub fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
     /// Seals and opens with the store's key.
     #[must_use]
     pub fn sealer(&self) -> &Sealer {
@@ -181,6 +190,17 @@ pub struct DeadLetter {
 }
 
 impl View<'_> {
+    /// Wall time of the newest whole backup, in ms.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn last_backup(&self) -> Result<Option<Millis>, StoreError> {
+        let found = self.txn.open_table(META)?.get(meta::LAST_BACKUP)?;
+        let Some(value) = found else { return Ok(None) };
+        let bytes = row::open(META, &meta::LAST_BACKUP, value.value())?.try_into();
+        Ok(Some(u64::from_le_bytes(bytes.map_err(|_| StoreError::Damaged("when it was backed up does not read"))?)))
+    }
+
     /// The event at `seq`.
     ///
     /// # Errors

@@ -21,11 +21,15 @@ fn a_healthy_daemon_has_no_problems() {
     // The disk of the machine that runs this may be nearly full, which is trouble of another kind.
     let disk = ran.out.matches("problem: disk space").count();
     let out = ran.ends(i32::from(disk > 0)).out;
-    says(&out, &["note: backup: no backup is on record", "webhookd.key", "1 note"]);
+    says(&out, &["note: backup: nothing has ever been backed up", "webhookd backup --to FILE", "1 note"]);
     assert_eq!(out.matches("problem:").count(), disk, "{out}");
     let every = "looked at: configuration, state folder, key file, disk space, daemon, store, clock, dead letters, queue, \
                  webhooks, backup";
     says(&out, &[every]);
+    let file = daemon.folder().join("a.backup");
+    of(&daemon, &["backup", "--to", file.to_str().expect("a path")]).run().ends(0);
+    let told = of(&daemon, &["doctor", "--json"]).run().json();
+    assert!(found(&told, "backup").is_empty(), "{told}");
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Model {
             Op::StartJob { draft, activate } => self.start_job(draft, *activate),
             Op::JobStep(step) => self.job_step(step),
             Op::EndJob { id, end } => self.end_job(*id, *end),
-            Op::CreateKey(_) | Op::RevokeKey(_) | Op::Ping => Ok(Expected::Nothing),
+            Op::CreateKey(_) | Op::RevokeKey(_) | Op::BackedUp { .. } | Op::Ping => Ok(Expected::Nothing),
         }
     }
 

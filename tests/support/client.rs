@@ -73,6 +73,12 @@ impl Client {
         client
     }
 
+    /// The same client, for a daemon at another address.
+    #[must_use]
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self { target: Target::Tcp(address), headers: self.headers.clone() }
+    }
+
     #[must_use]
     pub fn bearer(&self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))

@@ -153,7 +153,14 @@ later=$(api /v1/events -H "Authorization: Bearer $token" -d '{"type":"order.upda
 bash -e /payload/restore.sh
 api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
 ! api "/v1/events/$later" -H "Authorization: Bearer $token" >/dev/null 2>&1 || fail "that was not the backup"
-ok "backup: restored"
+ok "backup: made while it served, restored"
+
+# --- Another sealing key, as the manual has it.
+before=$(cat /etc/credstore/webhookd.key)
+bash -e /payload/reseal.sh
+[ "$(cat /etc/credstore/webhookd.key)" != "$before" ] || fail "the same key"
+api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
+ok "sealing key: changed, and everything opens"
 
 # --- A clean stop.
 systemctl restart webhookd.service

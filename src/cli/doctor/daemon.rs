@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::Findings;
 use crate::cli::Failure;
-use crate::cli::client::{Client, with_query};
+use crate::cli::client::Client;
 use crate::cli::print::{self, text};
 use crate::cli::status::is_ready;
 use crate::cli::webhooks::{State, list};
+use crate::clock::Millis;
 use crate::config::{Entry, Loaded, Origin, Place};
 use crate::store::open::KEY_FILE;
 
@@ -25,8 +26,11 @@ const JOBS_TOLD_MAX: usize = 20;
 /// A delivery that could have been made is this late, in seconds, only when something holds it up.
 const OVERDUE_MAX_S: u64 = 300;
 
+/// The newest backup may be this old without a word.
+const BACKUP_AGE_MAX_MS: Millis = 7 * 86_400_000;
+
 /// The key file of the daemon that runs, if one does.
-pub(super) fn key_file(client: &Client) -> Option<PathBuf> {
+pub(in crate::cli) fn key_file(client: &Client) -> Option<PathBuf> {
     let running = client.get("/admin/config").ok()?;
     let of = |name: &str| {
         let setting = running["data"].as_array()?.iter().find(|one| one["key"] == name)?["value"].as_str()?;
@@ -60,7 +64,8 @@ fn ask(client: &Client, loaded: Option<&Loaded>, findings: &mut Findings) -> Res
     deliveries(&stats, findings);
     webhooks(client, findings)?;
     jobs(client, findings)?;
-    backup(client, findings)
+    backup(&stats, findings);
+    Ok(())
 }
 
 fn clock(stats: &Value, findings: &mut Findings) {
@@ -175,14 +180,21 @@ fn jobs(client: &Client, findings: &mut Findings) -> Result<(), Failure> {
 }
 
 /// A backup that the daemon made is on record; copies of a store that was stopped are not.
-fn backup(client: &Client, findings: &mut Findings) -> Result<(), Failure> {
+fn backup(stats: &Value, findings: &mut Findings) {
     findings.look_at("backup");
-    let path = with_query("/admin/audit", &[("action", Some("backup.*")), ("limit", Some("1"))]);
-    let made = client.get(&path)?;
-    if made["data"].as_array().is_none_or(Vec::is_empty) {
-        let mend =
-            "keep a copy of webhookd.redb, made while the daemon is stopped, and apart from it one of webhookd.key";
-        findings.note("backup", "no backup is on record", mend);
+    let mend = "webhookd backup --to FILE; and apart from it keep a copy of the key file that it names";
+    let [made, now] = [&stats["store"]["last_backup_at"], &stats["now"]].map(|at| parse_ms(&text(at)));
+    match (made, now) {
+        (Some(made), Some(now)) if now.saturating_sub(made) > BACKUP_AGE_MAX_MS => {
+            let age = print::span(now.saturating_sub(made) / 1_000);
+            findings.note("backup", format!("the newest backup is {age} old"), mend);
+        }
+        (Some(_), _) => {}
+        (None, _) => findings.note("backup", "nothing has ever been backed up", mend),
     }
-    Ok(())
+}
+
+fn parse_ms(text: &str) -> Option<Millis> {
+    let at: jiff::Timestamp = text.parse().ok()?;
+    Millis::try_from(at.as_millisecond()).ok()
 }

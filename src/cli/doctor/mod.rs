@@ -6,6 +6,8 @@
 mod daemon;
 mod files;
 
+pub(super) use daemon::key_file;
+
 use clap::Args;
 use serde_json::{Value, json};
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod changes;
 mod dead;
 mod dialects;
@@ -373,7 +374,11 @@ async fn read(reply: Reply) -> Got {
     let (mut parts, body) = reply.into_parts();
     let body = match body {
         ReplyBody::Whole(body) => body.collect().await.unwrap().to_bytes(),
-        ReplyBody::Stream(mut body) => body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        // Of one that has no end, its beginning.
+        ReplyBody::Stream(mut body) if parts.headers["content-type"] == "text/event-stream" => {
+            body.frame().await.unwrap().unwrap().into_data().unwrap()
+        }
+        ReplyBody::Stream(body) => body.collect().await.unwrap().to_bytes(),
     };
     let id = parts.headers.remove(REQUEST_ID).expect("every answer has its request's id");
     Got { status: parts.status, headers: parts.headers, body, id: id.to_str().unwrap().to_owned() }
