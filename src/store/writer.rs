@@ -8,10 +8,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::Database;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::StoreError;
 use super::engine::{Applied, Engine};
@@ -24,6 +25,8 @@ use super::view::Shared;
 use super::wal::Wal;
 use crate::clock::{Clock, Millis};
 use crate::metrics::Metrics;
+
+mod inline;
 
 /// Waits between attempts to open the store again.
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
@@ -45,6 +48,8 @@ pub struct Store {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     spool: Option<Arc<Spool>>,
+    /// Reads are made where they are asked for: see `inline`.
+    inline: bool,
 }
 
 /// How the writer opens the store and its write-ahead log again.
@@ -100,7 +105,7 @@ impl Parts {
     /// The handle that the running writer will serve.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store { inbox: Arc::new(Inbox::default()), shared: self.shared.clone(), spool: self.spool.clone() }
+        Store { inbox: Arc::default(), shared: self.shared.clone(), spool: self.spool.clone(), inline: false }
     }
 }
 
@@ -158,6 +163,9 @@ impl Store {
         &self,
         read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if self.inline {
+            return read(&self.shared);
+        }
         let shared = self.shared.clone();
         #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
         let task = tokio::task::spawn_blocking(move || read(&shared));
@@ -174,6 +182,11 @@ impl Store {
     /// # Errors
     /// When the thread can't be started.
     pub fn start(&self, parts: Parts, downstream: Arc<dyn Downstream>) -> std::io::Result<JoinHandle<()>> {
+        let (writer, engine) = self.writer(parts, downstream);
+        std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(engine))
+    }
+
+    fn writer(&self, parts: Parts, downstream: Arc<dyn Downstream>) -> (Writer, Engine) {
         let writer = Writer {
             inbox: self.inbox.clone(),
             shared: parts.shared,
@@ -183,8 +196,10 @@ impl Store {
             metrics: parts.metrics,
             retention_idempotency_ms: parts.retention_idempotency_ms,
             downstream,
+            last_start: None,
+            last_size: 0,
         };
-        std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(parts.recovered.engine))
+        (writer, parts.recovered.engine)
     }
 }
 
@@ -197,37 +212,82 @@ struct Writer {
     metrics: Arc<Metrics>,
     retention_idempotency_ms: Millis,
     downstream: Arc<dyn Downstream>,
+    last_start: Option<Instant>,
+    last_size: usize,
+}
+
+/// A group that was taken in: written, or waiting until the store is open again.
+struct Turn {
+    start: Instant,
+    tickets: Vec<Ticket>,
+    state: State,
+}
+
+enum State {
+    Written(Engine),
+    Broken(Broken),
+}
+
+/// What the writer has while it has no store.
+struct Broken {
+    /// The daemon's own ops of the group: not to be lost.
+    kept: Vec<Op>,
+    /// Where the logs ended before the group.
+    before: (u64, u64),
+    /// Before the next try.
+    wait: Duration,
 }
 
 impl Writer {
     fn run(mut self, mut engine: Engine) {
-        let mut last_start = None;
-        let mut last_size = 0;
-        loop {
-            let idle = engine.has_chores().then_some(IDLE);
-            let Some(requests) = self.inbox.next(last_start, last_size, idle) else { break };
-            let start = Instant::now();
-            let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
-            let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
-                requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
-            (last_start, last_size) = (Some(start), ops.len());
-            let before = engine.heads();
-            let applied = if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) };
-            match applied {
-                Ok(applied) => self.settle(applied, waiters),
-                Err(error) => {
-                    tracing::error!(%error, "the store failed; opening it again");
-                    self.metrics.store_failures.inc();
-                    engine = self.recover(engine, before, ops, waiters, &error);
-                }
-            }
-            // Also after a failure: by then what was kept of the group is committed.
-            if let Some(spool) = &self.spool {
-                tickets.into_iter().for_each(|ticket| spool.settle(ticket));
-            }
-            self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
-            self.metrics.group_size.observe(f64::from(u32::try_from(last_size).unwrap_or(u32::MAX)));
+        while let Some(requests) = self.inbox.next(self.last_start, self.last_size, idle_after(&engine)) {
+            let mut turn = self.turn(engine, requests);
+            engine = loop {
+                turn.state = match turn.state {
+                    State::Written(engine) => break engine,
+                    State::Broken(broken) => {
+                        std::thread::sleep(broken.wait);
+                        self.mend(broken)
+                    }
+                };
+            };
+            self.account(turn.start, turn.tickets);
         }
+        self.end(engine);
+    }
+
+    fn turn(&mut self, mut engine: Engine, requests: Vec<Request>) -> Turn {
+        let start = Instant::now();
+        let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
+        let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
+            requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
+        (self.last_start, self.last_size) = (Some(start), ops.len());
+        let before = engine.heads();
+        let applied = if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) };
+        let state = match applied {
+            Ok(applied) => {
+                self.settle(applied, waiters);
+                State::Written(engine)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store failed; opening it again");
+                self.metrics.store_failures.inc();
+                State::Broken(self.fail(engine, before, ops, waiters, &error))
+            }
+        };
+        Turn { start, tickets, state }
+    }
+
+    /// Behind a group; after a failure as well: by then what was kept of the group is committed.
+    fn account(&self, start: Instant, tickets: Vec<Ticket>) {
+        if let Some(spool) = &self.spool {
+            tickets.into_iter().for_each(|ticket| spool.settle(ticket));
+        }
+        self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
+        self.metrics.group_size.observe(f64::from(u32::try_from(self.last_size).unwrap_or(u32::MAX)));
+    }
+
+    fn end(&self, mut engine: Engine) {
         if let Err(error) = engine.checkpoint(true) {
             tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
         }
@@ -243,15 +303,15 @@ impl Writer {
         self.downstream.committed(applied.effects, answers);
     }
 
-    /// Opens the store again after an error, and finds out what became of the group.
-    fn recover(
-        &mut self,
+    /// Lets go of a store that failed; what became of the group is not known yet.
+    fn fail(
+        &self,
         engine: Engine,
         before: (u64, u64),
         ops: Vec<Op>,
         waiters: Vec<Option<Waiter>>,
         error: &StoreError,
-    ) -> Engine {
+    ) -> Broken {
         self.inbox.set_down(true);
         let why = error.to_string();
         let unknown = waiters
@@ -259,49 +319,49 @@ impl Writer {
             .flatten()
             .map(|waiter| (waiter, Err(SubmitError::Store(StoreError::Unavailable(why.clone())))));
         self.downstream.committed(Effects::default(), unknown.collect());
-        let mut kept: Vec<Op> = ops.into_iter().filter(is_own).collect();
-        let mut before = before;
         self.close_db(engine);
-        let mut wait = REOPEN_FIRST;
-        loop {
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(REOPEN_MAX);
-            let recovered = match self.open_again() {
-                Ok(recovered) => recovered,
-                Err(error) => {
-                    tracing::error!(%error, "the store can't be opened again yet");
-                    continue;
-                }
-            };
-            let mut engine = recovered.engine;
-            let landed = engine.heads() != before;
-            let new = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= before.0);
-            // What the group announced was lost with it, so every queue is looked at, also those that no lane stands for.
-            let rows = [true, false].map(|started| RowKey { started, due_ms: 0 });
-            let queued = recovered.queued.iter().flat_map(|no| rows.map(|row| (*no, row))).collect();
-            let mut effects = Effects { fresh: new.collect(), queued, ..Effects::default() };
-            if landed {
-                effects.settled = kept.iter().filter_map(settled_by).collect();
-                effects.expired = kept.iter().filter_map(expired_by).collect();
-                kept.clear();
+        Broken { kept: ops.into_iter().filter(is_own).collect(), before, wait: REOPEN_FIRST }
+    }
+
+    /// Tries once to open the store again, finds out what became of the group, and writes what was kept of it.
+    fn mend(&mut self, mut broken: Broken) -> State {
+        broken.wait = (broken.wait * 2).min(REOPEN_MAX);
+        let recovered = match self.open_again() {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                tracing::error!(%error, "the store can't be opened again yet");
+                return State::Broken(broken);
             }
-            before = engine.heads();
-            self.downstream.reopened();
-            self.downstream.committed(effects, Vec::new());
-            // One group must go through before callers are let in again.
-            kept.push(Op::Ping);
-            match engine.apply(&kept) {
-                Ok(applied) => {
-                    self.downstream.committed(applied.effects, Vec::new());
-                    self.inbox.set_down(false);
-                    tracing::info!("the store is open again");
-                    return engine;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the store failed again");
-                    kept.retain(|op| !matches!(op, Op::Ping));
-                    self.close_db(engine);
-                }
+        };
+        let mut engine = recovered.engine;
+        let landed = engine.heads() != broken.before;
+        let new = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= broken.before.0);
+        // What the group announced was lost with it, so every queue is looked at, also those that no lane stands for.
+        let rows = [true, false].map(|started| RowKey { started, due_ms: 0 });
+        let queued = recovered.queued.iter().flat_map(|no| rows.map(|row| (*no, row))).collect();
+        let mut effects = Effects { fresh: new.collect(), queued, ..Effects::default() };
+        if landed {
+            effects.settled = broken.kept.iter().filter_map(settled_by).collect();
+            effects.expired = broken.kept.iter().filter_map(expired_by).collect();
+            broken.kept.clear();
+        }
+        broken.before = engine.heads();
+        self.downstream.reopened();
+        self.downstream.committed(effects, Vec::new());
+        // One group must go through before callers are let in again.
+        broken.kept.push(Op::Ping);
+        match engine.apply(&broken.kept) {
+            Ok(applied) => {
+                self.downstream.committed(applied.effects, Vec::new());
+                self.inbox.set_down(false);
+                tracing::info!("the store is open again");
+                State::Written(engine)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store failed again");
+                broken.kept.retain(|op| !matches!(op, Op::Ping));
+                self.close_db(engine);
+                State::Broken(broken)
             }
         }
     }
@@ -321,6 +381,11 @@ impl Writer {
         recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
             .map_err(|error| error.to_string())
     }
+}
+
+/// How long the writer waits for work before it takes in what the write-ahead log holds.
+fn idle_after(engine: &Engine) -> Option<Duration> {
+    engine.has_chores().then_some(IDLE)
 }
 
 /// Ops that nobody waits for and that must not be lost: what the daemon itself found out.
