@@ -330,6 +330,8 @@ impl Writer {
             Ok(recovered) => recovered,
             Err(error) => {
                 tracing::error!(%error, "the store can't be opened again yet");
+                // It may have come half way, and would stand in the way of the next try: a store is opened once.
+                self.shared.set_db(None);
                 return State::Broken(broken);
             }
         };
