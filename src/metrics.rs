@@ -68,6 +68,7 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     pub group_size: Histogram,
     pub store_failures: Counter,
+    pub store_damage: Counter,
     pub store_bytes: Gauge,
     pub requests: Family<RequestLabels, Counter>,
     pub reload_success: Gauge,
@@ -95,6 +96,7 @@ impl Default for Metrics {
             commit_seconds: seconds(0.000_1),
             group_size: Histogram::new(exponential_buckets(1.0, 2.0, 14)),
             store_failures: Counter::default(),
+            store_damage: Counter::default(),
             store_bytes: Gauge::default(),
             requests: Family::default(),
             reload_success: Gauge::default(),
@@ -132,6 +134,11 @@ impl Default for Metrics {
         registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
         registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
         registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
+        registry.register(
+            "store_damage",
+            "Reads and writes that met what is not as it was written",
+            metrics.store_damage.clone(),
+        );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
         registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
         registry.register(

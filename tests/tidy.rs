@@ -175,6 +175,8 @@ fn the_project_speaks_only_of_itself() {
         "tests/systemd/service.sh",
         "tests/systemd/package.sh",
         ".ci/package",
+        ".ci/deny",
+        ".ci/deny.toml",
         "docs/ARCHITECTURE.md",
         "docs/DIALECTS.md",
         "docs/FORMAT.md",

@@ -16,6 +16,7 @@ mod send;
 mod serve;
 mod signing;
 mod status;
+mod store;
 mod tail;
 mod webhooks;
 
@@ -66,6 +67,9 @@ enum Command {
     Keys(access::Keys),
     /// List the webhooks of all tenants.
     Webhooks(webhooks::Webhooks),
+    /// The store's file: check it, compact it; while no daemon has it open.
+    #[command(subcommand)]
+    Store(store::Store),
     /// Publish an event.
     Send(send::Send),
     /// Show attempts as they are made.
@@ -151,6 +155,7 @@ impl Command {
             Self::Tenants(command) => command.run(),
             Self::Keys(command) => command.run(),
             Self::Webhooks(command) => command.run(),
+            Self::Store(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
             Self::Sign(command) => command.run(),

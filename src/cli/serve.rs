@@ -100,7 +100,7 @@ fn supervise(
                 _ = watch.tick() => {
                     if let Some(thread) = running.failed_thread() {
                         tracing::error!(thread, "a thread that must run has ended; stopping");
-                        break Err(SYSTEM);
+                        break Err(if running.store().is_damaged() { REFUSED } else { SYSTEM });
                     }
                 }
             }
@@ -122,16 +122,21 @@ fn supervise(
 
 fn code(error: &StartError) -> u8 {
     match error {
-        StartError::Store(
-            OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }),
-        ) => CANT_CREATE,
-        StartError::Store(OpenError::Locked(_)) => TRY_AGAIN,
-        StartError::Store(OpenError::Refused { .. } | OpenError::Key(_))
-        | StartError::Tls(_)
+        StartError::Store(error) => store_code(error),
+        StartError::Tls(_)
         | StartError::Egress(_)
         | StartError::Catalogue(_)
         | StartError::Handover(_)
         | StartError::NoCertificate => REFUSED,
         StartError::Listen(_) | StartError::Thread(_) => SYSTEM,
+    }
+}
+
+/// The exit code of a store that does not open.
+pub(super) fn store_code(error: &OpenError) -> u8 {
+    match error {
+        OpenError::Folder { .. } | OpenError::Disk { .. } | OpenError::Key(KeyFileError::Write { .. }) => CANT_CREATE,
+        OpenError::Locked(_) => TRY_AGAIN,
+        OpenError::Refused { .. } | OpenError::Key(_) => REFUSED,
     }
 }

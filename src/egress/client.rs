@@ -141,7 +141,7 @@ impl Egress {
     }
 }
 
-fn dialler(
+pub(super) fn dialler(
     settings: Settings,
     connect: Option<Arc<dyn Connect>>,
     generation: u64,

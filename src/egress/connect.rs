@@ -135,7 +135,7 @@ impl Dialler {
     }
 
     /// All addresses of the target, every one of them vetted.
-    async fn addresses(&self, resolver: &dyn Resolve, target: &Target) -> Result<Vec<PublicAddr>, Failure> {
+    pub(super) async fn addresses(&self, resolver: &dyn Resolve, target: &Target) -> Result<Vec<PublicAddr>, Failure> {
         let at_port = |ip: IpAddr| SocketAddr::new(ip, target.port());
         let found = match target.host() {
             Host::Ip(ip) => vec![at_port(*ip)],

@@ -36,6 +36,11 @@ impl Rules {
         self.allow.iter().any(|net| [v4, v6].iter().any(|own| net.contains(own) || own.contains(net)))
     }
 
+    /// Whether `allow` lets the address through that clouds give to their metadata service; names of it are targets only then.
+    pub(super) fn allows_metadata(&self) -> bool {
+        self.allows(IpAddr::V4(METADATA_V4))
+    }
+
     fn allows(&self, ip: IpAddr) -> bool {
         self.allow.iter().any(|net| net.contains(&ip))
     }
@@ -121,7 +126,7 @@ pub fn check_port(rules: &Rules, port: u16) -> Result<(), Refusal> {
 }
 
 fn check_v4(ip: Ipv4Addr) -> Result<(), &'static str> {
-    // A linear walk: twenty comparisons on a path that is about to open a connection.
+    // A linear walk: two dozen comparisons on a path that is about to open a connection.
     REFUSED_V4.iter().find(|(net, _)| net.contains(&ip)).map_or(Ok(()), |(_, rule)| Err(rule))
 }
 
@@ -172,6 +177,12 @@ const fn v6(a: u16, b: u16, c: u16, d: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0), prefix)
 }
 
+const fn host_v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), 128)
+}
+
+/// Where nearly every cloud has its metadata service.
+const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const LOOPBACK_V4: Ipv4Net = v4(127, 0, 0, 0, 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 const COMPATIBLE: Ipv6Net = v6(0, 0, 0, 0, 96);
@@ -185,12 +196,16 @@ const TEREDO: Ipv6Net = v6(0x2001, 0, 0, 0, 32);
 /// IANA has assigned global unicast from here only (RFC 4291 §2.4, the IPv6 address space registry).
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 0, 3);
 
-/// The IANA IPv4 special-purpose address registry without its globally reachable entries, multicast, and the one public
-/// address that is a cloud's inner service. Narrow rules stand before the ranges that contain them.
+/// The IANA IPv4 special-purpose address registry without its globally reachable entries, multicast, and what clouds answer on
+/// from the inside: the one public address among those, and the others by name. Narrow rules stand before the ranges that contain them.
 const REFUSED_V4: &[(Ipv4Net, &str)] = &[
-    (v4(169, 254, 169, 254, 32), "cloud metadata service (169.254.169.254)"),
+    (Ipv4Net::new_assert(METADATA_V4, 32), "cloud metadata service (169.254.169.254)"),
     (v4(168, 63, 129, 16, 32), "Azure wire server (168.63.129.16)"),
     (v4(100, 100, 100, 200, 32), "Alibaba Cloud metadata service (100.100.100.200)"),
+    (v4(192, 0, 0, 192, 32), "Oracle Cloud metadata service (192.0.0.192)"),
+    (v4(169, 254, 170, 2, 32), "AWS container credentials (169.254.170.2)"),
+    (v4(169, 254, 170, 23, 32), "AWS container credentials (169.254.170.23)"),
+    (v4(169, 254, 42, 42, 32), "Scaleway metadata service (169.254.42.42)"),
     (v4(0, 0, 0, 0, 8), "this network (0.0.0.0/8)"),
     (v4(10, 0, 0, 0, 8), "private (10.0.0.0/8)"),
     (v4(100, 64, 0, 0, 10), "carrier-grade NAT (100.64.0.0/10)"),
@@ -214,10 +229,11 @@ const REFUSED_V4: &[(Ipv4Net, &str)] = &[
 const REFUSED_V6: &[(Ipv6Net, &str)] = &[
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified (::)"),
     (LOOPBACK_V6, "loopback (::1)"),
-    (
-        Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
-        "cloud metadata service (fd00:ec2::254)",
-    ),
+    (host_v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]), "AWS metadata service (fd00:ec2::254)"),
+    (host_v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23]), "AWS container credentials (fd00:ec2::23)"),
+    (host_v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]), "Google Cloud metadata server (fd20:ce::254)"),
+    (host_v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]), "Scaleway metadata service (fd00:42::42)"),
+    (host_v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe]), "OpenStack metadata service (fe80::a9fe:a9fe)"),
     (COMPATIBLE, "IPv4-compatible (::/96)"),
     (NAT64_LOCAL, "local-use NAT64 (64:ff9b:1::/48)"),
     (v6(0x100, 0, 0, 0, 64), "discard-only (100::/64)"),
@@ -268,6 +284,10 @@ mod tests {
             ("169.254.0.1", "link-local"),
             ("172.16.0.1", "private"),
             ("172.31.255.255", "private"),
+            ("169.254.170.2", "AWS container credentials"),
+            ("169.254.170.23", "AWS container credentials"),
+            ("169.254.42.42", "Scaleway"),
+            ("192.0.0.192", "Oracle Cloud metadata service (192.0.0.192)"),
             ("192.0.0.1", "IETF protocol"),
             ("192.0.2.1", "documentation"),
             ("192.88.99.1", "6to4 relay"),
@@ -302,7 +322,13 @@ mod tests {
             ("4000::1", "outside 2000::/3"),
             ("5f00::1", "segment routing"),
             ("fc00::1", "unique local"),
-            ("fd00:ec2::254", "cloud metadata service"),
+            ("fd00:ec2::254", "AWS metadata service"),
+            ("fd00:ec2::23", "AWS container credentials"),
+            ("fd20:ce::254", "Google Cloud metadata server"),
+            ("fd00:42::42", "Scaleway"),
+            ("fe80::a9fe:a9fe", "OpenStack"),
+            ("::ffff:192.0.0.192", "Oracle"),
+            ("64:ff9b::a83f:8110", "NAT64 form of 168.63.129.16: Azure"),
             ("fd12::1", "unique local"),
             ("fe80::1", "link-local"),
             ("fec0::1", "site-local"),

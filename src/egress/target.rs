@@ -72,6 +72,9 @@ pub enum TargetError {
     /// `localhost` in any form while no loopback address is let through.
     #[error("url is refused: {0} is a name of this machine: loopback (127.0.0.0/8)")]
     Localhost(String),
+    /// A name under which clouds give out their machines' credentials, while its address is not let through.
+    #[error("url is refused: {0} is a name of the cloud metadata service (169.254.169.254)")]
+    Metadata(String),
 }
 
 impl TargetError {
@@ -82,7 +85,7 @@ impl TargetError {
             Self::Invalid(_) => "invalid_url",
             Self::Port(_) => "port_forbidden",
             Self::HttpsRequired => "https_required",
-            Self::Address(_) | Self::Localhost(_) => "target_forbidden",
+            Self::Address(_) | Self::Localhost(_) | Self::Metadata(_) => "target_forbidden",
         }
     }
 
@@ -113,7 +116,11 @@ impl Target {
         let url = Url::parse(text).map_err(|error| invalid(error.to_string()))?;
         let https = url.scheme() == "https";
         let host = match url.host() {
-            Some(url::Host::Domain(name)) if !name.is_empty() && name != "." => Host::Name(name.to_owned()),
+            // No name server knows such a name, and programs differ in what they make of `127.0.0.1..`.
+            Some(url::Host::Domain(name)) if has_empty_label(name) => {
+                return Err(invalid("the host is missing or has an empty label"));
+            }
+            Some(url::Host::Domain(name)) => Host::Name(name.to_owned()),
             Some(url::Host::Ipv4(ip)) => Host::Ip(ip.into()),
             Some(url::Host::Ipv6(ip)) => Host::Ip(ip.into()),
             _ => return Err(invalid("the host is missing")),
@@ -192,6 +199,11 @@ impl Target {
     }
 }
 
+/// Whether there is nothing between two dots of a name, or before its first; one dot at its end is its root.
+fn has_empty_label(name: &str) -> bool {
+    name.strip_suffix('.').unwrap_or(name).split('.').any(str::is_empty)
+}
+
 /// Whether a name means this machine by RFC 6761 §6.3, whatever a resolver says.
 #[must_use]
 pub fn is_localhost(name: &str) -> bool {
@@ -200,7 +212,18 @@ pub fn is_localhost(name: &str) -> bool {
     label.eq_ignore_ascii_case("localhost")
 }
 
-/// The addresses that such a name has.
+/// Whether a cloud's machines know their metadata service by this name. Its address would be refused when it is resolved;
+/// refused here, the owner is told at registration, and what the name resolves to outside of a cloud makes no difference.
+fn is_metadata(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    METADATA_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Google Cloud's names, with the short one that its search list completes, and those of Amazon's EC2.
+const METADATA_NAMES: [&str; 5] =
+    ["metadata.google.internal", "metadata.goog", "metadata", "instance-data.ec2.internal", "instance-data"];
+
+/// The addresses that `localhost` has.
 pub(super) const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// The rules that need no address but the one in the text.
@@ -212,6 +235,9 @@ fn judge(endpoint: &Endpoint, rules: &Rules) -> Result<(), TargetError> {
         }
         Host::Name(name) if is_localhost(name) && !rules.allows_loopback() => {
             return Err(TargetError::Localhost(cut(name)));
+        }
+        Host::Name(name) if is_metadata(name) && !rules.allows_metadata() => {
+            return Err(TargetError::Metadata(cut(name)));
         }
         Host::Name(_) => {}
     }

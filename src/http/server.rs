@@ -182,17 +182,18 @@ impl<H: Handler> Server<H> {
                 Ok((stream, addr)) => {
                     trouble.backoff = Duration::ZERO;
                     let peer = Peer { addr, tls: self.tls.is_some(), unix: matches!(stream, Stream::Unix(_)) };
-                    let pass = self.gate.enter().await;
-                    connections.spawn(Arc::clone(self).connection(stream, peer, pass));
+                    if let Some(pass) = self.gate.enter(addr.map(|addr| addr.ip())).await {
+                        connections.spawn(Arc::clone(self).connection(stream, peer, pass));
+                    }
                 }
                 Err(error) => trouble.survive(&error, &self.gate).await,
             }
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: Stream, peer: Peer, _pass: Pass) {
+    async fn connection(self: Arc<Self>, stream: Stream, peer: Peer, pass: Pass) {
         let leave = Arc::new(Notify::new());
-        let ticket = self.gate.idles(&leave);
+        let ticket = self.gate.idles(&pass, &leave);
         let (stream, is_http2) = match (&self.tls, stream) {
             (Some(tls), Stream::Tcp(stream)) => {
                 let handshake = TlsAcceptor::from(tls.load_full()).accept(stream);
@@ -216,7 +217,7 @@ impl<H: Handler> Server<H> {
         let watch = Watch::new();
         let wire = Wire::new(stream, Arc::clone(&watch), !is_http2);
         let service = self.service(&watch, peer, is_http2);
-        let parting = Parting { watch, leave, ticket: Some(ticket), requests: 0, said: false };
+        let parting = Parting { watch, pass, leave, ticket: Some(ticket), requests: 0, said: false };
         if is_http2 {
             let mut connection = self.http2.serve_connection(TokioIo::new(wire), service);
             self.drive(&mut connection, http2::Connection::graceful_shutdown, parting).await;
@@ -237,7 +238,7 @@ impl<H: Handler> Server<H> {
     {
         let (handler, watch) = (self.handler.clone(), Arc::clone(watch));
         service_fn(move |mut request: http::Request<Incoming>| {
-            let (in_flight, number) = watch.begin();
+            let (mut in_flight, number) = watch.begin();
             if watch.conflicts(number) {
                 request.extensions_mut().insert(BothLengths);
             }
@@ -246,8 +247,9 @@ impl<H: Handler> Server<H> {
                 let mut reply = handler.call(request, peer).await;
                 if is_http2 {
                     reply.headers_mut().remove(CONNECTION);
+                    in_flight.owe(true);
                 }
-                Ok::<_, Infallible>(reply.map(|body| Tracked { body, _in_flight: in_flight }))
+                Ok::<_, Infallible>(reply.map(|body| Tracked { body, in_flight, is_http2 }))
             }
         })
     }
@@ -306,6 +308,7 @@ impl<H: Handler> Server<H> {
 /// What decides when a connection has to go.
 struct Parting {
     watch: Arc<Watch>,
+    pass: Pass,
     leave: Arc<Notify>,
     /// Held while the connection is without a request, apart from the first moments after one.
     ticket: Option<IdleTicket>,
@@ -343,7 +346,7 @@ impl Parting {
                 return Poll::Ready(late);
             }
             if self.ticket.is_none() && !self.watch.is_active() {
-                self.ticket = Some(gate.idles(&self.leave));
+                self.ticket = Some(gate.idles(&self.pass, &self.leave));
                 self.requests = self.watch.requests();
             }
             let tick = now + limits.header_timeout;
@@ -398,7 +401,8 @@ impl AcceptTrouble {
 /// An answer's body that tells the watch when it is over.
 struct Tracked {
     body: ReplyBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
+    is_http2: bool,
 }
 
 impl Body for Tracked {
@@ -406,12 +410,17 @@ impl Body for Tracked {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut self.get_mut().body {
+        let this = self.get_mut();
+        let polled = match &mut this.body {
             ReplyBody::Whole(body) => {
                 Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
             }
             ReplyBody::Stream(body) => Pin::new(body).poll_frame(cx),
+        };
+        if this.is_http2 {
+            this.in_flight.owe(polled.is_ready());
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -47,6 +47,10 @@ pub struct Watch {
     head_since: AtomicU64,
     /// Since when the peer has taken nothing of what we have for it; [`NEVER`] when nothing waits.
     blocked_since: AtomicU64,
+    /// Answers over HTTP/2 whose next bytes are there and that the peer has opened no window for, and when one last moved. The
+    /// socket takes all that is written then, so that `blocked_since` sees nothing of it.
+    owed: AtomicUsize,
+    owed_since: AtomicU64,
     /// The first request with both lengths; 0 when there was none.
     conflict: AtomicU64,
     /// When we began to close it; [`NEVER`] until then.
@@ -56,7 +60,10 @@ pub struct Watch {
 const NEVER: u64 = u64::MAX;
 
 /// A request that is being answered; over when the answer's body is dropped.
-pub struct InFlight(Arc<Watch>);
+pub struct InFlight {
+    watch: Arc<Watch>,
+    owed: bool,
+}
 
 /// What to do when a connection's time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +84,8 @@ impl Watch {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
+            owed: AtomicUsize::new(0),
+            owed_since: AtomicU64::new(0),
             conflict: AtomicU64::new(0),
             parting_since: AtomicU64::new(NEVER),
         })
@@ -87,7 +96,7 @@ impl Watch {
     pub fn begin(self: &Arc<Self>) -> (InFlight, u64) {
         self.active.fetch_add(1, Relaxed);
         let number = self.requests.fetch_add(1, Relaxed) + 1;
-        (InFlight(Arc::clone(self)), number)
+        (InFlight { watch: Arc::clone(self), owed: false }, number)
     }
 
     /// Whether the request of that number came with two ways of telling its length.
@@ -113,6 +122,9 @@ impl Watch {
         let blocked = self.blocked_since.load(Relaxed);
         if blocked != NEVER {
             return Some((at(blocked, limits.body_timeout), Late::Drop));
+        }
+        if self.owed.load(Relaxed) > 0 {
+            return Some((at(self.owed_since.load(Relaxed), limits.body_timeout), Late::Drop));
         }
         if self.is_active() {
             return None;
@@ -163,10 +175,29 @@ impl Watch {
     }
 }
 
+impl InFlight {
+    /// Notes whether it is the peer's turn to take more of the answer, or ours to have more of it.
+    pub fn owe(&mut self, owed: bool) {
+        if owed {
+            self.watch.owed_since.store(self.watch.now(), Relaxed);
+        }
+        match (self.owed, owed) {
+            (false, true) => _ = self.watch.owed.fetch_add(1, Relaxed),
+            (true, false) => _ = self.watch.owed.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+        self.owed = owed;
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Relaxed);
-        self.0.active.fetch_sub(1, Relaxed);
+        if self.owed {
+            self.owe(true);
+            self.owe(false);
+        }
+        self.watch.idle_since.store(self.watch.now(), Relaxed);
+        self.watch.active.fetch_sub(1, Relaxed);
     }
 }
 

@@ -38,6 +38,9 @@ pub enum Error {
     /// Ask again later. What was under way may have happened.
     #[error("the store can't take this now; try again")]
     Unavailable { retry_after_s: u64 },
+    /// What this needs of the store is not as it was written; the log says where.
+    #[error("a part of the store that this needs is damaged; the operator finds in the log where")]
+    Damaged,
     /// Nothing that the caller can mend; the log says what.
     #[error("internal error")]
     Internal,
@@ -58,7 +61,9 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) | StoreError::Overloaded => Self::Unavailable { retry_after_s: 1 },
-            StoreError::Damaged(_) | StoreError::WrongKey => {
+            // The store says where it met damage.
+            StoreError::Damaged(_) | StoreError::DamagedAt { .. } => Self::Damaged,
+            StoreError::WrongKey => {
                 tracing::error!(%error, "a read failed");
                 Self::Internal
             }

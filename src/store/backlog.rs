@@ -14,6 +14,7 @@ use super::log::{self, Log};
 use super::ordering::{self, Place};
 use super::queue;
 use super::record::{self, Entry, Standing};
+use super::row;
 use super::schema::{FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING};
 use super::view::Shared;
 use crate::clock::Millis;
@@ -51,7 +52,7 @@ impl Shared {
         let mut standings: Vec<(WebhookNo, Standing)> = Vec::new();
         for row in self.view()?.txn.open_table(STANDING)?.iter()? {
             let (no, value) = row?;
-            standings.push((no.value(), record::read(value.value())?));
+            standings.push((no.value(), row::read(STANDING, &no.value(), value.value())?));
         }
         let mut totals = Totals { fresh: self.fresh(), ..Totals::default() };
         let registry = self.registry();
@@ -77,7 +78,7 @@ impl Shared {
         };
         let watermark = self.watermark();
         let view = self.view()?;
-        log::scan(&view.txn.open_table(Log::Journal.table())?, told_to, |_, bytes| {
+        log::scan(Log::Journal, &view.txn.open_table(Log::Journal.table())?, told_to, |_, bytes| {
             let entry: Entry = record::read(bytes)?;
             if entry.webhook() == webhook {
                 settled.insert(entry.event());
@@ -103,7 +104,7 @@ impl super::view::View<'_> {
     fn fresh_of(&self, webhook: WebhookNo, watermark: Seq, mut settled: HashSet<Seq>) -> Result<Vec<Seq>, StoreError> {
         let (fates, lines) = (self.txn.open_table(FATES)?, self.txn.open_table(ORDERING)?);
         let (mut fresh, mut row_read) = (Vec::new(), None);
-        log::scan(&self.txn.open_table(Log::Events.table())?, watermark, |seq, bytes| {
+        log::scan(Log::Events, &self.txn.open_table(Log::Events.table())?, watermark, |seq, bytes| {
             if !record::is_matched(bytes, webhook)? {
                 return Ok(true);
             }

@@ -1,16 +1,22 @@
 //! Blocks: several log records as one value. Owns the framing; what a record means is `record`'s.
 //!
-//! A block is: format byte, header (three u64: watermark event, watermark journal number, time ms; all little endian),
-//! then each record as a u32 length and its bytes. Its key is the number of its first record, so the record with number
-//! `n` is in the last block whose key is at most `n`, at position `n - key`. Values above a page take power-of-two page
-//! runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`).
+//! A block is: format byte, checksum, header (three u64: watermark event, watermark journal number, time ms; all little
+//! endian), then each record as a u32 length and its bytes. Its key is the number of its first record, so the record with
+//! number `n` is in the last block whose key is at most `n`, at position `n - key`. Values above a page take power-of-two
+//! page runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`).
+//!
+//! Invariant: no record leaves a block whose checksum does not hold. It goes over the log's name and the key too, so that a
+//! block which a damaged page leads to in another's place is no less damaged than one with an altered byte.
 
+use super::log::Log;
 use crate::clock::Millis;
 use crate::limits::BLOCK_BYTES_TARGET;
 use crate::model::id::{JournalSeq, Seq};
 
 const FORMAT: u8 = 1;
-const HEADER_BYTES: usize = 1 + 3 * 8;
+/// Where the checksummed bytes begin: behind the format byte and the checksum.
+const SUMMED_FROM: usize = 1 + 4;
+const HEADER_BYTES: usize = SUMMED_FROM + 3 * 8;
 
 /// What start-up needs to know, repeated in every block so that no row of its own is written for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +31,7 @@ pub struct Mark {
 
 /// Puts records together into blocks.
 pub struct Packer {
+    log: Log,
     first: u64,
     next: u64,
     mark: Mark,
@@ -33,10 +40,10 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// A packer whose first record gets the number `first`.
+    /// A packer for a log, whose first record gets the number `first`.
     #[must_use]
-    pub fn new(first: u64, mark: Mark) -> Self {
-        Self { first, next: first, mark, open: Vec::new(), full: Vec::new() }
+    pub fn new(log: Log, first: u64, mark: Mark) -> Self {
+        Self { log, first, next: first, mark, open: Vec::new(), full: Vec::new() }
     }
 
     /// Adds a record; gives its number.
@@ -68,7 +75,7 @@ impl Packer {
         let begun = (!self.open.is_empty()).then_some(open);
         let (first, block) = begun.into_iter().chain(full()).find(|(first, _)| *first <= number)?;
         let place = usize::try_from(number - first).ok()?;
-        records(block).ok()?.nth(place)?.ok().map(read)
+        Records(block.get(HEADER_BYTES..)?).nth(place)?.ok().map(read)
     }
 
     /// The number the next record will get.
@@ -90,12 +97,15 @@ impl Packer {
         self.first = self.next;
         self.open.reserve(1024);
         self.open.push(FORMAT);
+        self.open.extend_from_slice(&[0; 4]);
         self.open.extend_from_slice(&self.mark.event.to_le_bytes());
         self.open.extend_from_slice(&self.mark.journal.to_le_bytes());
         self.open.extend_from_slice(&self.mark.at_ms.to_le_bytes());
     }
 
     fn close(&mut self) {
+        let sum = checksum(self.log, self.first, &self.open[SUMMED_FROM..]);
+        self.open[1..SUMMED_FROM].copy_from_slice(&sum.to_le_bytes());
         self.full.push((self.first, std::mem::take(&mut self.open)));
     }
 }
@@ -105,32 +115,53 @@ impl Packer {
 #[error("a block of the log is damaged")]
 pub struct Damaged;
 
-/// The mark in a block's header.
+/// A block whose checksum holds.
+pub struct Block<'a> {
+    mark: Mark,
+    records: &'a [u8],
+}
+
+/// Reads the block that stands under `first` in a log.
 ///
 /// # Errors
-/// When the header is cut short or of an unknown format.
-pub fn mark(block: &[u8]) -> Result<Mark, Damaged> {
-    if block.first() != Some(&FORMAT) {
+/// When it is cut short, of an unknown format, or not what was written there.
+pub fn read(log: Log, first: u64, bytes: &[u8]) -> Result<Block<'_>, Damaged> {
+    let (&[format, a, b, c, d], summed) = bytes.split_first_chunk::<SUMMED_FROM>().ok_or(Damaged)?;
+    if format != FORMAT || u32::from_le_bytes([a, b, c, d]) != checksum(log, first, summed) {
         return Err(Damaged);
     }
     let word = |at: usize| -> Result<u64, Damaged> {
-        let bytes = block.get(at..at + 8).ok_or(Damaged)?;
+        let bytes = summed.get(at..at + 8).ok_or(Damaged)?;
         Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| Damaged)?))
     };
-    Ok(Mark { event: word(1)?, journal: word(9)?, at_ms: word(17)? })
+    let mark = Mark { event: word(0)?, journal: word(8)?, at_ms: word(16)? };
+    Ok(Block { mark, records: bytes.get(HEADER_BYTES..).ok_or(Damaged)? })
+}
+
+impl<'a> Block<'a> {
+    /// What start-up needs to know.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Its records, in order.
+    #[must_use]
+    pub fn records(&self) -> Records<'a> {
+        Records(self.records)
+    }
+}
+
+fn checksum(log: Log, first: u64, summed: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(log.name().as_bytes());
+    hasher.update(&first.to_le_bytes());
+    hasher.update(summed);
+    hasher.finalize()
 }
 
 /// The records of a block, in order.
 pub struct Records<'a>(&'a [u8]);
-
-/// Reads a block.
-///
-/// # Errors
-/// When its header is damaged.
-pub fn records(block: &[u8]) -> Result<Records<'_>, Damaged> {
-    mark(block)?;
-    Ok(Records(&block[HEADER_BYTES..]))
-}
 
 impl<'a> Iterator for Records<'a> {
     type Item = Result<&'a [u8], Damaged>;
@@ -163,7 +194,7 @@ mod tests {
     #[test]
     fn records_come_back_in_order_with_rising_keys() {
         let mark_in = Mark { event: 3, journal: 9, at_ms: 77 };
-        let mut packer = Packer::new(10, mark_in);
+        let mut packer = Packer::new(Log::Events, 10, mark_in);
         let sizes = [1_usize, 20_000, 20_000, 70_000, 0, 5];
         for (i, size) in sizes.iter().enumerate() {
             assert_eq!(packer.push(|out| out.extend(std::iter::repeat_n(i as u8, *size))), 10 + i as u64);
@@ -177,8 +208,9 @@ mod tests {
         let mut number = 10;
         for (key, block) in &blocks {
             assert_eq!(*key, number);
-            assert_eq!(mark(block).unwrap(), mark_in);
-            for record in records(block).unwrap() {
+            let block = read(Log::Events, *key, block).unwrap();
+            assert_eq!(block.mark(), mark_in);
+            for record in block.records() {
                 let i = (number - 10) as usize;
                 assert_eq!(record.unwrap(), vec![i as u8; sizes[i]]);
                 number += 1;
@@ -188,14 +220,20 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_an_error_not_a_panic() {
-        let mut packer = Packer::new(1, Mark::default());
+    fn whatever_was_altered_reads_as_damage() {
+        let mut packer = Packer::new(Log::Journal, 1, Mark::default());
         packer.push(|out| out.extend_from_slice(b"hello"));
         let (_, block) = packer.finish().remove(0);
+        assert!(read(Log::Journal, 1, &block).is_ok());
         for cut in 0..block.len() {
-            let part = &block[..cut];
-            let whole = records(part).map(|r| r.filter(Result::is_ok).count()).unwrap_or(0);
-            assert_eq!(whole, 0);
+            assert!(read(Log::Journal, 1, &block[..cut]).is_err(), "cut at {cut}");
         }
+        for bit in 0..block.len() * 8 {
+            let mut altered = block.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(Log::Journal, 1, &altered).is_err(), "bit {bit}");
+        }
+        assert!(read(Log::Events, 1, &block).is_err(), "of the other log");
+        assert!(read(Log::Journal, 2, &block).is_err(), "in another's place");
     }
 }

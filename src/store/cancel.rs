@@ -95,7 +95,7 @@ impl Engine {
     /// An event that an earlier group accepted.
     pub(super) fn logged(&self, group: &Group<'_>, event: Seq) -> Result<Option<Event>, StoreError> {
         let table = group.txn().open_table(Log::Events.table())?;
-        log::get(&table, event, |bytes| record::read_event(event, bytes))
+        log::get(Log::Events, &table, event, |bytes| record::read_event(event, bytes))
     }
 
     /// What the journal says last about a delivery, this group's records among them; `None`: nothing. `told`: the event's.
@@ -144,6 +144,6 @@ impl Engine {
         if number >= self.next_journal {
             return group.journal.get(number, |bytes| record::read(bytes)).transpose();
         }
-        log::get(&group.txn().open_table(Log::Journal.table())?, number, |bytes| record::read(bytes))
+        log::get(Log::Journal, &group.txn().open_table(Log::Journal.table())?, number, |bytes| record::read(bytes))
     }
 }

@@ -11,6 +11,7 @@ use super::op::{Accept, Done, Draft, Idempotency, Outcome, Receipt, Refusal, Row
 use super::ordering;
 use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Remembered, Standing};
+use super::row;
 use super::schema::{DEAD, DEAD_OF, IDEMPOTENCY, ORDERING};
 use crate::clock::Millis;
 use crate::model::attempt::{DeadReason, Verdict};
@@ -49,7 +50,8 @@ impl Engine {
             let remembered = Remembered { body_hash: idempotency.body_hash, first: first.seq, count, at_ms: group.now };
             let day = u32::try_from(group.now / DAY_MS).unwrap_or(u32::MAX);
             let mut table = group.txn().open_table(IDEMPOTENCY)?;
-            table.insert((day, &idempotency.hash), record::to_bytes(&remembered).as_slice())?;
+            let key = (day, &idempotency.hash);
+            table.insert(key, row::write(IDEMPOTENCY, &key, &remembered).as_slice())?;
             group.remembered.insert(idempotency.hash, remembered);
         }
         Ok(Ok(Done::Accepted(Receipt::new(events, false))))
@@ -127,8 +129,9 @@ impl Engine {
         let today = u32::try_from(group.now / DAY_MS).unwrap_or(u32::MAX);
         let days = u32::try_from(self.retention_idempotency_ms.div_ceil(DAY_MS)).unwrap_or(1);
         for day in today.saturating_sub(days)..=today {
-            if let Some(value) = table.get((day, &wanted.hash))? {
-                let found: Remembered = record::read(value.value())?;
+            let key = (day, &wanted.hash);
+            if let Some(value) = table.get(key)? {
+                let found: Remembered = row::read(IDEMPOTENCY, &key, value.value())?;
                 if group.now.saturating_sub(found.at_ms) < self.retention_idempotency_ms {
                     return Ok(Some(found));
                 }
@@ -143,7 +146,7 @@ impl Engine {
         let mut events: Vec<Arc<Event>> = here.collect();
         if events.is_empty() {
             let table = group.txn().open_table(Log::Events.table())?;
-            log::scan(&table, before.first, |seq, bytes| {
+            log::scan(Log::Events, &table, before.first, |seq, bytes| {
                 if wanted.contains(&seq) {
                     events.push(Arc::new(record::read_event(seq, bytes)?));
                 }
@@ -211,8 +214,9 @@ impl Engine {
         let mut attempt = outcome.attempt.clone();
         let (webhook, event) = (attempt.webhook, attempt.event);
         // An outcome must come through, whatever does not read.
-        let newest = match self.newest(group, event, webhook, &self.told(group, event)?) {
-            Err(StoreError::Damaged(_)) => None,
+        let told = self.told(group, event);
+        let newest = match told.and_then(|told| self.newest(group, event, webhook, &told)) {
+            Err(error) if error.is_damage() => None,
             newest => newest?,
         };
         attempt.previous = newest.as_ref().map_or(attempt.previous, |newest| newest.number);
@@ -328,7 +332,11 @@ impl Engine {
         let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
         let mut count = 0;
         loop {
-            let old = queue::due(group.queue()?, webhook, false, before_ms, max - count, |_, _| false)?;
+            let old = match queue::due(group.queue()?, webhook, false, before_ms, max - count, |_, _| false) {
+                // What does not read stays as it is: it is found where it is read, and nobody need wait for it here.
+                Err(error) if error.is_damage() => Vec::new(),
+                old => old?,
+            };
             for queued in &old {
                 let order = if in_line { self.order_of(group, webhook, queued.event)? } else { None };
                 self.expire_one(group, &mut standing, webhook, queued, order)?;

@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::{Database, Durability, Key, TableDefinition, Value, WriteTransaction};
 
 use super::StoreError;
 use super::block::{Mark, Packer};
@@ -25,9 +25,8 @@ use super::ordering;
 use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
-use super::schema::{
-    AUDIT, DEAD, DEAD_OF, IDEMPOTENCY, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS, meta,
-};
+use super::row;
+use super::schema::{self, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, Visit, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -125,8 +124,8 @@ impl<'txn> Group<'txn> {
             decided,
             txn,
             queue: None,
-            events: Packer::new(heads.0, mark),
-            journal: Packer::new(heads.1, mark),
+            events: Packer::new(Log::Events, heads.0, mark),
+            journal: Packer::new(Log::Journal, heads.1, mark),
             entries: Vec::new(),
             tenants: Vec::new(),
             changes: Vec::new(),
@@ -259,17 +258,17 @@ impl Engine {
         let after = if logged || how == How::Again {
             Position { next: here.next + 1, ..here }
         } else {
-            let tag = u64::from_le_bytes(self.shared.sealer.entropy().bytes());
+            let step = u16::from_le_bytes(self.shared.sealer.entropy().bytes());
+            let tag = here.tag.saturating_add(1 + u64::from(step));
             Position { tag, next: 0, clean: how == How::Synced { clean: true } }
         };
-        txn.open_table(META)?.insert(meta::WAL, after.to_bytes().as_slice())?;
+        put_meta(&txn, meta::WAL, &wal_row(after, self.heads()))?;
         if after.tag != here.tag {
             txn.set_durability(Durability::Immediate)?;
             // Without it a crash costs seconds per gigabyte at the next start.
             txn.set_quick_repair(true);
             txn.commit()?;
-            self.wal.begin(after.tag);
-            return Ok(());
+            return self.wal.begin(after.tag).map_err(|error| StoreError::Unavailable(error.to_string()));
         }
         txn.set_durability(Durability::None)?;
         match how {
@@ -332,7 +331,7 @@ impl Engine {
         let mut table = txn.open_table(STANDING)?;
         for webhook in dirty {
             if let Some(standing) = self.standings.get(webhook) {
-                table.insert(*webhook, record::to_bytes(standing).as_slice())?;
+                table.insert(*webhook, row::write(STANDING, webhook, standing).as_slice())?;
                 self.succeeded.remove(webhook);
             }
         }
@@ -344,24 +343,29 @@ impl Engine {
         for change in changes {
             match change {
                 Change::Tenant(tenant) => {
-                    txn.open_table(TENANTS)?.insert(tenant.no, record::write_tenant(tenant).as_slice())?;
-                    txn.open_table(META)?.insert(meta::NEXT_TENANT, self.next_tenant.to_le_bytes().as_slice())?;
+                    let row = row::seal(TENANTS, &tenant.no, record::write_tenant(tenant));
+                    txn.open_table(TENANTS)?.insert(tenant.no, row.as_slice())?;
+                    put_meta(txn, meta::NEXT_TENANT, &self.next_tenant.to_le_bytes())?;
                 }
                 Change::TenantGone(no) => {
                     txn.open_table(TENANTS)?.remove(no)?;
                 }
                 Change::Webhook(webhook) => {
-                    let bytes = record::write_webhook(webhook, sealer);
-                    txn.open_table(WEBHOOKS)?.insert((webhook.no, webhook.since_seq), bytes.as_slice())?;
-                    txn.open_table(META)?.insert(meta::NEXT_WEBHOOK, self.next_webhook.to_le_bytes().as_slice())?;
+                    let key = (webhook.no, webhook.since_seq);
+                    let row = row::seal(WEBHOOKS, &key, record::write_webhook(webhook, sealer));
+                    txn.open_table(WEBHOOKS)?.insert(key, row.as_slice())?;
+                    put_meta(txn, meta::NEXT_WEBHOOK, &self.next_webhook.to_le_bytes())?;
                 }
                 Change::Key(key) => {
-                    txn.open_table(KEYS)?.insert(&key.id.0, record::write_key(key, sealer).as_slice())?;
+                    let row = row::seal(KEYS, &&key.id.0, record::write_key(key, sealer));
+                    txn.open_table(KEYS)?.insert(&key.id.0, row.as_slice())?;
                 }
                 Change::Pause(scope, pause) => {
                     let (key, mut table) = (record::to_bytes(scope), txn.open_table(PAUSES)?);
                     match pause {
-                        Some(pause) => table.insert(key.as_slice(), record::to_bytes(pause).as_slice())?,
+                        Some(pause) => {
+                            table.insert(key.as_slice(), row::write(PAUSES, &key.as_slice(), pause).as_slice())?
+                        }
                         None => table.remove(key.as_slice())?,
                     };
                 }
@@ -412,28 +416,46 @@ impl Engine {
     }
 }
 
+/// `meta::WAL`: where the store stands in the write-ahead log, and where its two logs end.
+pub(super) fn wal_row(position: Position, heads: Heads) -> Vec<u8> {
+    let mut row = position.to_bytes().to_vec();
+    row.extend_from_slice(&heads.0.to_le_bytes());
+    row.extend_from_slice(&heads.1.to_le_bytes());
+    row
+}
+
+/// Reads what `wal_row` wrote.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub(super) fn read_wal_row(row: &[u8]) -> Result<(Position, Heads), StoreError> {
+    let parts = row.split_last_chunk::<8>().and_then(|(rest, journal)| Some((rest.split_last_chunk::<8>()?, journal)));
+    let ((position, event), journal) = parts.ok_or(StoreError::Damaged("where its logs end does not read"))?;
+    Ok((Position::read(position)?, (u64::from_le_bytes(*event), u64::from_le_bytes(*journal))))
+}
+
+/// Writes one of the singles.
+///
+/// # Errors
+/// When the store fails.
+pub(super) fn put_meta(txn: &WriteTransaction, name: &str, value: &[u8]) -> Result<(), StoreError> {
+    txn.open_table(META)?.insert(name, row::seal(META, &name, value.to_vec()).as_slice())?;
+    Ok(())
+}
+
 /// Makes sure that every table exists, so that readers never meet a missing one.
 ///
 /// # Errors
 /// When the store fails.
 pub fn create_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
-    txn.open_table(META)?;
-    txn.open_table(super::schema::EVENTS)?;
-    txn.open_table(super::schema::JOURNAL)?;
-    txn.open_table(QUEUE)?;
-    txn.open_table(ORDERING)?;
-    txn.open_table(STANDING)?;
-    txn.open_table(DEAD)?;
-    txn.open_table(DEAD_OF)?;
-    txn.open_table(IDEMPOTENCY)?;
-    txn.open_table(WEBHOOKS)?;
-    txn.open_table(TENANTS)?;
-    txn.open_table(KEYS)?;
-    txn.open_table(MARKS)?;
-    txn.open_table(AUDIT)?;
-    txn.open_table(PAUSES)?;
-    txn.open_table(super::schema::BY_TENANT)?;
-    txn.open_table(super::schema::BY_WEBHOOK)?;
-    txn.open_table(super::schema::FATES)?;
-    Ok(())
+    struct Create<'a>(&'a WriteTransaction);
+    impl Visit for Create<'_> {
+        type Error = StoreError;
+
+        fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), StoreError> {
+            self.0.open_table(definition)?;
+            Ok(())
+        }
+    }
+    schema::visit(&mut Create(txn))
 }

@@ -8,9 +8,9 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::StoreError;
-use super::engine::{Engine, Group};
+use super::engine::{Engine, Group, put_meta};
 use super::op::{Done, Guard, Mark, Op, Refusal};
-use super::record;
+use super::row;
 use super::schema::{AUDIT, MARKS, META, meta};
 use super::view::View;
 use crate::clock::Millis;
@@ -105,7 +105,7 @@ impl View<'_> {
     ) -> Result<(), StoreError> {
         for found in self.txn.open_table(AUDIT)?.range(..before)?.rev() {
             let (number, value) = found?;
-            if !each(number.value(), record::read(value.value())?)? {
+            if !each(number.value(), row::read(AUDIT, &number.value(), value.value())?)? {
                 break;
             }
         }
@@ -125,19 +125,20 @@ impl View<'_> {
 }
 
 fn oldest(audit: &impl ReadableTable<u64, &'static [u8]>) -> Result<Option<Audit>, StoreError> {
-    audit.first()?.map(|(_, value)| record::read(value.value())).transpose()
+    audit.first()?.map(|(number, value)| row::read(AUDIT, &number.value(), value.value())).transpose()
 }
 
 /// Numbers rise for ever: one that was given is not given again when the table has been emptied since.
 fn append(txn: &WriteTransaction, audit: &Audit) -> Result<(), StoreError> {
-    let mut counters = txn.open_table(META)?;
-    let number = match counters.get(meta::NEXT_AUDIT)? {
+    let number = match txn.open_table(META)?.get(meta::NEXT_AUDIT)? {
         Some(value) => u64::from_le_bytes(
-            value.value().try_into().map_err(|_| StoreError::Damaged("the count of audit records does not read"))?,
+            row::open(META, &meta::NEXT_AUDIT, value.value())?
+                .try_into()
+                .map_err(|_| StoreError::Damaged("the count of audit records does not read"))?,
         ),
         None => 1,
     };
-    counters.insert(meta::NEXT_AUDIT, (number + 1).to_le_bytes().as_slice())?;
-    txn.open_table(AUDIT)?.insert(number, record::to_bytes(audit).as_slice())?;
+    put_meta(txn, meta::NEXT_AUDIT, &(number + 1).to_le_bytes())?;
+    txn.open_table(AUDIT)?.insert(number, row::write(AUDIT, &number, audit).as_slice())?;
     Ok(())
 }

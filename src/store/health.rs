@@ -7,7 +7,7 @@
 use redb::ReadableTable;
 
 use super::StoreError;
-use super::log;
+use super::log::{self, Log};
 use super::numbers::ByWebhook;
 use super::record;
 use crate::clock::Millis;
@@ -46,7 +46,8 @@ impl Successes {
         for (webhook, of) in self.0 {
             for success in of.into_iter().rev() {
                 let event = success.event;
-                let matched = || log::get(events, event, |bytes| Ok(record::read_event(event, bytes)?.matched));
+                let matched =
+                    || log::get(Log::Events, events, event, |bytes| Ok(record::read_event(event, bytes)?.matched));
                 if success.previous != 0 || matched()?.is_some_and(|matched| matched.contains(&webhook)) {
                     newest.insert(webhook, success.at_ms);
                     break;

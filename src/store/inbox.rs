@@ -97,6 +97,7 @@ struct Queue {
     /// When the oldest of them came.
     since: Option<Instant>,
     down: bool,
+    damaged: bool,
     closed: bool,
 }
 
@@ -144,6 +145,19 @@ impl Inbox {
     /// Whether callers are turned away because the store is being opened again.
     pub fn is_down(&self) -> bool {
         self.lock().down
+    }
+
+    /// Whether damage has ended the writer.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.lock().damaged
+    }
+
+    /// The writer ends: callers are turned away from now on, and so are those who wait.
+    pub fn set_damaged(&self) {
+        let mut queue = self.lock();
+        (queue.down, queue.damaged) = (true, true);
+        queue.asked.clear();
     }
 
     /// While down, callers are turned away at once; the daemon's own ops gather.

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::StoreError;
-use super::record;
-use super::schema::{BY_TENANT, BY_WEBHOOK, FATES, FATES_PER_ROW, META, meta};
+use super::engine::put_meta;
+use super::row::{self, Rows};
+use super::schema::{BY_TENANT, BY_WEBHOOK, FATES, FATES_PER_ROW, META, PostingKey, meta};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
 /// Entries that gather before a flush starts: at 16 bytes each this bounds the tails' memory to about 1 MiB, and start-up
@@ -167,20 +168,24 @@ impl Flush {
         for row in self.rows.drain(..ROWS_PER_STEP.min(self.rows.len())) {
             match row {
                 Row::Tenant(tenant, list) => {
-                    by_tenant.insert((tenant, list[0]), pack(&list).as_slice())?;
+                    let key = (tenant, list[0]);
+                    by_tenant.insert(key, pack(BY_TENANT, key, &list).as_slice())?;
                 }
                 Row::Webhook(webhook, list) => {
-                    by_webhook.insert((webhook, list[0]), pack(&list).as_slice())?;
+                    let key = (webhook, list[0]);
+                    by_webhook.insert(key, pack(BY_WEBHOOK, key, &list).as_slice())?;
                 }
-                Row::Fates(row, new) => {
-                    let mut all: Vec<Fate> = match fates.get(row)? {
-                        Some(old) => record::read(old.value())?,
-                        None => Vec::new(),
+                Row::Fates(number, new) => {
+                    let before = fates.get(number)?.map(|old| row::read(FATES, &number, old.value())).transpose();
+                    let mut all: Vec<Fate> = match before {
+                        // It stays damaged, which whoever reads it is told: half a row would pass for a whole one.
+                        Err(error) if error.is_damage() => continue,
+                        before => before?.unwrap_or_default(),
                     };
                     all.retain(|(offset, webhook, _)| !new.iter().any(|(o, w, _)| o == offset && w == webhook));
                     all.extend(new);
                     all.sort_unstable();
-                    fates.insert(row, record::to_bytes(&all).as_slice())?;
+                    fates.insert(number, row::write(FATES, &number, &all).as_slice())?;
                 }
             }
         }
@@ -190,7 +195,7 @@ impl Flush {
         let mut value = [0; 16];
         value[..8].copy_from_slice(&self.upto.0.to_le_bytes());
         value[8..].copy_from_slice(&self.upto.1.to_le_bytes());
-        txn.open_table(META)?.insert(meta::FLUSHED, value.as_slice())?;
+        put_meta(txn, meta::FLUSHED, &value)?;
         Ok(true)
     }
 
@@ -206,14 +211,14 @@ impl Flush {
 /// When it does not read.
 pub fn flushed(value: Option<&[u8]>) -> Result<(Seq, JournalSeq), StoreError> {
     let Some(value) = value else { return Ok((1, 1)) };
-    let words: Option<[u8; 16]> = value.try_into().ok();
+    let words: Option<[u8; 16]> = row::open(META, &meta::FLUSHED, value)?.try_into().ok();
     let words = words.ok_or(StoreError::Damaged("the flushed point does not read"))?;
     let (event, journal) = (u128::from_le_bytes(words) as u64, (u128::from_le_bytes(words) >> 64) as u64);
     Ok((event, journal))
 }
 
 /// A rising list as its first number and the distances.
-fn pack(list: &[u64]) -> Vec<u8> {
+fn pack(table: Rows<PostingKey>, key: PostingKey, list: &[u64]) -> Vec<u8> {
     let mut before = 0;
     let distances: Vec<u64> = list
         .iter()
@@ -223,15 +228,15 @@ fn pack(list: &[u64]) -> Vec<u8> {
             distance
         })
         .collect();
-    record::to_bytes(&distances)
+    row::write(table, &key, &distances)
 }
 
 /// Reads a posting list.
 ///
 /// # Errors
 /// When it does not read.
-pub fn unpack(bytes: &[u8]) -> Result<Vec<u64>, StoreError> {
-    let mut list: Vec<u64> = record::read(bytes)?;
+pub fn unpack(table: Rows<PostingKey>, key: PostingKey, bytes: &[u8]) -> Result<Vec<u64>, StoreError> {
+    let mut list: Vec<u64> = row::read(table, &key, bytes)?;
     let mut sum = 0_u64;
     for number in &mut list {
         sum = sum.checked_add(*number).ok_or(StoreError::Damaged("a posting list does not read"))?;
@@ -245,7 +250,7 @@ pub fn unpack(bytes: &[u8]) -> Result<Vec<u64>, StoreError> {
 /// # Errors
 /// When it does not read.
 pub fn fates_in(bytes: &[u8], event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
-    let all: Vec<Fate> = record::read(bytes)?;
+    let all: Vec<Fate> = row::read(FATES, &(event / FATES_PER_ROW), bytes)?;
     let wanted = |offset: u8| u64::from(offset) == event % FATES_PER_ROW;
     Ok(all.into_iter().filter(|(offset, ..)| wanted(*offset)).map(|(_, webhook, number)| (webhook, number)).collect())
 }
@@ -255,7 +260,7 @@ pub fn fates_in(bytes: &[u8], event: Seq) -> Result<BTreeMap<WebhookNo, JournalS
 /// # Errors
 /// When it does not read.
 pub fn events_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<Vec<Seq>, StoreError> {
-    let all: Vec<Fate> = record::read(bytes)?;
+    let all: Vec<Fate> = row::read(FATES, &row, bytes)?;
     let own = all.into_iter().filter(|(_, of, _)| *of == webhook);
     Ok(own.map(|(offset, ..)| row * FATES_PER_ROW + u64::from(offset)).collect())
 }
@@ -267,7 +272,8 @@ mod tests {
     #[test]
     fn lists_pack_and_unpack() {
         for list in [vec![1], vec![5, 6, 900, 1 << 40], vec![]] {
-            assert_eq!(unpack(&pack(&list)).unwrap(), list);
+            let key = (3, 9);
+            assert_eq!(unpack(BY_TENANT, key, &pack(BY_TENANT, key, &list)).unwrap(), list);
         }
     }
 

@@ -3,8 +3,10 @@
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::StoreError;
-use super::block::{self, Mark, Packer};
+use super::block::{self, Block, Mark, Packer};
 use super::schema::{EVENTS, JOURNAL};
+
+const MISSING: &str = "a block of the log is missing";
 
 /// Which of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,15 @@ impl Log {
         match self {
             Self::Events => EVENTS,
             Self::Journal => JOURNAL,
+        }
+    }
+
+    /// Its table's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Journal => "journal",
         }
     }
 }
@@ -39,11 +50,12 @@ pub fn append(txn: &WriteTransaction, log: Log, packer: Packer) -> Result<(), St
     Ok(())
 }
 
-/// Reads record `number` where it stands.
+/// Reads record `number` of a log where it stands.
 ///
 /// # Errors
-/// When the store fails or the block is damaged.
+/// When the store fails, or the block is damaged or missing between others.
 pub fn get<T>(
+    log: Log,
     table: &impl ReadableTable<u64, &'static [u8]>,
     number: u64,
     read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
@@ -51,17 +63,21 @@ pub fn get<T>(
     let Some(found) = table.range(..=number)?.next_back() else { return Ok(None) };
     let (first, block) = found?;
     let place = usize::try_from(number - first.value()).unwrap_or(usize::MAX);
-    match block::records(block.value())?.nth(place) {
-        Some(record) => read(record?).map(Some),
-        None => Ok(None),
+    let first = first.value();
+    match block_at(log, first, block.value())?.records().nth(place) {
+        Some(record) => read(record.map_err(|_| damaged(log, first))?).map(Some),
+        // Behind the end of the log there is nothing; before it there is no gap.
+        None if table.range(number..)?.next().is_none() => Ok(None),
+        None => Err(StoreError::Damaged(MISSING)),
     }
 }
 
-/// Calls `each` with the records from `from` on, in order, until it says stop (false).
+/// Calls `each` with the records of a log from `from` on, in order, until it says stop (false).
 ///
 /// # Errors
-/// When the store fails, a block is damaged, or `each` fails.
+/// When the store fails, a block is damaged or missing, or `each` fails.
 pub fn scan(
+    log: Log,
     table: &impl ReadableTable<u64, &'static [u8]>,
     from: u64,
     mut each: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
@@ -75,10 +91,10 @@ pub fn scan(
         let (first, block) = found?;
         let mut next = first.value();
         if expected.is_some_and(|expected| expected != next) {
-            return Err(StoreError::Damaged("a block of the log is missing"));
+            return Err(StoreError::Damaged(MISSING));
         }
-        for (number, record) in (first.value()..).zip(block::records(block.value())?) {
-            if number >= from && !each(number, record?)? {
+        for (number, record) in (next..).zip(block_at(log, next, block.value())?.records()) {
+            if number >= from && !each(number, record.map_err(|_| damaged(log, first.value()))?)? {
                 return Ok(());
             }
             next = number + 1;
@@ -92,12 +108,26 @@ pub fn scan(
 ///
 /// # Errors
 /// When the store fails or the block is damaged.
-pub fn end(table: &impl ReadableTable<u64, &'static [u8]>) -> Result<(u64, Option<Mark>), StoreError> {
-    let Some((first, block)) = table.last()? else { return Ok((1, None)) };
-    let mut count = 0;
-    for record in block::records(block.value())? {
-        record?;
-        count += 1;
+pub fn end(log: Log, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<(u64, Option<Mark>), StoreError> {
+    let Some((first, bytes)) = table.last()? else { return Ok((1, None)) };
+    let first = first.value();
+    let block = block_at(log, first, bytes.value())?;
+    let mut next = first;
+    for record in block.records() {
+        record.map_err(|_| damaged(log, first))?;
+        next += 1;
     }
-    Ok((first.value() + count, Some(block::mark(block.value())?)))
+    Ok((next, Some(block.mark())))
+}
+
+/// Reads the block that stands under `first`.
+///
+/// # Errors
+/// `StoreError::DamagedAt`.
+pub fn block_at(log: Log, first: u64, bytes: &[u8]) -> Result<Block<'_>, StoreError> {
+    block::read(log, first, bytes).map_err(|_| damaged(log, first))
+}
+
+fn damaged(log: Log, first: u64) -> StoreError {
+    StoreError::DamagedAt { table: log.name().to_owned(), place: first.to_string() }
 }

@@ -8,6 +8,8 @@ pub mod backlog;
 pub mod block;
 mod cancel;
 mod changes;
+pub mod check;
+pub mod compact;
 mod deliveries;
 pub mod engine;
 #[cfg(test)]
@@ -30,6 +32,7 @@ pub mod queue;
 pub mod record;
 pub mod recover;
 pub mod registry;
+pub mod row;
 pub mod schema;
 pub mod seal;
 pub mod spool;
@@ -51,14 +54,19 @@ pub enum StoreError {
     /// What is on disk does not read.
     #[error("the store is damaged: {0}")]
     Damaged(&'static str),
+    /// What stands at one place of a table is not what was written there.
+    #[error("the store is damaged: {table} at {place} does not read")]
+    DamagedAt { table: String, place: String },
     /// What is sealed in the store does not open with the key at hand.
     #[error("the store's secrets were sealed with another key")]
     WrongKey,
 }
 
-impl From<block::Damaged> for StoreError {
-    fn from(_: block::Damaged) -> Self {
-        Self::Damaged("a block of the log does not read")
+impl StoreError {
+    /// Whether trying again is no use: what is on disk is not what was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::DamagedAt { .. })
     }
 }
 
@@ -75,6 +83,9 @@ from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::C
 
 impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
-        Self::Unavailable(error.to_string())
+        match error {
+            redb::Error::Corrupted(_) => Self::Damaged("a page of it makes no sense"),
+            other => Self::Unavailable(other.to_string()),
+        }
     }
 }

@@ -283,7 +283,7 @@ impl Engine {
             return Ok(Some(Source { id: here.id, kind: here.kind.clone() }));
         }
         let table = group.txn().open_table(Log::Events.table())?;
-        let found = log::get(&table, event, record::read_event_name)?;
+        let found = log::get(Log::Events, &table, event, record::read_event_name)?;
         Ok(found.map(|(id, kind)| Source { id, kind }))
     }
 }

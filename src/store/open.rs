@@ -11,13 +11,13 @@ use std::sync::Arc;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase};
 
 use super::StoreError;
-use super::engine::create_tables;
+use super::engine::{create_tables, put_meta, wal_row};
 use super::ids::Mask;
 use super::schema::{FORMAT, META, TENANTS, meta};
 use super::seal::{self, KeyFileError, Sealer};
 use super::view::Shared;
 use super::wal::{self, Position, WAL_FILE, Wal};
-use super::{news, record};
+use super::{news, record, row};
 use crate::entropy::Entropy;
 use crate::limits::WAL_BYTES;
 use crate::model::id::OPERATOR_NO;
@@ -27,6 +27,10 @@ pub const STORE_FILE: &str = "webhookd.redb";
 /// Name of the key file in the state folder, unless configured elsewhere.
 pub const KEY_FILE: &str = "webhookd.key";
 
+/// The version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What a compaction is writing; it counts once it has the store's name.
+pub(super) const COMPACTED_FILE: &str = "webhookd.redb.compact";
 const KEY_CHECK: &[u8] = b"webhookd";
 
 /// Where a store lives.
@@ -84,6 +88,8 @@ pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shar
         return careful(&path, || {
             let db = Arc::new(open_file(&path, place.cache_bytes)?);
             let shared = admit(&db, &path, Sealer::new(key, entropy.clone()))?;
+            // What a compaction that was killed has left.
+            remove_if_there(&place.state_dir.join(COMPACTED_FILE)).map_err(folder)?;
             Ok((db, shared))
         });
     }
@@ -158,14 +164,16 @@ pub fn admit(db: &Database, path: &Path, sealer: Sealer) -> Result<Arc<Shared>, 
         let txn = db.begin_read().map_err(|error| damaged(error.into()))?;
         let table = txn.open_table(META).map_err(|_| refused("it is no webhookd store".to_owned()))?;
         let value = table.get(key).map_err(|error| damaged(error.into()))?;
-        value.map(|value| value.value().to_vec()).ok_or_else(|| refused(format!("it has no {key}")))
+        let value = value.ok_or_else(|| refused(format!("it has no {key}")))?;
+        row::open(META, &key, value.value()).map(<[u8]>::to_vec).map_err(damaged)
     };
     let format = read(meta::FORMAT)?.try_into().map(u64::from_le_bytes);
     match format {
         Ok(FORMAT) => {}
         Ok(other) => {
+            let version = String::from_utf8_lossy(&read(meta::VERSION)?).into_owned();
             return Err(refused(format!(
-                "it has format {other}, this program reads format {FORMAT}; run the newer one"
+                "it has format {other}, this is webhookd {VERSION}, which reads format {FORMAT}; run webhookd {version} or newer"
             )));
         }
         Err(_) => return Err(refused("its format number does not read".to_owned())),
@@ -192,13 +200,16 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
     {
         let mask: [u8; 32] = entropy.bytes();
         let check = sealer.seal(meta::KEY_CHECK.as_bytes(), KEY_CHECK.to_vec());
-        let mut table = txn.open_table(META)?;
-        table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
-        table.insert(meta::ID_MASK, mask.as_slice())?;
-        table.insert(meta::KEY_CHECK, check.as_slice())?;
-        let position = Position { tag: u64::from_le_bytes(entropy.bytes()), next: 0, clean: true };
-        table.insert(meta::WAL, position.to_bytes().as_slice())?;
-        txn.open_table(TENANTS)?.insert(OPERATOR_NO, record::write_tenant(&news::operator()).as_slice())?;
+        put_meta(&txn, meta::FORMAT, &FORMAT.to_le_bytes())?;
+        put_meta(&txn, meta::VERSION, VERSION.as_bytes())?;
+        put_meta(&txn, meta::ID_MASK, &mask)?;
+        put_meta(&txn, meta::KEY_CHECK, &check)?;
+        // Far from the end of all numbers: tags rise.
+        let tag = u64::from(u32::from_le_bytes(entropy.bytes())) << 16;
+        let position = Position { tag, next: 0, clean: true };
+        put_meta(&txn, meta::WAL, &wal_row(position, (1, 1)))?;
+        let row = row::seal(TENANTS, &OPERATOR_NO, record::write_tenant(&news::operator()));
+        txn.open_table(TENANTS)?.insert(OPERATOR_NO, row.as_slice())?;
     }
     txn.commit()?;
     Ok(())
@@ -207,10 +218,7 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
 fn create_file(place: &Place, path: &Path, sealer: &Sealer, entropy: &Entropy) -> Result<(), OpenError> {
     let disk = |why: String| OpenError::Disk { path: path.to_owned(), why };
     let unfinished = path.with_extension("redb.new");
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(error.to_string())),
-        _ => {}
-    }
+    remove_if_there(&unfinished).map_err(|error| disk(error.to_string()))?;
     let db = Builder::new()
         .set_cache_size(place.cache_bytes)
         .create(&unfinished)
@@ -226,16 +234,23 @@ fn create_file(place: &Place, path: &Path, sealer: &Sealer, entropy: &Entropy) -
     keep().map_err(|error| disk(error.to_string()))
 }
 
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn make_private_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn set_private(path: &Path) -> io::Result<()> {
+pub(super) fn set_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

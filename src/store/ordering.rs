@@ -21,6 +21,7 @@ use super::log::{self, Log};
 use super::op::RowKey;
 use super::queue;
 use super::record::{self, Entry, QueueRow, Standing};
+use super::row;
 use super::schema::{ORDERING, OrderingKey};
 use crate::model::event::{Event, OrderKey};
 use crate::model::id::{Seq, WebhookNo};
@@ -53,7 +54,8 @@ pub fn get(
     order: OrderKey,
     event: Seq,
 ) -> Result<Option<Place>, StoreError> {
-    lines.get((webhook, order, event))?.map(|value| record::read(value.value())).transpose()
+    let key = (webhook, order, event);
+    lines.get(key)?.map(|value| row::read(ORDERING, &key, value.value())).transpose()
 }
 
 /// Whether anybody stands in any of a webhook's lines.
@@ -118,7 +120,7 @@ pub fn listed(
         }
         let (key, value) = row?;
         let (_, order, event) = key.value();
-        places.items.push((order, event, record::read(value.value())?));
+        places.items.push((order, event, row::read(ORDERING, &key.value(), value.value())?));
     }
     Ok(places)
 }
@@ -138,7 +140,7 @@ pub fn before(
     let mut under_way = None;
     for row in lines.range((webhook, order, 0)..=(webhook, order, Seq::MAX))?.take(max) {
         let (key, value) = row?;
-        if record::read::<Place>(value.value())? == Place::UnderWay {
+        if row::read::<_, Place>(ORDERING, &key.value(), value.value())? == Place::UnderWay {
             under_way = Some(key.value().2);
             break;
         }
@@ -150,7 +152,7 @@ pub fn before(
 /// Removes up to `max` rows of a webhook, whatever they are; says how many.
 ///
 /// # Errors
-/// When the store fails or a row does not read.
+/// When the store fails.
 pub fn sweep(
     lines: &mut Lines<'_>,
     standing: &mut Standing,
@@ -160,8 +162,11 @@ pub fn sweep(
     let mut removed = 0;
     let all = (webhook, 0, 0)..=(webhook, OrderKey::MAX, Seq::MAX);
     for found in lines.extract_from_if(all, |_, _| true)?.take(max) {
-        let (_, value) = found?;
-        count_out(standing, record::read(value.value())?);
+        let (key, value) = found?;
+        // Whoever is gone has nothing to lose by a row that does not read.
+        if let Ok(place) = row::read(ORDERING, &key.value(), value.value()) {
+            count_out(standing, place);
+        }
         removed += 1;
     }
     Ok(removed)
@@ -199,8 +204,8 @@ impl Engine {
         event: Seq,
     ) -> Result<Option<OrderKey>, StoreError> {
         let table = group.txn().open_table(Log::Events.table())?;
-        match log::get(&table, event, record::read_order) {
-            Err(StoreError::Damaged(_)) => line_of(&group.txn().open_table(ORDERING)?, webhook, event),
+        match log::get(Log::Events, &table, event, record::read_order) {
+            Err(error) if error.is_damage() => line_of(&group.txn().open_table(ORDERING)?, webhook, event),
             order => Ok(order?.flatten()),
         }
     }
@@ -218,7 +223,8 @@ impl Engine {
         let line = (webhook, order, 0)..=(webhook, order, Seq::MAX);
         let free = lines.range(line)?.next().transpose()?.is_none();
         let place = if free { Place::UnderWay } else { Place::Held(*row) };
-        lines.insert((webhook, order, event), record::to_bytes(&place).as_slice())?;
+        let key = (webhook, order, event);
+        lines.insert(key, row::write(ORDERING, &key, &place).as_slice())?;
         if !free {
             self.standings.entry(webhook).or_default().held += 1;
             group.dirty.insert(webhook);
@@ -237,8 +243,9 @@ impl Engine {
         event: Seq,
     ) -> Result<(), StoreError> {
         let mut lines = group.txn().open_table(ORDERING)?;
-        let Some(left) = lines.remove((webhook, order, event))? else { return Ok(()) };
-        let place: Place = record::read(left.value())?;
+        let key = (webhook, order, event);
+        let Some(left) = lines.remove(key)? else { return Ok(()) };
+        let place: Place = row::read(ORDERING, &key, left.value())?;
         drop(left);
         count_out(standing, place);
         // What is left of a deleted webhook's lines is swept.
@@ -246,11 +253,12 @@ impl Engine {
             return Ok(());
         }
         let next = match lines.range((webhook, order, 0)..=(webhook, order, Seq::MAX))?.next().transpose()? {
-            Some((key, value)) => (key.value().2, record::read(value.value())?),
+            Some((key, value)) => (key.value().2, row::read(ORDERING, &key.value(), value.value())?),
             None => return Ok(()),
         };
         let (event, Place::Held(row)) = next else { return Ok(()) };
-        lines.insert((webhook, order, event), record::to_bytes(&Place::UnderWay).as_slice())?;
+        let key = (webhook, order, event);
+        lines.insert(key, row::write(ORDERING, &key, &Place::UnderWay).as_slice())?;
         drop(lines);
         standing.held = standing.held.saturating_sub(1);
         // Due since it waits: it comes before what was accepted later, and behind an open circuit it has waited as long.

@@ -77,7 +77,7 @@ impl Shared {
         let numbers = merged(&view.txn, BY_TENANT, &[query.tenant, BROADCAST], tail, bounds)?;
         let table = view.txn.open_table(Log::Events.table())?;
         gather(numbers, query.limit, |seq| {
-            let event = log::get(&table, seq, |bytes| record::read_event(seq, bytes))?;
+            let event = log::get(Log::Events, &table, seq, |bytes| record::read_event(seq, bytes))?;
             Ok(event.filter(|event| wanted(event, query)))
         })
     }
@@ -95,7 +95,7 @@ impl Shared {
         let bounds = Bounds { low: 0, high: JournalSeq::MAX, base, ascending: false };
         let table = view.txn.open_table(Log::Journal.table())?;
         for number in merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)? {
-            if let Some(Entry::Attempt(attempt)) = log::get(&table, number?, |bytes| record::read(bytes))?
+            if let Some(Entry::Attempt(attempt)) = log::get(Log::Journal, &table, number?, |bytes| record::read(bytes))?
                 && !each(&attempt)
             {
                 break;
@@ -122,7 +122,7 @@ impl Shared {
         let bounds = Bounds { low: 0, high: before.unwrap_or(JournalSeq::MAX), base, ascending: false };
         let numbers = merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)?;
         let table = view.txn.open_table(Log::Journal.table())?;
-        gather(numbers, limit, |number| match log::get(&table, number, |bytes| record::read(bytes))? {
+        gather(numbers, limit, |number| match log::get(Log::Journal, &table, number, |bytes| record::read(bytes))? {
             Some(Entry::Attempt(attempt)) => Ok(Some((number, attempt))),
             _ => Ok(None),
         })
@@ -136,12 +136,13 @@ impl View<'_> {
     /// When the store fails.
     pub fn first_event_at(&self, at_ms: Millis) -> Result<Seq, StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
-        let (end, _) = log::end(&table)?;
+        let (end, _) = log::end(Log::Events, &table)?;
         let (mut low, mut high) = (1, end);
         while low < high {
             let middle = low + (high - low) / 2;
-            let accepted =
-                log::get(&table, middle, |bytes| record::read_event(middle, bytes).map(|event| event.accepted_ms))?;
+            let accepted = log::get(Log::Events, &table, middle, |bytes| {
+                record::read_event(middle, bytes).map(|event| event.accepted_ms)
+            })?;
             // What retention has removed was accepted earlier than everything that is there.
             if accepted.is_none_or(|accepted| accepted < at_ms) {
                 low = middle + 1;
@@ -236,7 +237,8 @@ fn on_disk<'a>(
     owner: u32,
     bounds: Bounds,
 ) -> Result<Numbers<'a>, StoreError> {
-    let table = txn.open_table(table)?;
+    let definition = table;
+    let table = txn.open_table(definition)?;
     let high = bounds.high.min(bounds.base);
     // The row that holds `low` may begin before it.
     let start = match table.range((owner, 0)..=(owner, bounds.low))?.next_back() {
@@ -249,7 +251,8 @@ fn on_disk<'a>(
     let rows = table.range((owner, start)..(owner, high))?;
     let ascending = bounds.ascending;
     let unpacked = move |row: Result<Row<'_>, redb::StorageError>| {
-        let list = row.map_err(StoreError::from).and_then(|(_, value)| listing::unpack(value.value()));
+        let unpack = |(key, value): Row<'_>| listing::unpack(definition, key.value(), value.value());
+        let list = row.map_err(StoreError::from).and_then(unpack);
         match list {
             Ok(mut list) => {
                 list.retain(|number| (bounds.low..high).contains(number));

@@ -10,8 +10,9 @@ use redb::{ReadableTable, Table};
 
 use super::StoreError;
 use super::op::RowKey;
-use super::record::{self, QueueRow, Standing};
-use super::schema::QueueKey;
+use super::record::{QueueRow, Standing};
+use super::row;
+use super::schema::{QUEUE, QueueKey};
 use crate::clock::Millis;
 use crate::model::id::{Seq, WebhookNo};
 
@@ -43,7 +44,8 @@ pub fn insert(
     key: RowKey,
     row: &QueueRow,
 ) -> Result<(), StoreError> {
-    let before = rows.insert(place(webhook, key, event), record::to_bytes(row).as_slice())?.is_some();
+    let place = place(webhook, key, event);
+    let before = rows.insert(place, row::write(QUEUE, &place, row).as_slice())?.is_some();
     if !before {
         *count(standing, key.started) += 1;
     }
@@ -108,11 +110,11 @@ pub fn due(
         if found.len() >= max {
             break;
         }
-        let (key, value) = row?;
-        let (_, _, due_ms, event) = key.value();
+        let (place, value) = row?;
+        let (_, _, due_ms, event) = place.value();
         let key = RowKey { started, due_ms };
         if !skip(event, key) {
-            found.push(Queued { event, key, row: record::read(value.value())? });
+            found.push(Queued { event, key, row: row::read(QUEUE, &place.value(), value.value())? });
         }
     }
     Ok(found)
@@ -133,10 +135,10 @@ pub fn listed(
     let high = Bound::Included((webhook, u8::MAX, u64::MAX, u64::MAX));
     let mut found = Vec::new();
     for row in rows.range::<QueueKey>((low, high))?.take(max) {
-        let (key, value) = row?;
-        let (_, started, due_ms, event) = key.value();
+        let (place, value) = row?;
+        let (_, started, due_ms, event) = place.value();
         let key = RowKey { started: started == 1, due_ms };
-        found.push(Queued { event, key, row: record::read(value.value())? });
+        found.push(Queued { event, key, row: row::read(QUEUE, &place.value(), value.value())? });
     }
     Ok(found)
 }
@@ -192,7 +194,8 @@ pub fn get(
     event: Seq,
     key: RowKey,
 ) -> Result<Option<QueueRow>, StoreError> {
-    rows.get(place(webhook, key, event))?.map(|value| record::read(value.value())).transpose()
+    let place = place(webhook, key, event);
+    rows.get(place)?.map(|value| row::read(QUEUE, &place, value.value())).transpose()
 }
 
 fn place(webhook: WebhookNo, key: RowKey, event: Seq) -> QueueKey {

@@ -9,8 +9,9 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::StoreError;
 use super::block::Mark;
-use super::engine::Engine;
+use super::engine::{Engine, read_wal_row};
 use super::fresh::Fresh;
+use super::group::Heads;
 use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
@@ -19,6 +20,7 @@ use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
+use super::row;
 use super::schema::{KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
@@ -46,7 +48,7 @@ pub fn recover(
     mut wal: Wal,
     retention_idempotency_ms: Millis,
 ) -> Result<Recovered, StoreError> {
-    let position = position(&db)?;
+    let (position, heads) = place(&db)?;
     if !position.clean && !wal.is_whole() {
         return Err(StoreError::Damaged(
             "its write-ahead log webhookd.wal is missing or cut short, and accepted events may stand in it; put it back, or \
@@ -54,9 +56,12 @@ pub fn recover(
         ));
     }
     wal.fill().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    let groups = if position.clean { Vec::new() } else { wal.read(position)? };
+    let groups = wal.read(position)?;
     wal.resume(position);
     let mut recovered = read_back(db, shared.clone(), clock, wal, retention_idempotency_ms)?;
+    if recovered.engine.heads() != heads {
+        return Err(StoreError::Damaged("its logs do not end where they did; restore a backup"));
+    }
     if !groups.is_empty() {
         let engine = &mut recovered.engine;
         groups.iter().try_for_each(|group| engine.apply_again(group))?;
@@ -70,10 +75,11 @@ pub fn recover(
     Ok(recovered)
 }
 
-fn position(db: &Database) -> Result<Position, StoreError> {
+/// Where the store stands in the write-ahead log, and where its own logs end.
+fn place(db: &Database) -> Result<(Position, Heads), StoreError> {
     let table = db.begin_read()?.open_table(META)?;
     let value = table.get(meta::WAL)?.ok_or(StoreError::Damaged("its place in the write-ahead log is missing"))?;
-    Position::read(value.value())
+    read_wal_row(row::open(META, &meta::WAL, value.value())?)
 }
 
 fn read_back(
@@ -87,7 +93,9 @@ fn read_back(
     let meta_table = txn.open_table(META)?;
     let counter = |key: &str| -> Result<u32, StoreError> {
         let Some(value) = meta_table.get(key)? else { return Ok(1) };
-        let bytes = value.value().try_into().map_err(|_| StoreError::Damaged("a counter does not read"))?;
+        let bytes = row::open(META, &key, value.value())?
+            .try_into()
+            .map_err(|_| StoreError::Damaged("a counter does not read"))?;
         Ok(u32::from_le_bytes(bytes))
     };
     let (next_webhook, next_tenant) = (counter(meta::NEXT_WEBHOOK)?, counter(meta::NEXT_TENANT)?);
@@ -145,7 +153,10 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
     let mut registry = Registry::default();
     for row in txn.open_table(TENANTS)?.iter()? {
         let (no, value) = row?;
-        registry.apply(&Change::Tenant(Arc::new(record::read_tenant(no.value(), value.value())?)));
+        registry.apply(&Change::Tenant(Arc::new(record::read_tenant(
+            no.value(),
+            row::open(TENANTS, &no.value(), value.value())?,
+        )?)));
     }
     // Versions of one webhook stand in order: the last one wins.
     let table = txn.open_table(WEBHOOKS)?;
@@ -155,18 +166,21 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
         let (no, since_seq) = key.value();
         let newer = matches!(rows.peek(), Some(Ok((next, _))) if next.value().0 == no);
         if !newer {
-            let webhook = record::read_webhook(no, since_seq, value.value(), &shared.sealer)?;
+            let record = row::open(WEBHOOKS, &(no, since_seq), value.value())?;
+            let webhook = record::read_webhook(no, since_seq, record, &shared.sealer)?;
             registry.apply(&Change::Webhook(Arc::new(webhook)));
         }
     }
     for row in txn.open_table(KEYS)?.iter()? {
         let (id, value) = row?;
-        let key = record::read_key(KeyId(*id.value()), value.value(), &shared.sealer)?;
+        let record = row::open(KEYS, &id.value(), value.value())?;
+        let key = record::read_key(KeyId(*id.value()), record, &shared.sealer)?;
         registry.apply(&Change::Key(Arc::new(key)));
     }
     for row in txn.open_table(PAUSES)?.iter()? {
         let (scope, pause) = row?;
-        registry.apply(&Change::Pause(record::read(scope.value())?, Some(record::read(pause.value())?)));
+        let pause = row::read(PAUSES, &scope.value(), pause.value())?;
+        registry.apply(&Change::Pause(record::read(scope.value())?, Some(pause)));
     }
     Ok(registry)
 }
@@ -175,7 +189,7 @@ fn read_standings(txn: &redb::ReadTransaction) -> Result<ByWebhook<Standing>, St
     let mut standings = ByWebhook::default();
     for row in txn.open_table(STANDING)?.iter()? {
         let (no, value) = row?;
-        standings.insert(no.value(), record::read(value.value())?);
+        standings.insert(no.value(), row::read(STANDING, &no.value(), value.value())?);
     }
     Ok(standings)
 }
@@ -195,8 +209,8 @@ struct Logs {
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
     let events = txn.open_table(Log::Events.table())?;
     let journal = txn.open_table(Log::Journal.table())?;
-    let (next_event, events_mark) = log::end(&events)?;
-    let (next_journal, journal_mark) = log::end(&journal)?;
+    let (next_event, events_mark) = log::end(Log::Events, &events)?;
+    let (next_journal, journal_mark) = log::end(Log::Journal, &journal)?;
     let start = Mark { event: 1, journal: 1, at_ms: 0 };
     let marks = [start, events_mark.unwrap_or(start), journal_mark.unwrap_or(start)];
     let mark = marks.into_iter().max_by_key(|mark| (mark.event, mark.journal)).unwrap_or(start);
@@ -206,7 +220,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
     let mut successes = Successes::default();
     let mut open = Fresh::new(mark.event, mark.journal);
-    log::scan(&journal, mark.journal.min(flushed.1), |number, bytes| {
+    log::scan(Log::Journal, &journal, mark.journal.min(flushed.1), |number, bytes| {
         let entry: Entry = record::read(bytes)?;
         let (event, webhook) = (entry.event(), entry.webhook());
         if number >= flushed.1 {
@@ -229,7 +243,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     open.point(mark.event, mark.journal);
     let mut fresh = Vec::new();
     let mut newest_id = None;
-    log::scan(&events, mark.event.min(flushed.0), |seq, bytes| {
+    log::scan(Log::Events, &events, mark.event.min(flushed.0), |seq, bytes| {
         let event = record::read_event(seq, bytes)?;
         newest_id = Some(event.id);
         if seq >= flushed.0 {
@@ -251,7 +265,8 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         Ok(true)
     })?;
     if newest_id.is_none() && next_event > 1 {
-        newest_id = log::get(&events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
+        newest_id =
+            log::get(Log::Events, &events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
     }
     let successes = successes.newest(&events)?;
     Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh, successes })

@@ -3,7 +3,7 @@
 //! Invariant: numbers in keys rise with time wherever a table is on the hot path, so that a commit touches the last leaf
 //! of a few trees and nothing else (the number of distinct leaf pages is the cost of a commit).
 
-use redb::TableDefinition;
+use redb::{Key, TableDefinition, Value};
 
 /// The newest format this program writes, and the only one it reads so far.
 pub const FORMAT: u64 = 1;
@@ -50,18 +50,55 @@ pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("m
 pub const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 
 /// Derived: (tenant, first event) → the tenant's events, as a posting list.
-pub const BY_TENANT: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_tenant");
+pub const BY_TENANT: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_tenant");
+pub type PostingKey = (u32, u64);
 /// Derived: (webhook, first journal number) → the webhook's attempts, as a posting list.
-pub const BY_WEBHOOK: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("by_webhook");
+pub const BY_WEBHOOK: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_webhook");
 /// Derived: event / 64 → for these events, the newest journal record of each of their deliveries.
 pub const FATES: TableDefinition<u64, &[u8]> = TableDefinition::new("fates");
 
 /// Events that share one row of `FATES`.
 pub const FATES_PER_ROW: u64 = 64;
 
+/// Something to be done with tables of all shapes.
+pub trait Visit {
+    type Error;
+
+    /// # Errors
+    /// As the visitor says.
+    fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Self::Error>;
+}
+
+/// Visits every table there is.
+///
+/// # Errors
+/// The visitor's first.
+pub fn visit<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
+    visitor.table(META)?;
+    visitor.table(EVENTS)?;
+    visitor.table(JOURNAL)?;
+    visitor.table(QUEUE)?;
+    visitor.table(ORDERING)?;
+    visitor.table(STANDING)?;
+    visitor.table(DEAD)?;
+    visitor.table(DEAD_OF)?;
+    visitor.table(IDEMPOTENCY)?;
+    visitor.table(WEBHOOKS)?;
+    visitor.table(TENANTS)?;
+    visitor.table(KEYS)?;
+    visitor.table(PAUSES)?;
+    visitor.table(MARKS)?;
+    visitor.table(AUDIT)?;
+    visitor.table(BY_TENANT)?;
+    visitor.table(BY_WEBHOOK)?;
+    visitor.table(FATES)
+}
+
 /// Keys of `META`.
 pub mod meta {
     pub const FORMAT: &str = "format";
+    /// The version of the program that brought this format, as text: one that opens the store.
+    pub const VERSION: &str = "version";
     /// 32 random bytes: masks sequence numbers inside public ids.
     pub const ID_MASK: &str = "id_mask";
     /// A sealed constant: opens only with the right key file.

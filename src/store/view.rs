@@ -19,6 +19,7 @@ use super::ordering::{self, Place, Places};
 use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Standing};
 use super::registry::Registry;
+use super::row;
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, ORDERING, QUEUE, STANDING, WEBHOOKS};
 use super::seal::Sealer;
 use crate::clock::Millis;
@@ -186,7 +187,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn event(&self, seq: Seq) -> Result<Option<Event>, StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
-        log::get(&table, seq, |bytes| record::read_event(seq, bytes))
+        log::get(Log::Events, &table, seq, |bytes| record::read_event(seq, bytes))
     }
 
     /// The event with this public id.
@@ -204,7 +205,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn scan_events(&self, from: Seq, mut each: impl FnMut(Event) -> bool) -> Result<(), StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
-        log::scan(&table, from, |seq, bytes| Ok(each(record::read_event(seq, bytes)?)))
+        log::scan(Log::Events, &table, from, |seq, bytes| Ok(each(record::read_event(seq, bytes)?)))
     }
 
     /// Journal records one after the other from `from` on, with the attempt where it is one, until `each` says stop.
@@ -217,7 +218,7 @@ impl View<'_> {
         mut each: impl FnMut(JournalSeq, Option<Attempt>) -> bool,
     ) -> Result<(), StoreError> {
         let table = self.txn.open_table(Log::Journal.table())?;
-        log::scan(&table, from, |number, bytes| {
+        log::scan(Log::Journal, &table, from, |number, bytes| {
             let attempt = match record::read(bytes)? {
                 Entry::Attempt(attempt) => Some(attempt),
                 _ => None,
@@ -232,7 +233,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn entry(&self, number: JournalSeq) -> Result<Option<Entry>, StoreError> {
         let table = self.txn.open_table(Log::Journal.table())?;
-        log::get(&table, number, |bytes| record::read(bytes))
+        log::get(Log::Journal, &table, number, |bytes| record::read(bytes))
     }
 
     /// The journal records of one delivery, oldest first, from its newest back.
@@ -245,7 +246,9 @@ impl View<'_> {
         let mut number = newest;
         while number != 0 {
             // Cut by retention: what is older is gone.
-            let Some(entry) = log::get(&table, number, |bytes| record::read::<Entry>(bytes))? else { break };
+            let Some(entry) = log::get(Log::Journal, &table, number, |bytes| record::read::<Entry>(bytes))? else {
+                break;
+            };
             let previous = entry.previous();
             chain.push((number, entry));
             if previous >= number {
@@ -383,7 +386,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn standing(&self, webhook: WebhookNo) -> Result<Standing, StoreError> {
         let mut standing: Standing = match self.txn.open_table(STANDING)?.get(webhook)? {
-            Some(value) => record::read(value.value())?,
+            Some(value) => row::read(STANDING, &webhook, value.value())?,
             None => Standing::default(),
         };
         let successes = self.shared.successes.read().unwrap_or_else(PoisonError::into_inner);
@@ -399,7 +402,8 @@ impl View<'_> {
         let table = self.txn.open_table(WEBHOOKS)?;
         let Some(found) = table.range((no, 0)..=(no, seq))?.next_back() else { return Ok(None) };
         let (key, value) = found?;
-        record::read_webhook(no, key.value().1, value.value(), &self.shared.sealer).map(Some)
+        let record = row::open(WEBHOOKS, &key.value(), value.value())?;
+        record::read_webhook(no, key.value().1, record, &self.shared.sealer).map(Some)
     }
 
     /// The newest version of a webhook, deleted or not.
@@ -428,10 +432,14 @@ impl View<'_> {
         before: JournalSeq,
         mut each: impl FnMut(DeadLetter) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let table = self.txn.open_table(DEAD)?;
+        let (table, dead_of) = (self.txn.open_table(DEAD)?, self.txn.open_table(DEAD_OF)?);
         for found in table.range((tenant, 0)..(tenant, before))?.rev() {
             let (key, value) = found?;
             let (webhook, event) = value.value();
+            // Neither table has a checksum: each vouches for the other.
+            if dead_of.get((webhook, event))?.is_none_or(|death| death.value() != key.value().1) {
+                return Err(StoreError::DamagedAt { table: "dead".to_owned(), place: format!("{:?}", key.value()) });
+            }
             if !each(DeadLetter { webhook, event, death: key.value().1 })? {
                 break;
             }

@@ -6,10 +6,12 @@
 //! now and then a synced commit (a checkpoint) takes in all of it and the log begins anew from its start. After a crash the
 //! store is as its last checkpoint left it, and start-up applies what stands here on top.
 //!
-//! Each stretch between two checkpoints has a random tag, which the checkpoint writes into the store: so nothing that an
-//! older stretch left behind, or a log that belongs to another store, is ever taken for this one's. Records of a stretch are
-//! numbered from 0 without gaps. Record, little endian: tag u64, number u64, length u32, CRC-32 u32 of these and the
-//! content, content.
+//! Each stretch between two checkpoints has a tag, which the checkpoint writes into the store: so nothing that an older
+//! stretch left behind, or a log that belongs to another store, is ever taken for this one's. Tags rise, by steps of chance, and
+//! the newest stands in front of the records: a store that is older than its log is found out, be it that a damaged header made
+//! redb fall back to the commit before, or that an old copy was put beside it. Records of a stretch are numbered from 0
+//! without gaps. Front, little endian: tag u64, CRC-32 of it u32. Record: tag u64, number u64, length u32, CRC-32 u32 of
+//! these and the content, content.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -20,9 +22,13 @@ use redb::backends::FileBackend;
 
 use super::StoreError;
 
+const OLDER: &str = "it is older than its write-ahead log webhookd.wal: its newest state was lost; restore a backup";
+
 /// Name of the log in the state folder.
 pub const WAL_FILE: &str = "webhookd.wal";
 const HEADER_BYTES: usize = 24;
+/// What stands in front of the records.
+const FRONT_BYTES: usize = 12;
 /// What the length is filled up with at a time.
 const FILL_BYTES: usize = 64 * 1024;
 
@@ -78,7 +84,7 @@ impl Wal {
     /// When its length can't be read.
     pub fn open(file: LogFile, capacity: u64) -> io::Result<Self> {
         let length = file.len()?;
-        Ok(Self { file, capacity, length, tag: 0, next: 0, offset: 0, record: Vec::new() })
+        Ok(Self { file, capacity, length, tag: 0, next: 0, offset: FRONT_BYTES as u64, record: Vec::new() })
     }
 
     /// Fills in what is missing of its length, so that appending never waits for the file system to find room.
@@ -111,12 +117,19 @@ impl Wal {
     /// The contents of the records that a store at `position` does not have, in order.
     ///
     /// # Errors
-    /// When the file can't be read; `StoreError::Damaged` when a record is missing before one that is there.
+    /// When the file can't be read; `StoreError::Damaged` when the store is older than the log, or a record is missing before
+    /// one that is there.
     pub fn read(&self, position: Position) -> Result<Vec<Vec<u8>>, StoreError> {
         let length = usize::try_from(self.capacity).unwrap_or(usize::MAX);
         let mut all = vec![0; length];
         self.file.read(0, &mut all).map_err(unavailable)?;
-        let (mut found, mut at, mut number) = (Vec::new(), 0, 0);
+        if newest_tag(&all).is_some_and(|newest| newest > position.tag) {
+            return Err(StoreError::Damaged(OLDER));
+        }
+        if position.clean {
+            return Ok(Vec::new());
+        }
+        let (mut found, mut at, mut number) = (Vec::new(), FRONT_BYTES, 0);
         while let Some(content) = record_at(&all, at, position.tag, number) {
             at += HEADER_BYTES + content.len();
             if number >= position.next {
@@ -140,11 +153,20 @@ impl Wal {
         Ok(found)
     }
 
-    /// Begins a stretch: everything before it is in the store, synced.
-    pub fn begin(&mut self, tag: u64) {
+    /// Begins a stretch: everything before it is in the store, synced. That it began need not be synced: the next record will
+    /// be, and without one there is nothing to lose.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn begin(&mut self, tag: u64) -> io::Result<()> {
         self.tag = tag;
         self.next = 0;
-        self.offset = 0;
+        self.offset = FRONT_BYTES as u64;
+        let tag = tag.to_le_bytes();
+        let mut front = [0; FRONT_BYTES];
+        front[..8].copy_from_slice(&tag);
+        front[8..].copy_from_slice(&checksum(&tag, &[]).to_le_bytes());
+        self.file.write(0, &front)
     }
 
     /// Goes on where a store stands in it.
@@ -166,7 +188,7 @@ impl Wal {
     /// Whether nothing was appended since the last checkpoint.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.offset == 0
+        self.offset == FRONT_BYTES as u64
     }
 
     /// Whether a record of this size can be appended before the next checkpoint.
@@ -203,6 +225,13 @@ pub fn open_file(path: &Path, capacity: u64) -> io::Result<Wal> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     Wal::open(Box::new(FileBackend::new(file).map_err(io::Error::other)?), capacity)
+}
+
+/// The tag of the newest stretch that was begun, if that reads.
+fn newest_tag(all: &[u8]) -> Option<u64> {
+    let front = all.get(..FRONT_BYTES)?;
+    let sum = checksum(&front[..8], &[]).to_le_bytes();
+    (front[8..] == sum).then(|| word(front, 0))
 }
 
 /// The content of record `number` of a stretch, if it stands whole at `at`.
@@ -285,7 +314,7 @@ mod tests {
         let file = kept();
         assert!(!Wal::open(Box::new(file.clone()), CAPACITY).unwrap().is_whole());
         let mut wal = open(&file);
-        wal.begin(7);
+        wal.begin(7).unwrap();
         for content in ["one", "two", "three"] {
             wal.append(content.as_bytes()).unwrap();
         }
@@ -295,17 +324,21 @@ mod tests {
         assert_eq!(wal.read(at(7, 2)).unwrap(), [b"three".to_vec()]);
         assert_eq!(wal.read(at(7, 3)).unwrap(), Vec::<Vec<u8>>::new());
         assert_eq!(wal.read(at(8, 0)).unwrap(), Vec::<Vec<u8>>::new());
+        for clean in [false, true] {
+            let older = wal.read(Position { clean, ..at(6, 0) });
+            assert!(matches!(older, Err(StoreError::Damaged(OLDER))), "{older:?}");
+        }
     }
 
     #[test]
     fn a_new_stretch_hides_what_an_older_one_left_behind() {
         let file = kept();
         let mut wal = open(&file);
-        wal.begin(1);
+        wal.begin(1).unwrap();
         for _ in 0..9 {
             wal.append(b"old").unwrap();
         }
-        wal.begin(2);
+        wal.begin(2).unwrap();
         wal.append(b"new").unwrap();
         assert_eq!(wal.read(at(2, 0)).unwrap(), [b"new".to_vec()]);
         assert_eq!(wal.position(), at(2, 1));
@@ -317,7 +350,7 @@ mod tests {
             for byte in [0, 9, 17, 21, HEADER_BYTES as u64] {
                 let file = kept();
                 let mut wal = open(&file);
-                wal.begin(3);
+                wal.begin(3).unwrap();
                 let mut starts = Vec::new();
                 for content in ["one", "two", "six"] {
                     starts.push(wal.offset);
@@ -339,12 +372,12 @@ mod tests {
     #[test]
     fn it_says_when_it_is_full() {
         let mut wal = open(&kept());
-        wal.begin(1);
+        wal.begin(1).unwrap();
         assert!(wal.is_empty());
         while wal.has_room(100) {
             wal.append(&[1; 100]).unwrap();
         }
-        assert_eq!(wal.next, CAPACITY / (100 + HEADER_BYTES as u64));
+        assert_eq!(wal.next, (CAPACITY - FRONT_BYTES as u64) / (100 + HEADER_BYTES as u64));
         assert!(!wal.is_empty());
         assert_eq!(wal.read(at(1, 0)).unwrap().len() as u64, wal.next);
     }

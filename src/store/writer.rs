@@ -4,7 +4,12 @@
 //! (measured), so the writer answers the group with "unknown", closes, opens again with backoff, reads its state back and
 //! goes on; outcomes that were not committed are kept and written then. A group whose commit failed may still have reached
 //! the disk: what is found there is delivered, what its callers saw as unknown included.
+//!
+//! Damage is met in the same way, a panic of redb on a page that makes no sense included: the group that led to it is answered
+//! with "unknown", and the others go on. Only when the damage stands in the way of what must be written, or of opening the store
+//! again, the writer gives up and the daemon ends: nothing acknowledged is lost by that, and nothing wrong is written.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +22,7 @@ use tokio::time::Instant;
 use super::StoreError;
 use super::engine::{Applied, Engine};
 use super::inbox::{Answer, Inbox, Request, SubmitError, Waiter};
-use super::op::{Done, Effects, Op, Outcome, RowKey};
+use super::op::{Done, Effects, Op, Outcome};
 use super::open::{self, OpenError, Place};
 use super::recover::{self, Recovered};
 use super::spool::{self, Spool, Success, Ticket};
@@ -27,10 +32,10 @@ use crate::clock::{Clock, Millis};
 use crate::metrics::Metrics;
 
 mod inline;
+mod mend;
 
-/// Waits between attempts to open the store again.
-const REOPEN_FIRST: Duration = Duration::from_millis(50);
-const REOPEN_MAX: Duration = Duration::from_secs(2);
+use mend::Broken;
+
 /// Without anything to do for this long, the writer takes in what the write-ahead log holds.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -48,6 +53,7 @@ pub struct Store {
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     spool: Option<Arc<Spool>>,
+    metrics: Arc<Metrics>,
     /// Reads are made where they are asked for: see `inline`.
     inline: bool,
 }
@@ -105,7 +111,13 @@ impl Parts {
     /// The handle that the running writer will serve.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store { inbox: Arc::default(), shared: self.shared.clone(), spool: self.spool.clone(), inline: false }
+        Store {
+            inbox: Arc::default(),
+            shared: self.shared.clone(),
+            spool: self.spool.clone(),
+            metrics: self.metrics.clone(),
+            inline: false,
+        }
     }
 }
 
@@ -133,6 +145,12 @@ impl Store {
         self.inbox.is_down()
     }
 
+    /// Whether the writer has given up because of damage in the store.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.inbox.is_damaged()
+    }
+
     /// Hands over what the daemon itself has to note; it is written with the next group. `pressing`: a lane waits for it.
     pub fn note(&self, op: Op, pressing: bool) {
         self.inbox.note(op, pressing);
@@ -155,7 +173,7 @@ impl Store {
         self.inbox.note_all(ops, pressing);
     }
 
-    /// Reads off the runtime's threads, because a page that is not cached waits for the disk.
+    /// Reads off the runtime's threads, because a page that is not cached waits for the disk. Damage is told here, and counted.
     ///
     /// # Errors
     /// What `read` fails with.
@@ -169,7 +187,17 @@ impl Store {
         let shared = self.shared.clone();
         #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
         let task = tokio::task::spawn_blocking(move || read(&shared));
-        task.await.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?
+        let read = match task.await {
+            Err(error) if error.is_panic() => Err(StoreError::Damaged(SENSELESS)),
+            read => read.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?,
+        };
+        if let Err(error) = &read
+            && error.is_damage()
+        {
+            self.metrics.store_damage.inc();
+            tracing::error!(%error, "a read failed; stop the daemon and run: webhookd store check");
+        }
+        read
     }
 
     /// No more is taken in; the writer ends once it has written what waits.
@@ -226,20 +254,18 @@ struct Turn {
 enum State {
     Written(Engine),
     Broken(Broken),
-}
-
-/// What the writer has while it has no store.
-struct Broken {
-    /// The daemon's own ops of the group: not to be lost.
-    kept: Vec<Op>,
-    /// Where the logs ended before the group.
-    before: (u64, u64),
-    /// Before the next try.
-    wait: Duration,
+    /// Damage is in the way.
+    Damaged,
 }
 
 impl Writer {
-    fn run(mut self, mut engine: Engine) {
+    fn run(mut self, engine: Engine) {
+        let engine = self.work(engine);
+        self.end(engine);
+    }
+
+    /// Writes until there is no more to come; `None`: damage is in the way.
+    fn work(&mut self, mut engine: Engine) -> Option<Engine> {
         while let Some(requests) = self.inbox.next(self.last_start, self.last_size, idle_after(&engine)) {
             let mut turn = self.turn(engine, requests);
             engine = loop {
@@ -249,11 +275,12 @@ impl Writer {
                         std::thread::sleep(broken.wait);
                         self.mend(broken)
                     }
+                    State::Damaged => return None,
                 };
             };
             self.account(turn.start, turn.tickets);
         }
-        self.end(engine);
+        Some(engine)
     }
 
     fn turn(&mut self, mut engine: Engine, requests: Vec<Request>) -> Turn {
@@ -263,14 +290,14 @@ impl Writer {
             requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
         (self.last_start, self.last_size) = (Some(start), ops.len());
         let before = engine.heads();
-        let applied = if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) };
+        let applied = survive(|| if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) });
         let state = match applied {
             Ok(applied) => {
                 self.settle(applied, waiters);
                 State::Written(engine)
             }
             Err(error) => {
-                tracing::error!(%error, "the store failed; opening it again");
+                self.tell(&error, "the store failed; opening it again");
                 self.metrics.store_failures.inc();
                 State::Broken(self.fail(engine, before, ops, waiters, &error))
             }
@@ -287,11 +314,36 @@ impl Writer {
         self.metrics.group_size.observe(f64::from(u32::try_from(self.last_size).unwrap_or(u32::MAX)));
     }
 
-    fn end(&self, mut engine: Engine) {
-        if let Err(error) = engine.checkpoint(true) {
-            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
+    fn end(&self, engine: Option<Engine>) {
+        match engine {
+            Some(mut engine) => {
+                if let Err(error) = survive(move || engine.checkpoint(true).map(drop)) {
+                    tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
+                }
+            }
+            None => self.inbox.set_damaged(),
         }
-        self.shared.set_db(None);
+        self.let_go();
+    }
+
+    /// Drops the readers' handle on the database: the last one closes it, which looks at its pages.
+    fn let_go(&self) {
+        let close = || {
+            self.shared.set_db(None);
+            Ok(())
+        };
+        if let Err(error) = survive(close) {
+            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start repairs it");
+        }
+    }
+
+    fn tell(&self, error: &StoreError, what: &str) {
+        if error.is_damage() {
+            self.metrics.store_damage.inc();
+            tracing::error!(%error, "{what}; what is damaged tells, after a stop: webhookd store check");
+        } else {
+            tracing::error!(%error, "{what}");
+        }
     }
 
     fn settle(&self, applied: Applied, waiters: Vec<Option<Waiter>>) {
@@ -302,111 +354,18 @@ impl Writer {
             .collect();
         self.downstream.committed(applied.effects, answers);
     }
+}
 
-    /// Lets go of a store that failed; what became of the group is not known yet.
-    fn fail(
-        &self,
-        engine: Engine,
-        before: (u64, u64),
-        ops: Vec<Op>,
-        waiters: Vec<Option<Waiter>>,
-        error: &StoreError,
-    ) -> Broken {
-        self.inbox.set_down(true);
-        let why = error.to_string();
-        let unknown = waiters
-            .into_iter()
-            .flatten()
-            .map(|waiter| (waiter, Err(SubmitError::Store(StoreError::Unavailable(why.clone())))));
-        self.downstream.committed(Effects::default(), unknown.collect());
-        self.close_db(engine);
-        Broken { kept: ops.into_iter().filter(is_own).collect(), before, wait: REOPEN_FIRST }
-    }
+const SENSELESS: &str = "a page of it makes no sense";
 
-    /// Tries once to open the store again, finds out what became of the group, and writes what was kept of it.
-    fn mend(&mut self, mut broken: Broken) -> State {
-        broken.wait = (broken.wait * 2).min(REOPEN_MAX);
-        let recovered = match self.open_again() {
-            Ok(recovered) => recovered,
-            Err(error) => {
-                tracing::error!(%error, "the store can't be opened again yet");
-                // It may have come half way, and would stand in the way of the next try: a store is opened once.
-                self.shared.set_db(None);
-                return State::Broken(broken);
-            }
-        };
-        let mut engine = recovered.engine;
-        let landed = engine.heads() != broken.before;
-        let new = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= broken.before.0);
-        // What the group announced was lost with it, so every queue is looked at, also those that no lane stands for.
-        let rows = [true, false].map(|started| RowKey { started, due_ms: 0 });
-        let queued = recovered.queued.iter().flat_map(|no| rows.map(|row| (*no, row))).collect();
-        let mut effects = Effects { fresh: new.collect(), queued, ..Effects::default() };
-        if landed {
-            effects.settled = broken.kept.iter().filter_map(settled_by).collect();
-            effects.expired = broken.kept.iter().filter_map(expired_by).collect();
-            broken.kept.clear();
-        }
-        broken.before = engine.heads();
-        self.downstream.reopened();
-        self.downstream.committed(effects, Vec::new());
-        // One group must go through before callers are let in again.
-        broken.kept.push(Op::Ping);
-        match engine.apply(&broken.kept) {
-            Ok(applied) => {
-                self.downstream.committed(applied.effects, Vec::new());
-                self.inbox.set_down(false);
-                tracing::info!("the store is open again");
-                State::Written(engine)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the store failed again");
-                broken.kept.retain(|op| !matches!(op, Op::Ping));
-                self.close_db(engine);
-                State::Broken(broken)
-            }
-        }
-    }
-
-    /// Lets go of the database and waits until the last reader has.
-    fn close_db(&self, engine: Engine) {
-        self.shared.set_db(None);
-        let (mut db, _) = engine.into_files();
-        while let Err(still_read) = Arc::try_unwrap(db) {
-            db = still_read;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn open_again(&mut self) -> Result<Recovered, String> {
-        let (db, wal) = (self.reopen)().map_err(|error| error.to_string())?;
-        recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
-            .map_err(|error| error.to_string())
-    }
+/// Does what may meet a damaged page, on which redb may panic. What it worked on is not to be used any more then.
+fn survive<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Damaged(SENSELESS)))
 }
 
 /// How long the writer waits for work before it takes in what the write-ahead log holds.
 fn idle_after(engine: &Engine) -> Option<Duration> {
     engine.has_chores().then_some(IDLE)
-}
-
-/// Ops that nobody waits for and that must not be lost: what the daemon itself found out.
-fn is_own(op: &Op) -> bool {
-    matches!(op, Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. })
-}
-
-fn settled_by(op: &Op) -> Option<(u32, u64)> {
-    match op {
-        Op::Outcome(outcome) => Some((outcome.attempt.webhook, outcome.attempt.event)),
-        _ => None,
-    }
-}
-
-fn expired_by(op: &Op) -> Option<u32> {
-    match op {
-        Op::Expire { webhook, .. } => Some(*webhook),
-        _ => None,
-    }
 }
 
 /// What a submitter expects when it asked for something that answers with `Done::Count` or less.

@@ -20,6 +20,7 @@ use webhookd::model::id::KeyId;
 use webhookd::model::secret::Secret;
 use webhookd::sign;
 use webhookd::store::block;
+use webhookd::store::log::Log;
 use webhookd::store::record::{self, Entry, Standing};
 use webhookd::store::seal::Sealer;
 
@@ -140,9 +141,10 @@ fn g20_stored_records() {
         let _ = record::read_webhook(1, 1, input, &sealer);
         let _ = record::read_tenant(1, input);
         let _ = record::read_key(KeyId([1; 8]), input, &sealer);
-        let _ = block::mark(input);
-        if let Ok(records) = block::records(input) {
-            records.for_each(drop);
+        for log in [Log::Events, Log::Journal] {
+            if let Ok(block) = block::read(log, 1, input) {
+                block.records().for_each(drop);
+            }
         }
     });
 }

@@ -65,7 +65,7 @@ fn outlives_a_full_disk(mut daemon: Daemon, state: &Path) {
     let mut accepted = vec![text(&stage.publish(&json!({"type": "order.created", "tenant": "acme"})), "id")];
 
     let ballast = fill(state);
-    let mut publish = || stage.publisher.send("POST", "/v1/events", &[], body.clone());
+    let publish = || stage.publisher.send("POST", "/v1/events", &[], body.clone());
     let refused = (0..2_000).find_map(|_| {
         let answer = publish();
         if answer.status == 201 {

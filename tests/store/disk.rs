@@ -112,6 +112,21 @@ impl Disk {
         self.lock().open.iter().any(|count| *count > 0)
     }
 
+    /// A disk with these files, all of it synced.
+    pub fn of(images: &[Vec<u8>; 2]) -> Self {
+        let disk = Self::default();
+        for (file, image) in disk.lock().files.iter_mut().zip(images) {
+            file.synced.clone_from(image);
+            file.seen.clone_from(image);
+        }
+        disk
+    }
+
+    /// What the files hold: the store's, the log's.
+    pub fn images(&self) -> [Vec<u8>; 2] {
+        self.lock().files.each_ref().map(|file| file.seen.clone())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.lock().files[STORE].seen.is_empty()
     }

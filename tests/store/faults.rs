@@ -55,6 +55,7 @@ fn run(seed: u64, kind: usize, nth: u64) -> bool {
     let met = world.disk.faults_met() > 0;
     world.disk.set_fault(None);
     world.check();
+    world.check_files();
     // What was acknowledged after the fault is durable too: the power goes now, and comes back.
     if opened > 0 && world.chance.percent(50) {
         world.disk.power_cut(&mut world.chance);

@@ -16,6 +16,7 @@ fn g01_power_cut_loses_nothing_acknowledged() {
             one_life(&mut world);
         }
         world.check();
+        world.check_files();
         let tally = &world.tally;
         all.crashes += tally.crashes;
         all.crashes_while_opening += tally.crashes_while_opening;

@@ -25,6 +25,7 @@ fn g03_every_delivery_is_in_exactly_one_state() {
                 world.check();
             }
         }
+        world.check_files();
         events += world.tally.events;
         attempts += world.tally.attempts;
         for (kind, count) in &mut told {

@@ -8,6 +8,7 @@ use redb::{Builder, Database};
 use webhookd::clock::{Clock, Millis};
 use webhookd::entropy::Entropy;
 use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::store::check::{self as store_check, Files};
 use webhookd::store::engine::{Applied, Engine};
 use webhookd::store::op::{Accept, Done, Op, Refusal, RowKey};
 use webhookd::store::record::QueueRow;
@@ -271,6 +272,21 @@ impl World {
         }
     }
 
+    /// What `webhookd store check` says of the files as they are now.
+    pub fn check_files(&self) {
+        self.disk.set_quiet(true);
+        let files = files(&self.disk);
+        let report =
+            store_check::check(&files, drafts::place(), &drafts::sealer(&self.entropy), CACHE_BYTES, &mut |_, _, _| {});
+        self.disk.set_quiet(false);
+        let report = report.unwrap();
+        assert!(report.is_clean(), "webhookd store check finds {:#?}", report.findings);
+        let (events, records) = (self.model.events.len() as u64, self.model.journal.len() as u64);
+        assert_eq!((report.events, report.records), (events, records), "what it looked at");
+        let dead = self.model.dead.keys().filter(|(webhook, _)| self.model.live(*webhook)).count() as u64;
+        assert!(report.deliveries.dead.abs_diff(dead) <= self.model.forked.len() as u64, "{report:?}, {dead} dead");
+    }
+
     fn learn(&mut self, applied: &Applied, expected: &[Result<Expected, Refusal>]) {
         assert_eq!(applied.answers.len(), expected.len());
         for (answer, expected) in applied.answers.iter().zip(expected) {
@@ -308,6 +324,11 @@ impl World {
             }
         }
     }
+}
+
+/// What is on the disk, to be checked.
+pub fn files(disk: &Disk) -> Files {
+    Files { store: Arc::new(disk.handle()), log: Arc::new(disk.log()), log_bytes: WAL_BYTES }
 }
 
 /// The write-ahead log on the disk.

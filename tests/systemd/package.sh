@@ -13,6 +13,9 @@ is "after installing" inactive "$(property ActiveState)"
 is "at boot" disabled "$(systemctl is-enabled webhookd.service || true)"
 is "verify" "" "$(systemd-analyze verify webhookd.socket webhookd.service 2>&1)"
 [ -e /usr/share/doc/webhookd/copyright ] && [ -e /usr/share/doc/webhookd/examples/low-port.conf ] || fail "no documents"
+for page in man/man1/webhookd.1.gz man/man1/webhookd-serve.1.gz bash-completion/completions/webhookd zsh/vendor-completions/_webhookd; do
+  [ -s "/usr/share/$page" ] || fail "no $page"
+done
 ok "install: as it should be"
 
 # --- With a certificate in /etc/credstore it starts as it was shipped.

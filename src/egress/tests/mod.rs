@@ -1,6 +1,7 @@
 //! The way out against real sockets: receivers on the loopback that misbehave at the level of bytes. Owns the receivers and
 //! what the tests share; asserts no wall-clock figure, only what happened.
 
+mod agreement;
 mod kept;
 mod names;
 mod receivers;

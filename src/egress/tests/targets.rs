@@ -52,6 +52,16 @@ fn every_spelling_of_an_inner_target_is_forbidden() {
         "a.localhost",
         "a.b.LocalHost.",
         "ｌocalhost",
+        "168.63.129.16",
+        "0xa83f8110",
+        "100.100.100.200",
+        "192.0.0.192",
+        "metadata.google.internal",
+        "Metadata.Google.Internal.",
+        "metadata%2egoogle%2einternal",
+        "metadata.goog",
+        "metadata",
+        "instance-data",
     ];
     for host in hosts {
         for url in [format!("http://{host}/"), format!("https://{host}:8443/x?y=z"), format!("https://{host}")] {
@@ -118,6 +128,10 @@ fn broken_urls_are_invalid() {
         "https://256.0.0.1/",
         "https://1.2.3.4.5/",
         "https://xn--a/",
+        "https://127.0.0.1../",
+        "https://.example.com/",
+        "https://a..example.com/",
+        "https://../",
         &long,
     ];
     for url in table {
@@ -139,12 +153,16 @@ fn ports_and_schemes_have_their_own_codes() {
 }
 
 #[test]
-fn names_of_this_machine_need_an_allowed_loopback() {
+fn names_of_inner_services_need_their_address_allowed() {
     let rules = Rules { require_https: false, allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
     for url in ["http://localhost:9000/", "http://127.0.0.1:9000/", "http://127.1:9000/", "https://a.localhost/"] {
         assert_eq!(code(url, &rules), "ok", "{url}");
     }
     assert_eq!(code("http://[::1]:9000/", &rules), "target_forbidden");
+    assert_eq!(code("http://metadata.google.internal/", &rules), "target_forbidden");
+    let rules = Rules { allow: vec!["169.254.0.0/16".parse().unwrap()], ..rules };
+    assert_eq!(code("http://metadata.google.internal/", &rules), "ok");
+    assert_eq!(code("https://metadata.google.internal.example.com/", &Rules::default()), "ok");
 }
 
 #[test]

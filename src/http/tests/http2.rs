@@ -184,3 +184,22 @@ async fn an_idle_http2_connection_gets_a_farewell() {
     timeout(HANG, connection).await.expect("kept for ever").unwrap().unwrap();
     assert!(sender.is_closed());
 }
+
+#[tokio::test]
+async fn a_peer_that_opens_no_window_for_an_answer_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = authority(folder.path());
+    let limits = Limits { body_timeout: Duration::from_millis(300), ..patient() };
+    let server = Server::start(limits, Some(shared(&authority)));
+    let stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = builder.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("https://localhost/x").body(Full::new(Bytes::from_static(b"hello"))).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    // It answers pings and does all that keeps a connection alive, and never takes a byte of the answer.
+    drop(timeout(HANG, connection).await.expect("kept for ever"));
+    drop(answer);
+    assert_serves_tls(&server, &authority.ca).await;
+}

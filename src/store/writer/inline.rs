@@ -28,10 +28,11 @@ impl Store {
                         tokio::time::sleep(broken.wait).await;
                         writer.mend(broken)
                     }
+                    State::Damaged => return writer.end(None),
                 };
             };
             writer.account(turn.start, turn.tickets);
         }
-        writer.end(engine);
+        writer.end(Some(engine));
     }
 }
