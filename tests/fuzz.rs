@@ -6,6 +6,8 @@
 //! `mutate` makes inputs; `inside` feeds parsers, `outside` the real binary. An input that fails is printed, and joins the
 //! corpus of its target.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
 #[path = "store/chance.rs"]
 #[allow(dead_code, reason = "shared with the proofs about the store")]
 mod chance;

@@ -55,7 +55,8 @@ impl Gate {
             return false;
         }
         let mut all = all.lock();
-        if !all.has_place(lane) && !(is_called && all.used < all.max) {
+        let has_place = all.has_place(lane) || (is_called && all.used < all.max);
+        if !has_place {
             all.queue(lane);
             return false;
         }

@@ -251,6 +251,7 @@ struct Turn {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is moved once a group")]
 enum State {
     Written(Engine),
     Broken(Broken),

@@ -232,33 +232,35 @@ impl Life {
 
     /// A dead letter is redriven or thrown away, or an event sent once more.
     async fn revive(&self, chance: &mut Chance, label: Label, no: u32) {
+        if let Some(op) = self.revival(chance, label, no) {
+            self.ask(op).await;
+        }
+    }
+
+    fn revival(&self, chance: &mut Chance, label: Label, no: u32) -> Option<Op> {
         let known = self.known();
-        let Some((tag, seq)) = chance.pick(&known).copied() else { return };
+        let (tag, seq) = chance.pick(&known).copied()?;
         let died = {
-            let Ok(view) = self.store.shared().view() else { return };
+            let view = self.store.shared().view().ok()?;
             let dead = known.iter().find(|(_, seq)| view.death_of(no, *seq).is_ok_and(|death| death.is_some()));
             dead.copied()
         };
         let mut book = self.ledger.lock();
-        let op = match died {
+        match died {
             Some((tag, event)) if chance.percent(70) => {
                 book.revived.insert((label, tag));
-                Op::Redrive { webhook: no, event }
+                Some(Op::Redrive { webhook: no, event })
             }
             Some((tag, event)) => {
                 book.facts.get_mut(&tag).unwrap().cancelled = true;
-                Op::DropDead { webhook: no, event }
+                Some(Op::DropDead { webhook: no, event })
             }
+            None if book.facts[&tag].tenant != book.hooks[&label].tenant => None,
             None => {
-                if book.facts[&tag].tenant != book.hooks[&label].tenant {
-                    return;
-                }
                 book.revived.insert((label, tag));
-                Op::Resend { event: seq, webhooks: vec![no] }
+                Some(Op::Resend { event: seq, webhooks: vec![no] })
             }
-        };
-        drop(book);
-        self.ask(op).await;
+        }
     }
 
     fn known(&self) -> Vec<(Tag, Seq)> {

@@ -111,11 +111,11 @@ fn g11_jumps_of_the_clock_lose_burst_and_stall_nothing() {
                 let asked = life.clock.now_ms();
                 publish(&life, tag, 2, None, false).await;
                 sleep(Duration::from_millis(LATE_MAX_MS)).await;
-                let book = life.ledger.lock();
-                let came = book.seen.iter().filter(|(seen, _)| seen.tag == tag).map(|(seen, _)| seen.now - asked);
-                let came: Vec<Millis> = came.collect();
+                let came: Vec<Millis> = {
+                    let book = life.ledger.lock();
+                    book.seen.iter().filter(|(seen, _)| seen.tag == tag).map(|(seen, _)| seen.now - asked).collect()
+                };
                 assert!(came.len() == 1 && came[0] <= LATE_MAX_MS, "{tag} came after {came:?}");
-                drop(book);
                 sleep(Duration::from_millis(chance.below(40_000))).await;
             }
             let book = life.ledger.lock();
