@@ -18,6 +18,7 @@ pub struct Clock(Arc<Source>);
 enum Source {
     System { started: Instant, base_ms: AtomicU64 },
     Manual { wall_us: AtomicU64, schedule_ms: AtomicU64 },
+    Runtime { started: tokio::time::Instant, base_ms: AtomicU64, wall_base_us: AtomicU64 },
 }
 
 impl Clock {
@@ -36,12 +37,26 @@ impl Clock {
         }))
     }
 
+    /// A clock that follows the time of the tokio runtime that it is made on, which a simulation pauses; both times start at
+    /// `start_ms`.
+    #[must_use]
+    pub fn of_runtime(start_ms: Millis) -> Self {
+        Self(Arc::new(Source::Runtime {
+            started: tokio::time::Instant::now(),
+            base_ms: AtomicU64::new(start_ms),
+            wall_base_us: AtomicU64::new(start_ms * 1_000),
+        }))
+    }
+
     /// Wall time in microseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn wall_us(&self) -> u64 {
         match &*self.0 {
             Source::System { .. } => system_wall_us(),
             Source::Manual { wall_us, .. } => wall_us.load(Ordering::Relaxed),
+            Source::Runtime { started, wall_base_us, .. } => {
+                wall_base_us.load(Ordering::Relaxed) + micros(started.elapsed())
+            }
         }
     }
 
@@ -60,6 +75,9 @@ impl Clock {
                 base_ms.load(Ordering::Relaxed).saturating_add(elapsed_ms)
             }
             Source::Manual { schedule_ms, .. } => schedule_ms.load(Ordering::Relaxed),
+            Source::Runtime { started, base_ms, .. } => {
+                base_ms.load(Ordering::Relaxed) + micros(started.elapsed()) / 1_000
+            }
         }
     }
 
@@ -68,7 +86,9 @@ impl Clock {
     pub fn lift_to(&self, floor_ms: Millis) {
         let lag = floor_ms.saturating_sub(self.now_ms());
         match &*self.0 {
-            Source::System { base_ms, .. } => base_ms.fetch_add(lag, Ordering::Relaxed),
+            Source::System { base_ms, .. } | Source::Runtime { base_ms, .. } => {
+                base_ms.fetch_add(lag, Ordering::Relaxed)
+            }
             Source::Manual { schedule_ms, .. } => schedule_ms.fetch_add(lag, Ordering::Relaxed),
         };
     }
@@ -76,23 +96,31 @@ impl Clock {
     /// Moves a manual clock forward; both times move. Does nothing to the machine's clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual { wall_us, schedule_ms } = &*self.0 {
-            wall_us.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            wall_us.fetch_add(micros(by), Ordering::Relaxed);
             schedule_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 
-    /// Steps the wall time of a manual clock, as an operator or NTP would; schedule time stays.
+    /// Steps the wall time of a clock that is not the machine's, as an operator or NTP would; schedule time stays.
     pub fn step_wall_to(&self, to_ms: Millis) {
-        if let Source::Manual { wall_us, .. } = &*self.0 {
-            wall_us.store(to_ms * 1_000, Ordering::Relaxed);
+        match &*self.0 {
+            Source::System { .. } => {}
+            Source::Manual { wall_us, .. } => wall_us.store(to_ms * 1_000, Ordering::Relaxed),
+            Source::Runtime { started, wall_base_us, .. } => {
+                wall_base_us.store((to_ms * 1_000).saturating_sub(micros(started.elapsed())), Ordering::Relaxed);
+            }
         }
     }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn system_wall_us() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    now.duration_since(UNIX_EPOCH).map_or(0, micros)
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ mod refusals;
 mod reload;
 #[path = "daemon/secrets.rs"]
 mod secrets;
+#[path = "daemon/stop.rs"]
+mod stop;
 
 /// Runs the binary to its end; its exit code and what it wrote to both outputs.
 fn webhookd(args: &[&str]) -> (i32, String) {

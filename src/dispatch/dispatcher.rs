@@ -27,12 +27,13 @@ use crate::model::pause::{Pauses, Scope};
 use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::inbox::{Answer, Waiter};
 use crate::store::news::RECOVERED;
+use crate::store::numbers::ByWebhook;
 use crate::store::op::{Effects, News, Op, RowKey};
 use crate::store::writer::{Downstream, Store};
 use arc_swap::ArcSwap;
 
 pub struct Dispatcher {
-    lanes: RwLock<HashMap<WebhookNo, Arc<LaneCell>>>,
+    lanes: RwLock<ByWebhook<Arc<LaneCell>>>,
     mailboxes: Vec<Mailbox>,
     hosts: Mutex<HashMap<String, Arc<Gate>>>,
     pub(super) all: Arc<Gate>,

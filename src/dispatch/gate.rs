@@ -3,6 +3,10 @@
 //! First come, first served: a place that frees while lanes wait is promised to the one that waits longest, and nobody else
 //! can take it. Whoever wakes that lane says `looked` afterwards: a promise that it did not need goes on to the next. So no
 //! place stays free while a lane waits for it, and no lane that comes late passes those that wait.
+//!
+//! An attempt needs a place at its host and one of all. Were the one promised to this lane and the other to that, both would
+//! look in vain and pass their promises to each other without end. So the host's promise goes first: whoever has it takes any
+//! free place of all, and the lane that this one was promised to is the next in line.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,6 +47,7 @@ impl Gate {
     pub fn enter(host: Option<&Self>, all: &Self, lane: WebhookNo) -> bool {
         // Both are held at once, always in this order: no place is ever taken just to be given back.
         let mut host = host.map(Self::lock);
+        let is_called = host.as_ref().is_some_and(|host| host.promised.contains(&lane));
         if let Some(host) = &mut host
             && !host.has_place(lane)
         {
@@ -50,7 +55,8 @@ impl Gate {
             return false;
         }
         let mut all = all.lock();
-        if !all.has_place(lane) {
+        let has_place = all.has_place(lane) || (is_called && all.used < all.max);
+        if !has_place {
             all.queue(lane);
             return false;
         }
@@ -101,7 +107,13 @@ impl State {
     }
 
     fn queue(&mut self, lane: WebhookNo) {
-        if self.queued.insert(lane) {
+        if !self.queued.insert(lane) {
+            return;
+        }
+        if self.promised.contains(&lane) {
+            // Somebody went before it.
+            self.waiting.push_front(lane);
+        } else {
             self.waiting.push_back(lane);
         }
     }
@@ -184,6 +196,36 @@ mod tests {
         assert_eq!(all.looked(2), None);
         assert_eq!(all.leave(), None);
         assert_eq!(host.leave(), Some(3));
+    }
+
+    #[test]
+    fn promises_that_cross_are_not_passed_on_for_ever() {
+        let (host, all) = (Gate::new(2), Gate::new(2));
+        assert!(Gate::enter(Some(&host), &all, 1) && Gate::enter(Some(&host), &all, 2));
+        // One waits at the host, the other at all, as it is when the other host that it came from was full.
+        assert!(!Gate::enter(Some(&host), &all, 3));
+        assert!(!enter(&all, 4));
+        assert_eq!((all.leave(), host.leave()), (Some(4), Some(3)));
+        // The fourth needs a place at this host now, which is promised to the third.
+        assert!(!Gate::enter(Some(&host), &all, 4));
+        assert!(Gate::enter(Some(&host), &all, 3), "two lanes wait for each other");
+        assert_eq!((host.looked(3), all.looked(4)), (None, None));
+        assert!(all.is_full());
+        assert_eq!((all.leave(), host.leave()), (None, Some(4)));
+        assert!(Gate::enter(Some(&host), &all, 4));
+    }
+
+    #[test]
+    fn who_loses_a_promised_place_is_the_next() {
+        let (host, all) = (Gate::new(1), Gate::new(1));
+        assert!(Gate::enter(Some(&host), &all, 1));
+        assert!(!Gate::enter(Some(&host), &all, 2));
+        assert!(!enter(&all, 3) && !enter(&all, 4));
+        assert_eq!((all.leave(), host.leave()), (Some(3), Some(2)));
+        assert!(Gate::enter(Some(&host), &all, 2));
+        assert!(!enter(&all, 3));
+        assert_eq!((all.looked(3), host.looked(2)), (None, None));
+        assert_eq!(all.leave(), Some(3));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Read};
-use super::connect::{Dialler, Phase, describe, failure};
+use super::connect::{Connect, Dialler, Phase, describe, failure};
 use super::guard::{PublicAddr, Rules};
 use super::pool::{Lease, Pool};
 use super::resolve::Resolve;
@@ -57,6 +57,8 @@ pub struct Egress(Arc<Inner>);
 struct Inner {
     dialler: ArcSwap<Dialler>,
     resolver: Arc<dyn Resolve>,
+    /// In TCP's place.
+    connect: Option<Arc<dyn Connect>>,
     clock: Clock,
     open: Arc<AtomicUsize>,
     /// Numbers the settings: a connection is used under the number that it was made under, and no other.
@@ -69,9 +71,22 @@ impl Egress {
     /// # Errors
     /// An [`EgressError`] when the settings can't be used.
     pub fn build(settings: Settings, resolver: Arc<dyn Resolve>, clock: Clock) -> Result<Self, EgressError> {
+        Self::build_over(None, settings, resolver, clock)
+    }
+
+    /// `build` with something in TCP's place.
+    ///
+    /// # Errors
+    /// As `build`.
+    pub fn build_over(
+        connect: Option<Arc<dyn Connect>>,
+        settings: Settings,
+        resolver: Arc<dyn Resolve>,
+        clock: Clock,
+    ) -> Result<Self, EgressError> {
         let open = Arc::new(AtomicUsize::new(0));
-        let dialler = ArcSwap::from_pointee(dialler(settings, 0, &open)?);
-        Ok(Self(Arc::new(Inner { dialler, resolver, clock, open, generations: AtomicU64::new(0) })))
+        let dialler = ArcSwap::from_pointee(dialler(settings, connect.clone(), 0, &open)?);
+        Ok(Self(Arc::new(Inner { dialler, resolver, connect, clock, open, generations: AtomicU64::new(0) })))
     }
 
     /// Takes new settings. No exchange that starts after this uses a connection made under the old ones, and idle ones are
@@ -81,7 +96,8 @@ impl Egress {
     /// An [`EgressError`]; the old settings stay, whole.
     pub fn replace(&self, settings: Settings) -> Result<(), EgressError> {
         let generation = self.0.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        let old = self.0.dialler.swap(Arc::new(dialler(settings, generation, &self.0.open)?));
+        let dialler = dialler(settings, self.0.connect.clone(), generation, &self.0.open)?;
+        let old = self.0.dialler.swap(Arc::new(dialler));
         old.replaced.cancel();
         Ok(())
     }
@@ -125,12 +141,18 @@ impl Egress {
     }
 }
 
-pub(super) fn dialler(settings: Settings, generation: u64, open: &Arc<AtomicUsize>) -> Result<Dialler, EgressError> {
+pub(super) fn dialler(
+    settings: Settings,
+    connect: Option<Arc<dyn Connect>>,
+    generation: u64,
+    open: &Arc<AtomicUsize>,
+) -> Result<Dialler, EgressError> {
     let tls = TlsConnector::from(client_config(settings.ca_file.as_deref())?);
     Ok(Dialler {
         rules: Arc::new(settings.rules),
         tls,
         source_addresses: settings.source_addresses,
+        connect,
         generation,
         replaced: CancellationToken::new(),
         turn: AtomicUsize::new(0),

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -61,11 +62,32 @@ impl Phase {
     }
 }
 
+/// Something that bytes go through.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// A wire that is being made.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Wire>>> + Send + 'a>>;
+
+/// Something that connects to vetted addresses in TCP's place. Simulations have one.
+pub trait Connect: Send + Sync {
+    /// Connects, or fails as TCP does.
+    fn connect(&self, addr: PublicAddr) -> Connecting<'_>;
+}
+
+/// A connection on which nothing is spoken yet.
+enum Stream {
+    Tcp(TcpStream),
+    Other(Box<dyn Wire>),
+}
+
 /// What connections are made with: one generation of the settings.
 pub(super) struct Dialler {
     pub(super) rules: Arc<Rules>,
     pub(super) tls: TlsConnector,
     pub(super) source_addresses: Vec<IpAddr>,
+    /// In TCP's place.
+    pub(super) connect: Option<Arc<dyn Connect>>,
     pub(super) generation: u64,
     /// Cancelled when these settings are replaced.
     pub(super) replaced: CancellationToken,
@@ -88,13 +110,24 @@ impl Dialler {
         *phase = Phase::Resolve;
         let addrs = self.addresses(resolver, target).await?;
         *phase = Phase::Connect;
-        let (tcp, addr) = self.connect(&addrs, deadline, remote).await?;
+        let (stream, addr) = self.connect(&addrs, deadline, remote).await?;
         *phase = Phase::Tls;
         let about = About::new(target.endpoint().clone(), addr, self.generation);
-        if !target.https() {
-            return self.http1(tcp, about).await;
+        match stream {
+            Stream::Tcp(tcp) => self.speak(tcp, target, about).await,
+            Stream::Other(wire) => self.speak(wire, target, about).await,
         }
-        let tls = self.shake_hands(tcp, target.host()).await?;
+    }
+
+    /// From a connection to one that speaks HTTP.
+    async fn speak<I>(&self, io: I, target: &Target, about: About) -> Result<Connection, Failure>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if !target.https() {
+            return self.http1(io, about).await;
+        }
+        let tls = self.shake_hands(io, target.host()).await?;
         if tls.get_ref().1.alpn_protocol() == Some(ALPN_H2) {
             self.http2(tls, about).await
         } else {
@@ -139,7 +172,7 @@ impl Dialler {
         addrs: &[PublicAddr],
         deadline: Instant,
         remote: &mut Option<SocketAddr>,
-    ) -> Result<(TcpStream, PublicAddr), Failure> {
+    ) -> Result<(Stream, PublicAddr), Failure> {
         let addrs = &addrs[..addrs.len().min(ADDRESSES_MAX)];
         let mut reasons = String::new();
         let mut refused = false;
@@ -147,11 +180,11 @@ impl Dialler {
             *remote = Some(addr.get());
             let dialled = if left == 1 {
                 // The last one has the rest, and the deadline over everything is the only timer it needs.
-                self.tcp(*addr).await
+                self.open(*addr).await
             } else {
                 let now = Instant::now();
                 let share = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
-                timeout_at(now + share, self.tcp(*addr)).await.unwrap_or_else(|late| Err(late.into()))
+                timeout_at(now + share, self.open(*addr)).await.unwrap_or_else(|late| Err(late.into()))
             };
             match dialled {
                 Ok(stream) => return Ok((stream, *addr)),
@@ -167,7 +200,10 @@ impl Dialler {
     }
 
     /// The only place that connects. What it takes has been vetted.
-    async fn tcp(&self, addr: PublicAddr) -> io::Result<TcpStream> {
+    async fn open(&self, addr: PublicAddr) -> io::Result<Stream> {
+        if let Some(connect) = &self.connect {
+            return connect.connect(addr).await.map(Stream::Other);
+        }
         let addr = addr.get();
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if !self.source_addresses.is_empty() {
@@ -178,7 +214,7 @@ impl Dialler {
         }
         let stream = socket.connect(addr).await?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Stream::Tcp(stream))
     }
 
     fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
@@ -187,13 +223,16 @@ impl Dialler {
         of_family().nth(turn % of_family().count().max(1)).copied()
     }
 
-    async fn shake_hands(&self, tcp: TcpStream, host: &Host) -> Result<TlsStream<TcpStream>, Failure> {
+    async fn shake_hands<I>(&self, io: I, host: &Host) -> Result<TlsStream<I>, Failure>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = match host {
             Host::Name(name) => ServerName::try_from(name.clone())
                 .map_err(|error| failure(Class::Tls, format!("{name} can't stand in a certificate: {error}")))?,
             Host::Ip(ip) => ServerName::from(*ip),
         };
-        self.tls.connect(name, tcp).await.map_err(|error| failure(Class::Tls, describe(&error)))
+        self.tls.connect(name, io).await.map_err(|error| failure(Class::Tls, describe(&error)))
     }
 
     async fn http1<I>(&self, io: I, about: About) -> Result<Connection, Failure>

@@ -28,6 +28,7 @@ pub mod tls;
 mod tests;
 
 pub use client::{Egress, EgressError, Settings};
+pub use connect::{Connect, Connecting, Wire};
 pub use guard::{PublicAddr, Refusal, Rules};
 pub use pool::Pool;
 pub use resolve::{Resolve, StaticResolver, SystemResolver};

@@ -12,9 +12,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
 
 use super::StoreError;
 use super::op::{Done, Op, Refusal};
@@ -68,6 +69,16 @@ pub struct Request {
 pub struct Inbox {
     queue: Mutex<Queue>,
     arrived: Condvar,
+    /// Wakes a writer that is a task: see `next_in_task`.
+    arrived_in_task: Notify,
+}
+
+/// What the writer does next.
+enum Turn {
+    Write,
+    /// Waits, for so long at most.
+    Wait(Option<Duration>),
+    End,
 }
 
 #[derive(Default)]
@@ -157,7 +168,7 @@ impl Inbox {
     /// No more is taken in; `next` gives what is left and then `None`.
     pub fn close(&self) {
         self.lock().closed = true;
-        self.arrived.notify_all();
+        self.wake();
     }
 
     /// How long the group that is gathering stays open; for ever when there is none.
@@ -171,34 +182,47 @@ impl Inbox {
         let mut queue = self.lock();
         let idle_at = idle.map(|idle| now() + idle);
         loop {
-            let wait = match (queue.since, queue.closed) {
-                (None, true) => return None,
-                (_, true) => break,
-                (None, false) => match idle_at.map(|at| at.saturating_duration_since(now())) {
-                    Some(Duration::ZERO) => break,
-                    left => left,
-                },
-                (Some(_), false) => {
-                    let left = queue.ready_in(now(), last_start, last_size);
-                    if left.is_zero() {
-                        break;
-                    }
-                    Some(left)
+            queue = match queue.turn(last_start, last_size, idle_at) {
+                Turn::Write => return Some(queue.take()),
+                Turn::End => return None,
+                Turn::Wait(None) => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Turn::Wait(Some(left)) => {
+                    self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            queue = match wait {
-                None => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(left) => self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
-            };
         }
-        Some(queue.take())
+    }
+
+    /// `next` for a writer that is a task of the runtime and not a thread: in a simulation, by the runtime's time.
+    pub async fn next_in_task(
+        &self,
+        last_start: Option<Instant>,
+        last_size: usize,
+        idle: Option<Duration>,
+    ) -> Option<Vec<Request>> {
+        let idle_at = idle.map(|idle| now() + idle);
+        loop {
+            let turn = self.lock().turn(last_start, last_size, idle_at);
+            match turn {
+                Turn::Write => return Some(self.lock().take()),
+                Turn::End => return None,
+                Turn::Wait(None) => self.arrived_in_task.notified().await,
+                // Whether something came or the time is over: the queue says.
+                Turn::Wait(Some(left)) => drop(timeout(left, self.arrived_in_task.notified()).await),
+            }
+        }
+    }
+
+    fn wake(&self) {
+        self.arrived.notify_one();
+        self.arrived_in_task.notify_one();
     }
 
     fn arrive(&self, mut queue: MutexGuard<'_, Queue>, wake: bool) {
         queue.since = queue.since.or_else(|| Some(now()));
         drop(queue);
         if wake {
-            self.arrived.notify_one();
+            self.wake();
         }
     }
 
@@ -208,6 +232,16 @@ impl Inbox {
 }
 
 impl Queue {
+    fn turn(&self, last_start: Option<Instant>, last_size: usize, idle_at: Option<Instant>) -> Turn {
+        let left = match (self.since, self.closed) {
+            (None, true) => return Turn::End,
+            (_, true) => return Turn::Write,
+            (None, false) => idle_at.map(|at| at.saturating_duration_since(now())),
+            (Some(_), false) => Some(self.ready_in(now(), last_start, last_size)),
+        };
+        if left == Some(Duration::ZERO) { Turn::Write } else { Turn::Wait(left) }
+    }
+
     /// How long the group that is gathering stays open.
     fn ready_in(&self, now: Instant, last_start: Option<Instant>, last_size: usize) -> Duration {
         let Some(since) = self.since else { return Duration::MAX };

@@ -13,15 +13,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::Database;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::StoreError;
 use super::engine::{Applied, Engine};
 use super::inbox::{Answer, Inbox, Request, SubmitError, Waiter};
-use super::op::{Done, Effects, Op, Outcome, RowKey};
+use super::op::{Done, Effects, Op, Outcome};
 use super::open::{self, OpenError, Place};
 use super::recover::{self, Recovered};
 use super::spool::{self, Spool, Success, Ticket};
@@ -30,11 +31,11 @@ use super::wal::Wal;
 use crate::clock::{Clock, Millis};
 use crate::metrics::Metrics;
 
-/// Damage in a row, with the store opened again in between, after which there is no use in going on.
-const DAMAGED_MAX: u32 = 3;
-/// Waits between attempts to open the store again.
-const REOPEN_FIRST: Duration = Duration::from_millis(50);
-const REOPEN_MAX: Duration = Duration::from_secs(2);
+mod inline;
+mod mend;
+
+use mend::Broken;
+
 /// Without anything to do for this long, the writer takes in what the write-ahead log holds.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -53,6 +54,8 @@ pub struct Store {
     shared: Arc<Shared>,
     spool: Option<Arc<Spool>>,
     metrics: Arc<Metrics>,
+    /// Reads are made where they are asked for: see `inline`.
+    inline: bool,
 }
 
 /// How the writer opens the store and its write-ahead log again.
@@ -111,10 +114,11 @@ impl Parts {
     #[must_use]
     pub fn store(&self) -> Store {
         Store {
-            inbox: Arc::new(Inbox::default()),
+            inbox: Arc::default(),
             shared: self.shared.clone(),
             spool: self.spool.clone(),
             metrics: self.metrics.clone(),
+            inline: false,
         }
     }
 }
@@ -179,6 +183,9 @@ impl Store {
         &self,
         read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if self.inline {
+            return read(&self.shared);
+        }
         let shared = self.shared.clone();
         #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
         let task = tokio::task::spawn_blocking(move || read(&shared));
@@ -205,6 +212,11 @@ impl Store {
     /// # Errors
     /// When the thread can't be started.
     pub fn start(&self, parts: Parts, downstream: Arc<dyn Downstream>) -> std::io::Result<JoinHandle<()>> {
+        let (writer, engine) = self.writer(parts, downstream);
+        std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(engine))
+    }
+
+    fn writer(&self, parts: Parts, downstream: Arc<dyn Downstream>) -> (Writer, Engine) {
         let writer = Writer {
             inbox: self.inbox.clone(),
             shared: parts.shared,
@@ -214,8 +226,10 @@ impl Store {
             metrics: parts.metrics,
             retention_idempotency_ms: parts.retention_idempotency_ms,
             downstream,
+            last_start: None,
+            last_size: 0,
         };
-        std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(parts.recovered.engine))
+        (writer, parts.recovered.engine)
     }
 }
 
@@ -228,17 +242,85 @@ struct Writer {
     metrics: Arc<Metrics>,
     retention_idempotency_ms: Millis,
     downstream: Arc<dyn Downstream>,
+    last_start: Option<Instant>,
+    last_size: usize,
+}
+
+/// A group that was taken in: written, or waiting until the store is open again.
+struct Turn {
+    start: Instant,
+    tickets: Vec<Ticket>,
+    state: State,
+}
+
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is moved once a group")]
+enum State {
+    Written(Engine),
+    Broken(Broken),
+    /// Damage is in the way.
+    Damaged,
 }
 
 impl Writer {
     fn run(mut self, engine: Engine) {
-        match self.work(engine) {
-            Some(engine) => {
-                let close = || {
-                    let mut engine = engine;
-                    engine.checkpoint(true).map(drop)
+        let engine = self.work(engine);
+        self.end(engine);
+    }
+
+    /// Writes until there is no more to come; `None`: damage is in the way.
+    fn work(&mut self, mut engine: Engine) -> Option<Engine> {
+        while let Some(requests) = self.inbox.next(self.last_start, self.last_size, idle_after(&engine)) {
+            let mut turn = self.turn(engine, requests);
+            engine = loop {
+                turn.state = match turn.state {
+                    State::Written(engine) => break engine,
+                    State::Broken(broken) => {
+                        std::thread::sleep(broken.wait);
+                        self.mend(broken)
+                    }
+                    State::Damaged => return None,
                 };
-                if let Err(error) = survive(close) {
+            };
+            self.account(turn.start, turn.tickets);
+        }
+        Some(engine)
+    }
+
+    fn turn(&mut self, mut engine: Engine, requests: Vec<Request>) -> Turn {
+        let start = Instant::now();
+        let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
+        let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
+            requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
+        (self.last_start, self.last_size) = (Some(start), ops.len());
+        let before = engine.heads();
+        let applied = survive(|| if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) });
+        let state = match applied {
+            Ok(applied) => {
+                self.settle(applied, waiters);
+                State::Written(engine)
+            }
+            Err(error) => {
+                self.tell(&error, "the store failed; opening it again");
+                self.metrics.store_failures.inc();
+                State::Broken(self.fail(engine, before, ops, waiters, &error))
+            }
+        };
+        Turn { start, tickets, state }
+    }
+
+    /// Behind a group; after a failure as well: by then what was kept of the group is committed.
+    fn account(&self, start: Instant, tickets: Vec<Ticket>) {
+        if let Some(spool) = &self.spool {
+            tickets.into_iter().for_each(|ticket| spool.settle(ticket));
+        }
+        self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
+        self.metrics.group_size.observe(f64::from(u32::try_from(self.last_size).unwrap_or(u32::MAX)));
+    }
+
+    fn end(&self, engine: Option<Engine>) {
+        match engine {
+            Some(mut engine) => {
+                if let Err(error) = survive(move || engine.checkpoint(true).map(drop)) {
                     tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, the next start reads its log");
                 }
             }
@@ -258,38 +340,6 @@ impl Writer {
         }
     }
 
-    /// Writes until there is no more to come; `None`: damage is in the way.
-    fn work(&mut self, mut engine: Engine) -> Option<Engine> {
-        let mut last_start = None;
-        let mut last_size = 0;
-        loop {
-            let idle = engine.has_chores().then_some(IDLE);
-            let Some(requests) = self.inbox.next(last_start, last_size, idle) else { break };
-            let start = Instant::now();
-            let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
-            let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
-                requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
-            (last_start, last_size) = (Some(start), ops.len());
-            let before = engine.heads();
-            let applied = survive(|| if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) });
-            match applied {
-                Ok(applied) => self.settle(applied, waiters),
-                Err(error) => {
-                    self.tell(&error, "the store failed; opening it again");
-                    self.metrics.store_failures.inc();
-                    engine = self.recover(engine, before, ops, waiters, &error)?;
-                }
-            }
-            // Also after a failure: by then what was kept of the group is committed.
-            if let Some(spool) = &self.spool {
-                tickets.into_iter().for_each(|ticket| spool.settle(ticket));
-            }
-            self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
-            self.metrics.group_size.observe(f64::from(u32::try_from(last_size).unwrap_or(u32::MAX)));
-        }
-        Some(engine)
-    }
-
     fn tell(&self, error: &StoreError, what: &str) {
         if error.is_damage() {
             self.metrics.store_damage.inc();
@@ -307,105 +357,6 @@ impl Writer {
             .collect();
         self.downstream.committed(applied.effects, answers);
     }
-
-    /// Opens the store again after an error, and finds out what became of the group. `None`: damage is in the way.
-    fn recover(
-        &mut self,
-        engine: Engine,
-        before: (u64, u64),
-        ops: Vec<Op>,
-        waiters: Vec<Option<Waiter>>,
-        error: &StoreError,
-    ) -> Option<Engine> {
-        self.inbox.set_down(true);
-        let why = error.to_string();
-        let unknown = waiters
-            .into_iter()
-            .flatten()
-            .map(|waiter| (waiter, Err(SubmitError::Store(StoreError::Unavailable(why.clone())))));
-        self.downstream.committed(Effects::default(), unknown.collect());
-        let mut kept: Vec<Op> = ops.into_iter().filter(is_own).collect();
-        let mut before = before;
-        self.close_db(engine);
-        let mut wait = REOPEN_FIRST;
-        let mut damaged = 0;
-        while damaged < DAMAGED_MAX {
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(REOPEN_MAX);
-            let recovered = match self.open_again() {
-                Ok(recovered) => recovered,
-                Err(error) => {
-                    damaged = if error.is_damage() { damaged + 1 } else { 0 };
-                    self.tell(&error, "the store can't be opened again yet");
-                    continue;
-                }
-            };
-            let mut engine = recovered.engine;
-            let landed = engine.heads() != before;
-            let new = recovered.fresh.into_iter().filter(|(_, event)| event.seq >= before.0);
-            // What the group announced was lost with it, so every queue is looked at, also those that no lane stands for.
-            let rows = [true, false].map(|started| RowKey { started, due_ms: 0 });
-            let queued = recovered.queued.iter().flat_map(|no| rows.map(|row| (*no, row))).collect();
-            let mut effects = Effects { fresh: new.collect(), queued, ..Effects::default() };
-            if landed {
-                effects.settled = kept.iter().filter_map(settled_by).collect();
-                effects.expired = kept.iter().filter_map(expired_by).collect();
-                kept.clear();
-            }
-            before = engine.heads();
-            self.downstream.reopened();
-            self.downstream.committed(effects, Vec::new());
-            // One group must go through before callers are let in again.
-            kept.push(Op::Ping);
-            match survive(|| engine.apply(&kept)) {
-                Ok(applied) => {
-                    self.downstream.committed(applied.effects, Vec::new());
-                    self.inbox.set_down(false);
-                    tracing::info!("the store is open again");
-                    return Some(engine);
-                }
-                Err(error) => {
-                    damaged = if error.is_damage() { damaged + 1 } else { 0 };
-                    self.tell(&error, "the store failed again");
-                    kept.retain(|op| !matches!(op, Op::Ping));
-                    self.close_db(engine);
-                }
-            }
-        }
-        tracing::error!(
-            "the store is damaged where it must be written; nothing acknowledged is lost; run: webhookd store check"
-        );
-        None
-    }
-
-    /// Lets go of the database and waits until the last reader has.
-    fn close_db(&self, engine: Engine) {
-        self.let_go();
-        let (mut db, _) = engine.into_files();
-        let close = || {
-            while let Err(still_read) = Arc::try_unwrap(db) {
-                db = still_read;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Ok(())
-        };
-        if let Err(error) = survive(close) {
-            tracing::warn!(%error, "the store was not closed cleanly; nothing is lost, opening it repairs it");
-        }
-    }
-
-    fn open_again(&mut self) -> Result<Recovered, StoreError> {
-        survive(|| {
-            let (db, wal) = (self.reopen)().map_err(|error| match error {
-                OpenError::Refused { why, .. } => {
-                    tracing::error!(why, "the store is refused");
-                    StoreError::Damaged("its file does not open")
-                }
-                other => StoreError::Unavailable(other.to_string()),
-            })?;
-            recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
-        })
-    }
 }
 
 const SENSELESS: &str = "a page of it makes no sense";
@@ -415,23 +366,9 @@ fn survive<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Damaged(SENSELESS)))
 }
 
-/// Ops that nobody waits for and that must not be lost: what the daemon itself found out.
-fn is_own(op: &Op) -> bool {
-    matches!(op, Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. })
-}
-
-fn settled_by(op: &Op) -> Option<(u32, u64)> {
-    match op {
-        Op::Outcome(outcome) => Some((outcome.attempt.webhook, outcome.attempt.event)),
-        _ => None,
-    }
-}
-
-fn expired_by(op: &Op) -> Option<u32> {
-    match op {
-        Op::Expire { webhook, .. } => Some(*webhook),
-        _ => None,
-    }
+/// How long the writer waits for work before it takes in what the write-ahead log holds.
+fn idle_after(engine: &Engine) -> Option<Duration> {
+    engine.has_chores().then_some(IDLE)
 }
 
 /// What a submitter expects when it asked for something that answers with `Done::Count` or less.

@@ -1,14 +1,11 @@
-//! A daemon that runs: what each listener answers, how it stops under load, and how it does with few descriptors.
+//! A daemon that runs: what each listener answers, and how it does with few descriptors.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::support::{Client, Daemon, Failed, Receiver, Reply, SOON, Stage, free_port, key, poll, text};
+use super::support::{Client, Daemon, Failed, SOON, free_port, key, poll};
 
 #[test]
 fn health_is_told_everywhere_and_metrics_only_where_they_belong() {
@@ -34,57 +31,6 @@ fn health_is_told_everywhere_and_metrics_only_where_they_belong() {
     public.bearer(&token).get("/admin/tenants").expect(404);
     metrics.get("/v1/webhooks").expect(404);
     metrics.bearer(&token).get("/admin/tenants").expect(404);
-}
-
-#[test]
-fn sigterm_under_load_ends_with_0_and_a_restart_repeats_nothing() {
-    const PUBLISHERS: usize = 3;
-    let mut stage = Stage::start(Daemon::builder());
-    let receiver = Receiver::with(|_| Reply::ok().after(Duration::from_millis(20)));
-    stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
-    let (acknowledged, stopped) = (Mutex::new(HashSet::new()), AtomicBool::new(false));
-    let publisher = stage.publisher.clone();
-    let publish = || {
-        let event = json!({"type": "order.created", "tenant": "acme"}).to_string();
-        while !stopped.load(Ordering::SeqCst) {
-            let Ok(mut kept) = publisher.open() else { continue };
-            while let Ok(answer) = kept.send("POST", "/v1/events", &[], event.clone()) {
-                let id = text(&answer.expect(201).json(), "id");
-                acknowledged.lock().expect("a list").insert(id);
-            }
-        }
-    };
-    let status = std::thread::scope(|scope| {
-        for _ in 0..PUBLISHERS {
-            scope.spawn(publish);
-        }
-        receiver.wait_for(100, SOON);
-        let status = stage.daemon.term();
-        stopped.store(true, Ordering::SeqCst);
-        status
-    });
-    assert_eq!(status.code(), Some(0));
-    let arrived = receiver.count();
-    stage.daemon.start();
-    let acknowledged = acknowledged.into_inner().expect("a list");
-    assert!(acknowledged.len() > arrived, "a backlog was left: {} of {}", arrived, acknowledged.len());
-    let count = |receiver: &Receiver| {
-        let mut counts: HashMap<String, usize> = HashMap::new();
-        for request in receiver.requests() {
-            *counts.entry(request.header("webhook-id").expect("an id").to_owned()).or_default() += 1;
-        }
-        counts
-    };
-    let mut counts = HashMap::new();
-    let all = poll(3 * SOON, || {
-        counts = count(&receiver);
-        acknowledged.iter().all(|id| counts.contains_key(id)).then_some(())
-    });
-    let missing = acknowledged.iter().filter(|id| !counts.contains_key(*id)).count();
-    assert!(all.is_some(), "{missing} of {} were lost", acknowledged.len());
-    std::thread::sleep(Duration::from_millis(300));
-    let repeated: Vec<_> = count(&receiver).into_iter().filter(|(_, times)| *times > 1).collect();
-    assert!(repeated.is_empty(), "repeated: {repeated:?}");
 }
 
 /// Processor time that the daemon has used, in clock ticks of 10 ms.

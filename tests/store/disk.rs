@@ -70,6 +70,8 @@ struct State {
     /// Changing calls so far.
     changes: u64,
     life: u64,
+    /// Handles of this life on each file.
+    open: [usize; 2],
 }
 
 /// The disk; clones are the same one.
@@ -91,12 +93,23 @@ pub struct Handle {
 impl Disk {
     /// The store's file.
     pub fn handle(&self) -> Handle {
-        Handle { disk: self.clone(), file: STORE, life: self.lock().life }
+        self.open(STORE)
     }
 
     /// The write-ahead log's file.
     pub fn log(&self) -> Handle {
-        Handle { disk: self.clone(), file: LOG, life: self.lock().life }
+        self.open(LOG)
+    }
+
+    fn open(&self, file: usize) -> Handle {
+        let mut state = self.lock();
+        state.open[file] += 1;
+        Handle { disk: self.clone(), file, life: state.life }
+    }
+
+    /// Whether somebody has the store open: a real file would be locked.
+    pub fn is_in_use(&self) -> bool {
+        self.lock().open.iter().any(|count| *count > 0)
     }
 
     /// A disk with these files, all of it synced.
@@ -150,6 +163,7 @@ impl Disk {
     pub fn kill(&self) {
         let mut state = self.lock();
         state.life += 1;
+        state.open = [0; 2];
         state.dark = false;
         state.fuse = None;
         state.fault = None;
@@ -268,6 +282,17 @@ impl State {
         self.faults_met += 1;
         let errno = if fault.trouble == Trouble::Full { 28 } else { 5 };
         Err((fault.trouble, io::Error::from_raw_os_error(errno)))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A panic may have poisoned it.
+        if let Ok(mut state) = self.disk.0.lock()
+            && state.life == self.life
+        {
+            state.open[self.file] -= 1;
+        }
     }
 }
 

@@ -35,9 +35,18 @@ fn run(seed: u64, kind: usize, nth: u64) -> bool {
         world.open(false);
     }
     world.disk.set_fault(Some(Fault { calls, nth, trouble, lasting }));
-    let mut opened = 0;
-    for _ in 0..COMMITS {
-        if world.step().is_ok() {
+    let (mut opened, mut cut_at) = (0, None);
+    for number in 0..COMMITS {
+        // What was acknowledged although a sync had failed is gone with the power, before a checkpoint takes it in.
+        if cut_at == Some(number) {
+            world.disk.power_cut(&mut world.chance);
+            world.open(false);
+        }
+        let written = world.step().is_ok();
+        if cut_at.is_none() && world.disk.faults_met() > 0 {
+            cut_at = Some(number + 1 + world.chance.index(3));
+        }
+        if written {
             continue;
         }
         assert!(world.disk.faults_met() > 0, "{name} {nth}: an error without a fault");

@@ -70,6 +70,9 @@ impl Running {
             shared,
             reopen: Box::new(move || {
                 assert!(!again.is_empty());
+                if again.is_in_use() {
+                    return Err(OpenError::Locked(PathBuf::new()));
+                }
                 let failed = |why: String| OpenError::Disk { path: PathBuf::new(), why };
                 let db = Builder::new().create_with_backend(again.handle());
                 Ok((db.map_err(|error| failed(error.to_string()))?, open_log(&again).map_err(failed)?))

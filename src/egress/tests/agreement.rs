@@ -29,7 +29,7 @@ impl Resolve for Witness {
 
 /// A dialler under these rules; made once, as it reads the system's certificates.
 fn made(rules: &Rules) -> Dialler {
-    dialler(Settings { rules: rules.clone(), ..Settings::default() }, 0, &Arc::default()).unwrap()
+    dialler(Settings { rules: rules.clone(), ..Settings::default() }, None, 0, &Arc::default()).unwrap()
 }
 
 static GENEROUS: LazyLock<(Rules, Dialler)> = LazyLock::new(|| {

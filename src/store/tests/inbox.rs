@@ -1,7 +1,9 @@
 //! When a group is closed: at once for a caller, a little later for outcomes alone, and with a distance under load.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::store::StoreError;
 use crate::store::inbox::{Inbox, Request};

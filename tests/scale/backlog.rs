@@ -1,0 +1,75 @@
+//! Promises 8 and 18: a backlog costs memory by webhooks and not by deliveries, and no restart waits for it.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::support::{Daemon, Receiver, SOON, Stage, poll, publisher_key, tenant, tenant_key};
+use super::{batch, from_environment};
+
+const BATCH: u64 = 1_000;
+const RSS_KB_MAX: u64 = 128 * 1024;
+/// A debug binary reads its log some ten times more slowly, and in CI on a loaded machine.
+const START_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 1 });
+
+/// From `/proc`: resident memory in KiB, now and at most.
+fn memory(daemon: &Daemon) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("a process");
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    (of("VmRSS:"), of("VmHWM:"))
+}
+
+/// Kills it and starts it again; how long until it accepts and delivers.
+fn restart(stage: &mut Stage, quick: &Receiver) -> Duration {
+    let before = quick.count();
+    stage.daemon.kill9();
+    let started = Instant::now();
+    stage.daemon.spawn();
+    let event = json!({"type": "order.created", "tenant": "quick"}).to_string();
+    poll(SOON, || {
+        let sent = stage.publisher.try_send("POST", "/v1/events", &[], event.clone());
+        sent.is_ok_and(|answer| answer.status == 201).then_some(())
+    });
+    let arrived = poll(SOON, || (quick.count() > before).then_some(()));
+    assert!(arrived.is_some(), "nothing is delivered after the restart; its log:\n{}", stage.daemon.log());
+    started.elapsed()
+}
+
+#[test]
+fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
+    let pending = from_environment("PENDING", 100_000);
+    let mut stage = Stage::start(Daemon::builder().set("limits.pending_per_tenant", "10000000"));
+    let quick = Receiver::forgetful(|_| super::support::Reply::ok());
+    tenant(&stage.daemon, "quick");
+    let owner = stage.daemon.client().bearer(&tenant_key(&stage.daemon, "quick").token);
+    owner.post("/v1/webhooks", &json!({"url": quick.url("/"), "events": ["*"]})).expect(201);
+    stage.publisher = stage.daemon.client().bearer(&publisher_key(&stage.daemon).token);
+    let empty = restart(&mut stage, &quick);
+    // Nobody listens there: the circuit opens, and all but a few attempts wait behind it.
+    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    stage.register(&json!({"url": format!("http://{dead}/"), "events": ["*"]}));
+    let began = Instant::now();
+    let mut connection = stage.publisher.open().expect("a connection");
+    for _ in 0..pending / BATCH {
+        batch(&mut connection, "acme", BATCH);
+    }
+    drop(connection);
+    println!("{pending} pending after {:?}", began.elapsed());
+    let (now, most) = memory(&stage.daemon);
+    let full = restart(&mut stage, &quick);
+    let (after, most_after) = memory(&stage.daemon);
+    println!("memory {now} KiB, at most {most}; after the restart {after}, at most {most_after}");
+    println!("from kill -9 to a delivery: {full:?}; with nothing pending {empty:?}");
+    let webhook =
+        stage.owner.get("/v1/webhooks").expect(200).json()["data"][0]["id"].as_str().expect("an id").to_owned();
+    let stats = stage.owner.get(&format!("/v1/webhooks/{webhook}/stats")).expect(200).json();
+    assert!(stats["pending"].as_u64().is_some_and(|count| count + 100 >= pending), "{stats}");
+    let most = most.max(most_after);
+    let limit = if pending > 100_000 { 2 * RSS_KB_MAX } else { RSS_KB_MAX };
+    assert!(most <= limit, "{most} KiB with {pending} pending");
+    assert!(full <= START_MAX, "{full:?} with {pending} pending, {empty:?} with none");
+}

@@ -1,0 +1,162 @@
+//! Worlds in which nothing is saturated: then every attempt is made at its time, whatever clocks say and however often the
+//! daemon starts, and nobody's backlog is felt by anybody else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use webhookd::clock::Millis;
+use webhookd::retry::Policy;
+
+use crate::acts::{found, publish};
+use crate::chance::each_seed;
+use crate::ledger::{Ledger, Mood, Repeats};
+use crate::town::{Life, World};
+
+const LATE_MAX_MS: Millis = 1_000;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn calm(seed: u64, policy: Policy) -> (Ledger, World) {
+    let ledger = Ledger::new(seed, policy);
+    ledger.lock().is_calm = true;
+    (ledger.clone(), World::new(seed, ledger))
+}
+
+/// A webhook of a tenant, at a host of its own.
+async fn hook(life: &Life, tenant: u32, mood: Mood) -> u32 {
+    let host = u8::try_from(life.ledger.lock().hooks.len()).unwrap();
+    let label = life.register_at(tenant, host, [host + 1; 16]).await;
+    life.ledger.lock().hooks.get_mut(&label).unwrap().mood = mood;
+    label
+}
+
+/// Every wait between two attempts of a delivery lies in the band of its policy, and no attempt is more than a second late.
+/// Gives how many waits there were.
+fn waits_are_kept(ledger: &Ledger, policy: &Policy) -> usize {
+    let book = ledger.lock();
+    let mut series: BTreeMap<_, Vec<(Millis, Option<Millis>)>> = BTreeMap::new();
+    for (request, failed) in &book.seen {
+        series.entry((request.label, request.tag)).or_default().push((request.now, *failed));
+    }
+    let mut waits = 0;
+    for (delivery, attempts) in series {
+        for (number, pair) in attempts.windows(2).enumerate() {
+            let delay = policy.delays_ms[number] as f64;
+            let wait = (pair[1].0 - pair[0].1.unwrap()) as f64;
+            let least = delay * (1.0 - policy.jitter) - 1.0;
+            let most = delay * (1.0 + policy.jitter) + LATE_MAX_MS as f64;
+            assert!(
+                (least..=most).contains(&wait),
+                "{delivery:?}: {wait} ms after attempt {}, not {delay}",
+                number + 1
+            );
+            waits += 1;
+        }
+    }
+    waits
+}
+
+#[test]
+fn g05_the_whole_schedule_is_kept_across_restarts() {
+    let policy = Policy::standard();
+    let attempts = policy.delays_ms.len() + 1;
+    let mut waits = 0;
+    each_seed("g05", 4, |seed| {
+        let (ledger, mut world) = calm(seed, policy.clone());
+        let mut hours = 0;
+        while hours < 24 * 5 {
+            let first = hours == 0;
+            world.live(Repeats::Permits, async |chance, life| {
+                if first {
+                    found(&life).await;
+                    for tag in 1..=6 {
+                        hook(&life, 1 + tag % 3, Mood::Broken).await;
+                        publish(&life, u64::from(tag), 1 + tag % 3, None, false).await;
+                    }
+                }
+                let span = 1 + chance.below(40);
+                hours += span;
+                sleep(HOUR * u32::try_from(span).unwrap()).await;
+                // Not in the middle of an attempt: that would be repeated, and counted twice here.
+                while life.dispatcher.in_flight() > 0 {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            });
+            world.hold();
+            world.disk.kill();
+        }
+        let made = ledger.lock().seen.len();
+        assert_eq!(made, attempts * ledger.lock().deliveries(), "attempts of a delivery that fails for good");
+        waits += waits_are_kept(&ledger, &policy);
+    });
+    println!("{waits} waits of up to a day, each in its band and at most {LATE_MAX_MS} ms late");
+}
+
+#[test]
+fn g11_jumps_of_the_clock_lose_burst_and_stall_nothing() {
+    let policy = Policy { delays_ms: vec![5_000, 60_000, 600_000], jitter: 0.2 };
+    let mut jumps = 0;
+    each_seed("g11", 10, |seed| {
+        let (ledger, mut world) = calm(seed, policy.clone());
+        world.live(Repeats::None, async |chance, life| {
+            found(&life).await;
+            let broken = hook(&life, 1, Mood::Broken).await;
+            let good = hook(&life, 2, Mood::Good).await;
+            // Few enough that the circuit stays closed for first attempts.
+            for tag in 0..4 {
+                publish(&life, tag, 1, None, false).await;
+            }
+            for tag in 100..150 {
+                life.jump(chance);
+                let asked = life.clock.now_ms();
+                publish(&life, tag, 2, None, false).await;
+                sleep(Duration::from_millis(LATE_MAX_MS)).await;
+                let came: Vec<Millis> = {
+                    let book = life.ledger.lock();
+                    book.seen.iter().filter(|(seen, _)| seen.tag == tag).map(|(seen, _)| seen.now - asked).collect()
+                };
+                assert!(came.len() == 1 && came[0] <= LATE_MAX_MS, "{tag} came after {came:?}");
+                sleep(Duration::from_millis(chance.below(40_000))).await;
+            }
+            let book = life.ledger.lock();
+            let of = |label| book.seen.iter().filter(|(seen, _)| seen.label == label).count();
+            assert_eq!((of(broken), of(good)), (16, 50));
+        });
+        world.hold();
+        waits_are_kept(&ledger, &policy);
+        jumps += ledger.lock().tally.jumps;
+    });
+    println!("{jumps} jumps");
+}
+
+#[test]
+fn g07_a_backlog_holds_nobody_elses_event_back() {
+    let policy = Policy { delays_ms: vec![60_000; 5], jitter: 0.2 };
+    let mut slowest = 0;
+    each_seed("g07", 100, |seed| {
+        let (_, mut world) = calm(seed, policy.clone());
+        world.live(Repeats::None, async |chance, life| {
+            found(&life).await;
+            // As many as fit into the permits of all, with some to spare, as the quotas of a tenant see to.
+            hook(&life, 1, Mood::Silent).await;
+            hook(&life, 1, *chance.pick(&[Mood::Good, Mood::Broken, Mood::Silent]).unwrap()).await;
+            let fresh = hook(&life, 2, Mood::Good).await;
+            life.backlog(1, 400).await;
+            for tag in 1_000_000..1_000_010 {
+                sleep(Duration::from_millis(chance.below(4_000))).await;
+                let asked = life.clock.now_ms();
+                publish(&life, tag, 2, None, false).await;
+                sleep(Duration::from_millis(LATE_MAX_MS)).await;
+                let book = life.ledger.lock();
+                let came = book.seen.iter().find(|(seen, _)| (seen.label, seen.tag) == (fresh, tag));
+                let came = came.map(|(seen, _)| seen.now - asked);
+                assert!(came.is_some(), "{tag} has not come after {LATE_MAX_MS} ms");
+                slowest = slowest.max(came.unwrap());
+            }
+            let totals = life.store.shared().totals().unwrap();
+            assert!(totals.waiting + totals.started + totals.fresh > 300, "the backlog was gone: {totals:?}");
+        });
+        world.hold();
+    });
+    println!("the slowest fresh event came after {slowest} ms");
+}
