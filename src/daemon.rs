@@ -309,7 +309,10 @@ impl Bound {
             })?);
         }
         let admin = served.administer(admin)?;
-        let upkeep = admin.spawn(keep_up(service.clone(), closing.clone()));
+        let (upkeep, jobs) = (keep_up(service.clone(), closing.clone()), work(service.clone(), closing.clone()));
+        let upkeep = admin.spawn(async move {
+            tokio::join!(upkeep, jobs);
+        });
         dispatcher.resume(fresh, &queued);
         ready.store(true, Ordering::Release);
         let config = ArcSwap::from_pointee(config);
@@ -448,6 +451,17 @@ async fn keep_up(service: Arc<Service>, closing: CancellationToken) {
         }
         if let Err(error) = service.tidy().await {
             tracing::warn!(%error, "what has served its time is removed later");
+        }
+    }
+}
+
+/// Takes the jobs that run further, step by step, until the daemon stops; where they stand is in the store.
+async fn work(service: Arc<Service>, closing: CancellationToken) {
+    loop {
+        let rest = service.step_jobs().await;
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = service.rest(rest) => {}
         }
     }
 }

@@ -67,6 +67,23 @@ pub const CONTROL_ASKED_MAX: usize = 16;
 /// Rows of a table that are removed in one step when they have served their time.
 pub const TIDY_ROWS_MAX: usize = 1_024;
 
+/// Jobs that run at once, of one tenant and in all; the operator counts as a tenant.
+pub const JOBS_RUNNING_MAX: usize = 4;
+pub const JOBS_RUNNING_OF_ALL_MAX: usize = 1_024;
+/// Jobs that have ended are kept so long, in ms, and so many of each tenant and in all.
+pub const JOBS_KEPT_MS: u64 = 7 * 86_400_000;
+pub const JOBS_KEPT_MAX: usize = 100;
+pub const JOBS_KEPT_OF_ALL_MAX: usize = 4_096;
+/// Deliveries that one step of a job moves: what is published meanwhile waits for about a millisecond.
+pub const JOB_STEP_MAX: usize = 64;
+/// Rows or events that one step looks at to find them.
+pub const JOB_LOOKED_AT_MAX: usize = 2_048;
+/// A job rests for this many times as long as its last step took, its way through the writer included: jobs get a fourth of an
+/// idle writer, and less of a busy one, where a step takes longer.
+pub const JOB_REST: u32 = 3;
+/// Deliveries that jobs move between two checkpoints: a checkpoint writes the pages that they dirtied, some MiB.
+pub const JOB_MOVED_PER_CHECKPOINT: usize = 8 * 1_024;
+
 /// A webhook without one success for this long, in ms, and with at least `FAILING_ATTEMPTS_MIN` failures in a row is made
 /// inactive (contract: 5 days, 10 attempts).
 pub const FAILING_FOR_MS: u64 = 5 * 86_400_000;
@@ -130,3 +147,5 @@ const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
 const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EXCHANGE_BYTES_MAX);
 const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);
 const _: () = assert!(BACKUP_FRAME_BYTES < BACKUP_FRAME_BYTES_MAX && BACKUP_READ_BYTES >= BACKUP_FRAME_BYTES);
+const _: () = assert!(JOBS_RUNNING_MAX <= JOBS_KEPT_MAX && JOB_STEP_MAX <= JOB_LOOKED_AT_MAX);
+const _: () = assert!(JOB_STEP_MAX < JOB_MOVED_PER_CHECKPOINT);

@@ -48,6 +48,20 @@ pub struct PendingLabels {
     pub state: &'static str,
 }
 
+/// Jobs that ended, by what they did and how they ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobLabels {
+    pub kind: &'static str,
+    pub state: &'static str,
+}
+
+/// Deliveries that jobs were about, by what they did and what came of it: `done`, `skipped`, `failed`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobDeliveryLabels {
+    pub kind: &'static str,
+    pub result: &'static str,
+}
+
 /// Requests by status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -77,6 +91,9 @@ pub struct Metrics {
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
     pub dead_letters: Gauge,
+    pub jobs_running: Gauge,
+    pub jobs_ended: Family<JobLabels, Counter>,
+    pub job_deliveries: Family<JobDeliveryLabels, Counter>,
     pub uptime_seconds: Gauge<f64, AtomicU64>,
     /// Wall time of the newest whole backup; 0 before the first.
     pub last_backup_seconds: Gauge<f64, AtomicU64>,
@@ -107,6 +124,9 @@ impl Default for Metrics {
             webhooks: Family::default(),
             pending: Family::default(),
             dead_letters: Gauge::default(),
+            jobs_running: Gauge::default(),
+            jobs_ended: Family::default(),
+            job_deliveries: Family::default(),
             uptime_seconds: Gauge::default(),
             last_backup_seconds: Gauge::default(),
             registry: Registry::default(),
@@ -143,8 +163,7 @@ impl Default for Metrics {
             metrics.store_damage.clone(),
         );
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
-        registry.register("http_requests", "Requests answered, by status", metrics.requests.clone());
-        registry.register("http_connections", "Open client connections", metrics.connections.clone());
+        metrics.register_serving(&mut registry);
         metrics.register_standing(&mut registry);
         metrics.reload_success.set(1);
         Self { registry, ..metrics }
@@ -152,19 +171,32 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// What is counted only when somebody asks.
-    fn register_standing(&self, registry: &mut Registry) {
+    /// What is about requests and the process that answers them.
+    fn register_serving(&self, registry: &mut Registry) {
+        registry.register("http_requests", "Requests answered, by status", self.requests.clone());
         registry.register(
             "reload_success",
             "1 when the last reload was taken over, 0 when the old configuration was kept",
             self.reload_success.clone(),
         );
+        registry.register("http_connections", "Open client connections", self.connections.clone());
+    }
+
+    /// What is counted only when somebody asks.
+    fn register_standing(&self, registry: &mut Registry) {
         registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
         registry.register("webhooks", "Webhooks, by state", self.webhooks.clone());
         registry.register(
             "pending_deliveries",
             "Deliveries that are pending, by where they stand",
             self.pending.clone(),
+        );
+        registry.register("jobs_running", "Jobs that run", self.jobs_running.clone());
+        registry.register("jobs_ended", "Jobs that ended, by kind and state", self.jobs_ended.clone());
+        registry.register(
+            "job_deliveries",
+            "Deliveries that jobs were about, by kind of job and result",
+            self.job_deliveries.clone(),
         );
         registry.register("dead_letters", "Deliveries in the dead letters", self.dead_letters.clone());
         registry.register_with_unit(

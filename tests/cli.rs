@@ -19,6 +19,8 @@ mod control;
 mod doctor;
 #[path = "cli/events.rs"]
 mod events;
+#[path = "cli/jobs.rs"]
+mod jobs;
 #[path = "cli/offline.rs"]
 mod offline;
 #[path = "cli/store.rs"]
@@ -141,6 +143,12 @@ const NEED_A_DAEMON: &[&[&str]] = &[
     &["keys", "create", "--role", "publisher"],
     &["keys", "revoke", "key_0123456789abcdef"],
     &["webhooks"],
+    &["webhooks", "recover", "wbh_0123456789abcdef0123456789abcdef"],
+    &["dead-letters", "redrive"],
+    &["dead-letters", "purge", "--all"],
+    &["jobs", "list"],
+    &["jobs", "show", "job_0123456789abcdef0123456789abcdef"],
+    &["jobs", "cancel", "job_0123456789abcdef0123456789abcdef"],
     &["send", "order.created", "--tenant", "acme"],
     &["tail"],
 ];

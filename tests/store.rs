@@ -23,6 +23,8 @@ mod drafts;
 mod faults;
 #[path = "store/guards.rs"]
 mod guards;
+#[path = "store/jobs.rs"]
+mod jobs;
 #[path = "store/lines.rs"]
 mod lines;
 #[path = "store/model.rs"]

@@ -10,6 +10,7 @@ mod backup;
 mod check;
 mod client;
 mod doctor;
+mod jobs;
 mod pages;
 mod print;
 mod reload;
@@ -68,8 +69,14 @@ enum Command {
     /// Access keys: list, create, revoke.
     #[command(subcommand)]
     Keys(access::Keys),
-    /// List the webhooks of all tenants.
+    /// List the webhooks of all tenants, or queue what one has missed.
     Webhooks(webhooks::Webhooks),
+    /// Dead letters, many at once: try them again, throw them away.
+    #[command(subcommand)]
+    DeadLetters(jobs::DeadLetters),
+    /// Jobs, which do something for many deliveries at once: list, show, cancel.
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
     /// The store's file: check it, compact it; while no daemon has it open.
     #[command(subcommand)]
     Store(store::Store),
@@ -164,6 +171,8 @@ impl Command {
             Self::Tenants(command) => command.run(),
             Self::Keys(command) => command.run(),
             Self::Webhooks(command) => command.run(),
+            Self::DeadLetters(command) => command.run(),
+            Self::Jobs(command) => command.run(),
             Self::Store(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),

@@ -1,14 +1,18 @@
-//! `webhooks`: every tenant's, with how they do.
+//! `webhooks`: every tenant's, with how they do; what one has missed is `jobs`'.
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::Failure;
 use super::client::{Client, Target, with_query};
+use super::jobs::Recover;
 use super::print::{self, text};
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Webhooks {
+    #[command(subcommand)]
+    command: Option<One>,
     /// Only this tenant's.
     #[arg(long)]
     tenant: Option<String>,
@@ -22,6 +26,12 @@ pub(super) struct Webhooks {
     json: bool,
 }
 
+#[derive(Subcommand)]
+enum One {
+    /// Queue what a webhook has not got: dead letters, and what it missed while it was inactive.
+    Recover(Recover),
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum State {
     Active,
@@ -31,6 +41,9 @@ pub(super) enum State {
 
 impl Webhooks {
     pub(super) fn run(&self) -> Result<(), Failure> {
+        if let Some(One::Recover(recover)) = &self.command {
+            return recover.run();
+        }
         let client = self.target.client()?;
         let all = list(&client, self.tenant.as_deref(), self.state, usize::MAX)?;
         if self.json {

@@ -20,7 +20,7 @@ use super::server::{Peer, Reply};
 use super::show::{PageJson, Pagination, delivery_id, parse_delivery_id};
 use crate::limits::AUDIT_TEXT_MAX;
 use crate::model::audit::{Actor, Audit};
-use crate::model::id::{EventId, KeyId, TenantId, WebhookId};
+use crate::model::id::{EventId, JobId, KeyId, TenantId, WebhookId};
 use crate::model::key::Role;
 use crate::model::time::millis_z;
 use crate::model::webhook::Filter;
@@ -115,7 +115,8 @@ fn target(text: &str) -> Option<String> {
     let delivery = || parse_delivery_id(text).map(|(event, webhook)| delivery_id(event, webhook));
     let event = || EventId::parse(text).map(|id| id.to_string());
     let key = || KeyId::parse(text).map(|id| id.to_string());
-    webhook().or_else(delivery).or_else(event).or_else(key)
+    let job = || JobId::parse(text).map(|id| id.to_string());
+    webhook().or_else(delivery).or_else(event).or_else(key).or_else(job)
 }
 
 /// What an action is called.
@@ -143,6 +144,12 @@ fn name(action: Action) -> &'static str {
         Action::DeadLetters => "dead_letter.list",
         Action::Redrive => "dead_letter.redrive",
         Action::DropDead => "dead_letter.drop",
+        Action::RedriveMany | Action::AllRedrive => "dead_letter.redrive_many",
+        Action::PurgeMany | Action::AllPurge => "dead_letter.purge",
+        Action::Recover | Action::AnyRecover => "webhook.recover",
+        Action::JobList | Action::AllJobs => "job.list",
+        Action::JobSee | Action::AnyJobSee => "job.read",
+        Action::JobCancel | Action::AnyJobCancel => "job.cancel",
         Action::TenantPut => "tenant.put",
         Action::TenantSee => "tenant.read",
         Action::TenantList => "tenant.list",

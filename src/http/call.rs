@@ -20,7 +20,7 @@ use super::problem::{Form, Problem};
 use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
-use super::{admin, audit, backup, deadletters, events, hygiene, lookup, openapi, operate, reply, stats};
+use super::{admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats};
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
@@ -344,6 +344,10 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::ConfigSee => operate::config(call).await,
         Action::LogSet => operate::log(call).await,
         Action::Backup => backup::backup(call).await,
+        Action::RedriveMany | Action::PurgeMany | Action::Recover => jobs::perform(action, call).await,
+        Action::AllRedrive | Action::AllPurge | Action::AnyRecover => jobs::perform(action, call).await,
+        Action::JobList | Action::JobSee | Action::JobCancel => jobs::perform(action, call).await,
+        Action::AllJobs | Action::AnyJobSee | Action::AnyJobCancel => jobs::perform(action, call).await,
         Action::Health | Action::Ready | Action::OpenApi | Action::Metrics => Err(Problem::not_found()),
     }
 }

@@ -100,6 +100,12 @@ pub enum Action {
     DeadLetters,
     Redrive,
     DropDead,
+    RedriveMany,
+    PurgeMany,
+    Recover,
+    JobList,
+    JobSee,
+    JobCancel,
     OmniaCreate,
     OmniaList,
     OmniaSee,
@@ -124,6 +130,12 @@ pub enum Action {
     Overview,
     AllWebhooks,
     AllAttempts,
+    AllRedrive,
+    AllPurge,
+    AnyRecover,
+    AllJobs,
+    AnyJobSee,
+    AnyJobCancel,
     Reload,
     ConfigSee,
     LogSet,
@@ -190,6 +202,13 @@ routes! {
     POST   "/v1/dead-letters/{id}/redrive"    Lemon Tenant  None  Api => Redrive;
     DELETE "/v1/dead-letters/{id}"            Lemon Tenant  None  Api => DropDead;
 
+    POST   "/v1/dead-letters/redrive"         Lemon Tenant  Small Api => RedriveMany;
+    POST   "/v1/dead-letters/purge"           Lemon Tenant  Small Api => PurgeMany;
+    POST   "/v1/webhooks/{id}/recover"        Lemon Tenant  Small Api => Recover;
+    GET    "/v1/jobs"                         Lemon Tenant  None  Api => JobList;
+    GET    "/v1/jobs/{id}"                    Lemon Tenant  None  Api => JobSee;
+    DELETE "/v1/jobs/{id}"                    Lemon Tenant  None  Api => JobCancel;
+
     POST   "/v3/webhooks"                     Omnia Tenant  Small Api => OmniaCreate;
     GET    "/v3/webhooks"                     Omnia Tenant  None  Api => OmniaList;
     GET    "/v3/webhooks/{id}"                Omnia Tenant  None  Api => OmniaSee;
@@ -221,6 +240,12 @@ routes! {
     GET    "/admin/stats"                     Admin Admin   None  Admin => Overview;
     GET    "/admin/webhooks"                  Admin Admin   None  Admin => AllWebhooks;
     GET    "/admin/attempts"                  Admin Admin   None  Admin => AllAttempts;
+    POST   "/admin/dead-letters/redrive"      Admin Admin   Small Admin => AllRedrive;
+    POST   "/admin/dead-letters/purge"        Admin Admin   Small Admin => AllPurge;
+    POST   "/admin/webhooks/{id}/recover"     Admin Admin   Small Admin => AnyRecover;
+    GET    "/admin/jobs"                      Admin Admin   None  Admin => AllJobs;
+    GET    "/admin/jobs/{id}"                 Admin Admin   None  Admin => AnyJobSee;
+    DELETE "/admin/jobs/{id}"                 Admin Admin   None  Admin => AnyJobCancel;
     POST   "/admin/reload"                    Admin Admin   None  Admin => Reload;
     GET    "/admin/config"                    Admin Admin   None  Admin => ConfigSee;
     PUT    "/admin/log"                       Admin Admin   Small Admin => LogSet;

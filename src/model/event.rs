@@ -27,6 +27,8 @@ pub struct Event {
     pub user: Option<Bytes>,
     /// The webhooks it matched when it was accepted; rising.
     pub matched: Vec<WebhookNo>,
+    /// A test: it goes to nobody by itself, whatever filters say.
+    pub test: bool,
 }
 
 /// The line that events of one `ordering_key` stand in: the first 8 bytes of the key's SHA-256. Should two keys ever share

@@ -35,6 +35,10 @@ pub struct WebhookId(pub [u8; 16]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyId(pub [u8; 8]);
 
+/// Public name of a job: `job_` and 32 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub [u8; 16]);
+
 /// A tenant's id, chosen by the operator: `[a-z0-9][a-z0-9_-]{0,63}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TenantId(String);
@@ -76,6 +80,14 @@ impl KeyId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         parse_hex(text.strip_prefix("key_")?).map(Self)
+    }
+}
+
+impl JobId {
+    /// Reads `job_…`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_hex(text.strip_prefix("job_")?).map(Self)
     }
 }
 
@@ -128,6 +140,7 @@ macro_rules! shown_as {
 shown_as!(EventId, "evt_");
 shown_as!(WebhookId, "wbh_");
 shown_as!(KeyId, "key_");
+shown_as!(JobId, "job_");
 
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

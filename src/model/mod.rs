@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod audit;
 pub mod event;
 pub mod id;
+pub mod job;
 pub mod key;
 pub mod pause;
 pub mod secret;

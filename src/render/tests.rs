@@ -23,6 +23,7 @@ fn event(kind: &str, at: &str, data: &str, context: &str, user: &str) -> Event {
         context: part(context),
         user: part(user),
         matched: vec![1, 2],
+        test: false,
     }
 }
 

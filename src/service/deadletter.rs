@@ -138,17 +138,19 @@ fn read(shared: &Shared, view: &View<'_>, letter: DeadLetter, query: &DeadQuery)
         return Ok(None);
     }
     let Some(webhook) = shared.registry().webhook(letter.webhook).cloned() else { return Ok(None) };
-    let (dead_ms, reason, last_attempt) = match view.entry(letter.death)? {
-        Some(Entry::Attempt(attempt)) => {
+    let Some(entry) = view.entry(letter.death)? else { return Ok(None) };
+    let Some(dead_ms) = entry.died_ms() else { return Ok(None) };
+    let (reason, last_attempt) = match entry {
+        Entry::Attempt(attempt) => {
             let Verdict::Dead(reason) = attempt.verdict else { return Ok(None) };
-            (attempt.at_ms + u64::from(attempt.duration_ms), reason, Some(attempt))
+            (reason, Some(attempt))
         }
-        Some(Entry::Died { at_ms, reason, previous, .. }) => {
+        Entry::Died { reason, previous, .. } => {
             let last = view.chain(previous)?.into_iter().rev().find_map(|(_, entry)| match entry {
                 Entry::Attempt(attempt) => Some(attempt),
                 _ => None,
             });
-            (at_ms, reason, last)
+            (reason, last)
         }
         _ => return Ok(None),
     };

@@ -85,6 +85,10 @@ impl From<Refusal> for Error {
             }
             Refusal::Replayed => Self::Replayed,
             Refusal::BacklogFull => Self::BacklogFull { retry_after_s: BACKLOG_RETRY_AFTER_S },
+            Refusal::TooManyJobs => Self::Conflict {
+                code: "too_many_jobs",
+                message: "as many jobs run as may; wait until one has ended, or cancel one",
+            },
             Refusal::Pending => Self::Conflict { code: "pending", message: "a delivery of this event is pending" },
         }
     }

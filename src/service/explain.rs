@@ -17,11 +17,11 @@ use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::key::Tenant;
 use crate::model::pause::Scope;
 use crate::model::webhook::{Dialect, Filter, Webhook, WebhookState};
-use crate::store::StoreError;
 use crate::store::op::RowKey;
 use crate::store::ordering::Place;
 use crate::store::record::{Entry, QueueRow};
 use crate::store::view::View;
+use crate::store::{StoreError, news};
 
 /// Filters that a reason names.
 const FILTERS_SHOWN: usize = 8;
@@ -300,23 +300,13 @@ fn unmatched(then: Option<&Webhook>, now: &Webhook, event: &Event) -> (Reason, S
             (Reason::Inactive, format!("the webhook was inactive ({}) since {since}", reason.as_str()))
         }
         WebhookState::Deleted { .. } => (Reason::Inactive, "the webhook was deleted".to_owned()),
-        WebhookState::Active if is_about(event, now) => {
+        WebhookState::Active if news::is_about(kind, event.context.as_deref(), now.id) => {
             (Reason::Type, "what is reported of a webhook never goes through that webhook".to_owned())
         }
         WebhookState::Active => {
             (Reason::Type, "a test goes to the webhook that it was asked for, to no other".to_owned())
         }
     }
-}
-
-/// Whether an operational event tells of this webhook.
-fn is_about(event: &Event, webhook: &Webhook) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Context<'a> {
-        webhook: &'a str,
-    }
-    let context = event.context.as_deref().and_then(|text| serde_json::from_slice::<Context<'_>>(text).ok());
-    event.kind.starts_with(RESERVED_PREFIX) && context.is_some_and(|about| about.webhook == webhook.id.to_string())
 }
 
 fn waiting(

@@ -11,11 +11,13 @@ impl Service {
     pub async fn figures(&self) -> String {
         let metrics = &self.metrics;
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let (tenants, active, inactive) = {
+        let (tenants, active, inactive, jobs) = {
             let registry = self.store.shared().registry();
             let active = registry.webhooks().filter(|webhook| webhook.is_active()).count() as u64;
-            (registry.tenants().len() as u64, active, registry.webhooks().count() as u64 - active)
+            let inactive = registry.webhooks().count() as u64 - active;
+            (registry.tenants().len() as u64, active, inactive, registry.jobs().count() as u64)
         };
+        metrics.jobs_running.set(gauge(jobs));
         metrics.tenants.set(gauge(tenants));
         for (state, count) in [("active", active), ("inactive", inactive)] {
             metrics.webhooks.get_or_create(&WebhookLabels { state }).set(gauge(count));

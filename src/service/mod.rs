@@ -15,6 +15,7 @@ mod field;
 mod figures;
 pub mod halt;
 pub mod inspect;
+pub mod jobs;
 pub mod overview;
 pub mod publish;
 mod rate;
@@ -78,6 +79,7 @@ pub struct Service {
     /// How far the wall clock was ahead of schedule time at the start.
     clock_lead_ms: i64,
     rates: rate::Rates,
+    desk: jobs::Desk,
 }
 
 impl Service {
@@ -95,6 +97,7 @@ impl Service {
             metrics: parts.metrics,
             store_file: parts.store_file,
             rates: rate::Rates::default(),
+            desk: jobs::Desk::default(),
         }
     }
 

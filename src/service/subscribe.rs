@@ -225,6 +225,20 @@ impl Service {
         self.store.shared().registry().webhook_of(tenant, id).cloned().ok_or(Error::NotFound)
     }
 
+    /// A live webhook, whoever owns it.
+    ///
+    /// # Errors
+    /// Not found.
+    pub fn webhook_by_id(&self, id: WebhookId) -> Result<Arc<Webhook>, Error> {
+        self.store.shared().registry().webhook_by_id(id).cloned().ok_or(Error::NotFound)
+    }
+
+    /// A live webhook by the store's number.
+    #[must_use]
+    pub fn webhook_no(&self, no: WebhookNo) -> Option<Arc<Webhook>> {
+        self.store.shared().registry().webhook(no).cloned()
+    }
+
     /// A webhook and how it does.
     ///
     /// # Errors

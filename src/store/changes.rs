@@ -195,7 +195,7 @@ impl Engine {
         Ok(Done::Nothing)
     }
 
-    fn change(&mut self, group: &mut Group<'_>, change: Change) {
+    pub(super) fn change(&mut self, group: &mut Group<'_>, change: Change) {
         self.registry.apply(&change);
         group.changes.push(change);
     }

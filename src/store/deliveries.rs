@@ -105,6 +105,7 @@ impl Engine {
             context: draft.context.clone(),
             user: draft.user.clone(),
             matched,
+            test: draft.test,
         });
         group.events.push(|out| record::write_event(out, &event));
         // Those that another of their key is before are held, on disk only.
@@ -393,7 +394,7 @@ impl Engine {
     }
 
     /// Takes a dead letter's rows away; gives the journal record of its death.
-    fn exhume(
+    pub(super) fn exhume(
         &mut self,
         group: &mut Group<'_>,
         tenant: TenantNo,
@@ -424,6 +425,18 @@ impl Engine {
         order: Option<OrderKey>,
     ) -> Result<(), StoreError> {
         let attempts = self.attempts_made(group, previous)?;
+        self.requeue(group, (webhook, event), previous, attempts, order)
+    }
+
+    /// The same, for one whose history has been read.
+    pub(super) fn requeue(
+        &mut self,
+        group: &mut Group<'_>,
+        (webhook, event): (WebhookNo, Seq),
+        previous: JournalSeq,
+        attempts: u32,
+        order: Option<OrderKey>,
+    ) -> Result<(), StoreError> {
         let number = group.note(&Entry::Revived { event, webhook, previous, at_ms: group.now, attempts });
         let row = QueueRow { attempts, budget_from: attempts, since_ms: group.now, previous: number };
         if let Some(order) = order
@@ -441,7 +454,7 @@ impl Engine {
     }
 
     /// How many attempts the chain that ends at `newest` holds.
-    fn attempts_made(&self, group: &Group<'_>, newest: JournalSeq) -> Result<u32, StoreError> {
+    pub(super) fn attempts_made(&self, group: &Group<'_>, newest: JournalSeq) -> Result<u32, StoreError> {
         let mut number = newest;
         while number != 0 {
             number = match self.entry(group, number)? {

@@ -26,10 +26,11 @@ use super::queue;
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::row;
-use super::schema::{self, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, Visit, WEBHOOKS, meta};
+use super::schema::{self, JOBS, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, Visit, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
+use crate::limits::JOB_MOVED_PER_CHECKPOINT;
 use crate::model::event::Event;
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
@@ -62,6 +63,8 @@ pub struct Engine {
     pub(super) retention_idempotency_ms: Millis,
     /// The present group as the log gets it.
     pub(super) content: Vec<u8>,
+    /// Deliveries that jobs have moved since the last checkpoint: they are hardly to be seen in the log, and each dirties pages.
+    pub(super) moved: usize,
 }
 
 /// What a committed group came to: an answer for each op, and what dispatch should know.
@@ -253,7 +256,8 @@ impl Engine {
 
     /// Commits, durably: by what stands in the log, or by a sync.
     fn commit(&mut self, mut txn: WriteTransaction, how: How) -> Result<(), StoreError> {
-        let logged = how == How::Logged && self.wal.has_room(self.content.len());
+        let logged =
+            how == How::Logged && self.wal.has_room(self.content.len()) && self.moved < JOB_MOVED_PER_CHECKPOINT;
         let here = self.wal.position();
         let after = if logged || how == How::Again {
             Position { next: here.next + 1, ..here }
@@ -268,6 +272,7 @@ impl Engine {
             // Without it a crash costs seconds per gigabyte at the next start.
             txn.set_quick_repair(true);
             txn.commit()?;
+            self.moved = 0;
             return self.wal.begin(after.tag).map_err(|error| StoreError::Unavailable(error.to_string()));
         }
         txn.set_durability(Durability::None)?;
@@ -310,6 +315,9 @@ impl Engine {
                 put_meta(group.txn(), meta::LAST_BACKUP, &at_ms.to_le_bytes())?;
                 Ok(Ok(Done::Nothing))
             }
+            Op::StartJob { draft, activate } => self.start_job(group, draft, *activate),
+            Op::JobStep(step) => self.job_step(group, step),
+            Op::EndJob { id, end } => Ok(self.end_job(group, *id, *end)),
             Op::Ping => Ok(Ok(Done::Nothing)),
         }
     }
@@ -363,6 +371,9 @@ impl Engine {
                 Change::Key(key) => {
                     let row = row::seal(KEYS, &&key.id.0, record::write_key(key, sealer));
                     txn.open_table(KEYS)?.insert(&key.id.0, row.as_slice())?;
+                }
+                Change::Job(job) => {
+                    txn.open_table(JOBS)?.insert(&job.id.0, row::write(JOBS, &&job.id.0, &**job).as_slice())?;
                 }
                 Change::Pause(scope, pause) => {
                     let (key, mut table) = (record::to_bytes(scope), txn.open_table(PAUSES)?);

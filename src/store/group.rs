@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::op::{Accept, Done, Op, Outcome, Refusal};
+use super::op::{Accept, Done, JobStep, Op, Outcome, Refusal};
 use super::record;
 use crate::clock::Millis;
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
@@ -36,6 +36,7 @@ enum Logged<'a> {
     Outcome(&'a Outcome),
     Spill { webhook: WebhookNo, events: &'a [Seq], due_ms: Millis },
     Forget { webhook: WebhookNo, events: &'a [Seq] },
+    JobStep(&'a JobStep),
 }
 
 /// The same, read. The order of the variants is the format.
@@ -52,12 +53,13 @@ enum Again {
     Outcome(Box<Outcome>),
     Spill { webhook: WebhookNo, events: Vec<Seq>, due_ms: Millis },
     Forget { webhook: WebhookNo, events: Vec<Seq> },
+    JobStep(Box<JobStep>),
 }
 
 /// Whether a group with this op may be logged.
 #[must_use]
 pub fn may_log(op: &Op) -> bool {
-    matches!(op, Op::Accept(_) | Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Ping)
+    matches!(op, Op::Accept(_) | Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::JobStep(_) | Op::Ping)
 }
 
 /// A decided group as bytes: what was done of it.
@@ -69,6 +71,7 @@ pub fn write(out: &mut Vec<u8>, moment: Moment, heads: Heads, ops: &[Op], answer
             Some(Logged::Spill { webhook: *webhook, events, due_ms: *due_ms })
         }
         (Op::Forget { webhook, events }, Ok(_)) => Some(Logged::Forget { webhook: *webhook, events }),
+        (Op::JobStep(step), Ok(_)) => Some(Logged::JobStep(step)),
         _ => None,
     });
     record::write(out, &Written { moment, heads, ops: done.collect() });
@@ -85,6 +88,7 @@ pub fn read(bytes: &[u8]) -> Result<(Moment, Heads, Vec<Op>), StoreError> {
         Again::Outcome(outcome) => Op::Outcome(outcome),
         Again::Spill { webhook, events, due_ms } => Op::Spill { webhook, events, due_ms },
         Again::Forget { webhook, events } => Op::Forget { webhook, events },
+        Again::JobStep(step) => Op::JobStep(step),
     };
     Ok((moment, heads, ops.into_iter().map(op).collect()))
 }

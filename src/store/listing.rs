@@ -7,7 +7,7 @@
 //! the tails and start-up reads them back from the logs; rows of a flush that was cut short are written again under the
 //! same keys with at least the same content.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use redb::{ReadableTable, WriteTransaction};
 
@@ -93,6 +93,13 @@ impl Tails {
     #[must_use]
     pub fn events_told_of(&self, webhook: WebhookNo) -> HashSet<Seq> {
         self.journal.iter().filter(|entry| entry.webhook == webhook).map(|entry| entry.event).collect()
+    }
+
+    /// The newest unwritten journal record about each event's delivery to `webhook`.
+    #[must_use]
+    pub fn newest_of(&self, webhook: WebhookNo) -> HashMap<Seq, JournalSeq> {
+        let numbered = (self.journal_base..).zip(&self.journal);
+        numbered.filter(|(_, entry)| entry.webhook == webhook).map(|(number, entry)| (entry.event, number)).collect()
     }
 
     /// The newest unwritten journal records of an event's deliveries.
@@ -260,9 +267,17 @@ pub fn fates_in(bytes: &[u8], event: Seq) -> Result<BTreeMap<WebhookNo, JournalS
 /// # Errors
 /// When it does not read.
 pub fn events_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<Vec<Seq>, StoreError> {
+    Ok(newest_in(bytes, row, webhook)?.into_keys().collect())
+}
+
+/// The same, with the newest journal record of each.
+///
+/// # Errors
+/// When it does not read.
+pub fn newest_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<BTreeMap<Seq, JournalSeq>, StoreError> {
     let all: Vec<Fate> = row::read(FATES, &row, bytes)?;
     let own = all.into_iter().filter(|(_, of, _)| *of == webhook);
-    Ok(own.map(|(offset, ..)| row * FATES_PER_ROW + u64::from(offset)).collect())
+    Ok(own.map(|(offset, _, number)| (row * FATES_PER_ROW + u64::from(offset), number)).collect())
 }
 
 #[cfg(test)]

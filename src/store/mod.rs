@@ -23,6 +23,7 @@ mod health;
 pub mod hold;
 pub mod ids;
 pub mod inbox;
+mod jobs;
 pub mod listing;
 pub mod log;
 pub mod nameless;
@@ -40,6 +41,7 @@ pub mod reseal;
 pub mod row;
 pub mod schema;
 pub mod seal;
+pub mod sift;
 pub mod spool;
 #[cfg(test)]
 mod tests;

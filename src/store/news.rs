@@ -8,7 +8,7 @@
 //! Invariant: no report feeds on itself. None goes through the webhook that it is about, and a failure to deliver one raises
 //! none. Deaths raise at most one event a minute for each webhook, with their count: the first at once, the others later.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::engine::{Engine, Group};
@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::model::attempt::{Attempt, DeadReason, Verdict};
 use crate::model::event::RESERVED_PREFIX;
-use crate::model::id::{EventId, OPERATOR_NO, Seq, TenantId, WebhookNo};
+use crate::model::id::{EventId, OPERATOR_NO, Seq, TenantId, WebhookId, WebhookNo};
 use crate::model::key::Tenant;
 use crate::model::time::millis_z;
 use crate::model::webhook::{InactiveReason, Webhook, WebhookState};
@@ -38,6 +38,17 @@ pub const DEAD: &str = "webhookd.delivery.dead";
 /// The tenant that every store has.
 pub(super) fn operator() -> Tenant {
     Tenant { no: OPERATOR_NO, id: TenantId::operator(), name: None, plan: None, created_ms: 0 }
+}
+
+/// Whether an event of this type and context reports of this webhook.
+#[must_use]
+pub fn is_about(kind: &str, context: Option<&[u8]>, webhook: WebhookId) -> bool {
+    #[derive(Deserialize)]
+    struct About<'a> {
+        webhook: &'a str,
+    }
+    let about = || context.and_then(|text| serde_json::from_slice::<About<'_>>(text).ok());
+    kind.starts_with(RESERVED_PREFIX) && about().is_some_and(|about| about.webhook == webhook.to_string())
 }
 
 /// The context of every operational event.

@@ -9,7 +9,8 @@ use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
 use crate::model::audit::Audit;
 use crate::model::event::{Event, OrderKey};
-use crate::model::id::{EventId, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
+use crate::model::id::{EventId, JobId, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
+use crate::model::job::{Cursor, Job, JobState};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::Scope;
 use crate::model::secret::Secret;
@@ -104,6 +105,18 @@ pub enum Op {
     BackedUp {
         at_ms: Millis,
     },
+    /// A job begins, unless too many run. `activate`: the webhook that it is about is made active with it, so that every event
+    /// is either the job's or delivered by itself.
+    StartJob {
+        draft: Box<Job>,
+        activate: bool,
+    },
+    JobStep(Box<JobStep>),
+    /// A job goes no further; what it has done stays. One that has ended stays as it is.
+    EndJob {
+        id: JobId,
+        end: JobState,
+    },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
 }
@@ -185,6 +198,17 @@ impl Receipt {
     }
 }
 
+/// A job's next few deliveries, with the place that it has come to then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStep {
+    pub id: JobId,
+    /// Refused unless the job stands here: a step is made once.
+    pub from: Cursor,
+    /// `None`: that was all.
+    pub to: Option<Cursor>,
+    pub items: Vec<(WebhookNo, Seq)>,
+}
+
 /// Where a delivery's row stands in the durable queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowKey {
@@ -246,6 +270,7 @@ pub enum Done {
     Webhook(Arc<Webhook>),
     Tenant(Arc<Tenant>),
     Key(Arc<Key>),
+    Job(Arc<Job>),
     /// How many deliveries it concerned.
     Count(usize),
     Nothing,
@@ -268,6 +293,8 @@ pub enum Refusal {
     Replayed,
     #[error("the tenant has as many deliveries pending as it may have")]
     BacklogFull,
+    #[error("as many jobs run as may")]
+    TooManyJobs,
 }
 
 /// What dispatch needs to know of a committed group.

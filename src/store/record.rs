@@ -98,6 +98,7 @@ struct EventRecord<'a> {
     #[serde(borrow)]
     user: Option<Raw<'a>>,
     matched: Vec<WebhookNo>,
+    test: bool,
 }
 
 /// Appends an event; its sequence number is its place in the log.
@@ -116,6 +117,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
             context: event.context.as_deref().map(Raw),
             user: event.user.as_deref().map(Raw),
             matched: event.matched.clone(),
+            test: event.test,
         },
     );
 }
@@ -140,6 +142,7 @@ pub fn read_event(seq: Seq, bytes: &[u8]) -> Result<Event, StoreError> {
         context: part(record.context),
         user: part(record.user),
         matched: record.matched,
+        test: record.test,
     })
 }
 
@@ -159,6 +162,25 @@ pub fn is_matched(bytes: &[u8], webhook: WebhookNo) -> Result<bool, StoreError> 
 pub fn read_event_name(bytes: &[u8]) -> Result<(EventId, String), StoreError> {
     let record: EventRecord<'_> = read(bytes)?;
     Ok((EventId(record.id), record.kind.to_owned()))
+}
+
+/// What decides whether an event was for a webhook, without copying the rest of it.
+pub struct Brief<'a> {
+    pub tenant: TenantNo,
+    pub kind: &'a str,
+    pub channel: Option<&'a str>,
+    pub context: Option<&'a [u8]>,
+    pub matched: Vec<WebhookNo>,
+    pub test: bool,
+}
+
+/// Reads what a job needs of an event.
+///
+/// # Errors
+/// `StoreError::Damaged`.
+pub fn read_brief(bytes: &[u8]) -> Result<Brief<'_>, StoreError> {
+    let EventRecord { tenant, kind, channel, context, matched, test, .. } = read(bytes)?;
+    Ok(Brief { tenant, kind, channel, context: context.map(|raw| raw.0), matched, test })
 }
 
 /// The line that an event stands in, without copying the rest of it.
@@ -236,6 +258,18 @@ impl Entry {
             | Self::Died { previous, .. }
             | Self::Revived { previous, .. }
             | Self::Dropped { previous, .. } => *previous,
+        }
+    }
+
+    /// When the delivery died with this, in wall time, if it did.
+    #[must_use]
+    pub fn died_ms(&self) -> Option<Millis> {
+        match self {
+            Self::Attempt(Attempt { verdict: Verdict::Dead(_), at_ms, duration_ms, .. }) => {
+                Some(at_ms + u64::from(*duration_ms))
+            }
+            Self::Died { at_ms, .. } => Some(*at_ms),
+            _ => None,
         }
     }
 

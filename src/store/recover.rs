@@ -21,7 +21,7 @@ use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::row;
-use super::schema::{KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
+use super::schema::{JOBS, KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -145,6 +145,7 @@ fn read_back(
         untold,
         retention_idempotency_ms,
         content: Vec::new(),
+        moved: 0,
     };
     Ok(Recovered { engine, fresh: logs.fresh, queued })
 }
@@ -181,6 +182,10 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
         let (scope, pause) = row?;
         let pause = row::read(PAUSES, &scope.value(), pause.value())?;
         registry.apply(&Change::Pause(record::read(scope.value())?, Some(pause)));
+    }
+    for row in txn.open_table(JOBS)?.iter()? {
+        let (id, job) = row?;
+        registry.apply(&Change::Job(Arc::new(row::read(JOBS, &id.value(), job.value())?)));
     }
     Ok(registry)
 }

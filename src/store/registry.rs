@@ -3,10 +3,11 @@
 //! Two copies live: the writer's own, which is changed while a batch is put together, and the readers', which gets the same
 //! changes once they are committed. So nobody reads what a crash could take back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::model::id::{BROADCAST, KeyId, TenantId, TenantNo, WebhookId, WebhookNo};
+use crate::model::id::{BROADCAST, JobId, KeyId, TenantId, TenantNo, WebhookId, WebhookNo};
+use crate::model::job::{Job, JobState};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::{Pause, Pauses, Scope};
 use crate::model::webhook::{Dialect, Webhook};
@@ -24,6 +25,8 @@ pub struct Registry {
     keys: HashMap<KeyId, Arc<Key>>,
     key_hashes: HashMap<[u8; 32], Arc<Key>>,
     pauses: Arc<Pauses>,
+    /// Those that run, the oldest first.
+    jobs: BTreeMap<JobId, Arc<Job>>,
 }
 
 /// One committed change.
@@ -35,6 +38,7 @@ pub enum Change {
     Key(Arc<Key>),
     /// `None`: nothing is to be known of it any more.
     Pause(Scope, Option<Pause>),
+    Job(Arc<Job>),
 }
 
 impl Registry {
@@ -58,6 +62,8 @@ impl Registry {
                 }
                 self.keys.insert(key.id, key.clone());
             }
+            Change::Job(job) if job.state == JobState::Running => drop(self.jobs.insert(job.id, job.clone())),
+            Change::Job(job) => drop(self.jobs.remove(&job.id)),
             Change::Pause(scope, pause) => Arc::make_mut(&mut self.pauses).set(scope, *pause),
         }
     }
@@ -161,6 +167,17 @@ impl Registry {
     #[must_use]
     pub fn pauses(&self) -> &Arc<Pauses> {
         &self.pauses
+    }
+
+    /// A job that runs.
+    #[must_use]
+    pub fn job(&self, id: JobId) -> Option<&Arc<Job>> {
+        self.jobs.get(&id)
+    }
+
+    /// The jobs that run, the oldest first.
+    pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs.values()
     }
 
     #[must_use]

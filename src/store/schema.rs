@@ -44,6 +44,9 @@ pub const KEYS: TableDefinition<&[u8; 8], &[u8]> = TableDefinition::new("keys");
 /// What is paused, or was lately: scope → since when, until when.
 pub const PAUSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pauses");
 
+/// Jobs: id, which rises with time → what it is to do, how far it has come.
+pub const JOBS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("jobs");
+
 /// Signatures that were accepted: (minute of the signed timestamp, hash) → nothing.
 pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("marks");
 /// The audit log: number, rising → record.
@@ -88,6 +91,7 @@ pub fn visit<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
     visitor.table(TENANTS)?;
     visitor.table(KEYS)?;
     visitor.table(PAUSES)?;
+    visitor.table(JOBS)?;
     visitor.table(MARKS)?;
     visitor.table(AUDIT)?;
     visitor.table(BY_TENANT)?;

@@ -31,6 +31,7 @@ impl World {
         self.owners(&mut ops);
         self.publish(&mut ops);
         self.dispatch(&mut ops);
+        self.jobs(&mut ops);
         if self.chance.percent(15) {
             ops.push(Op::Tell);
         }
@@ -49,7 +50,10 @@ impl World {
             ops.push(Op::Ping);
         }
         for op in ops.iter_mut() {
-            let own = matches!(op, Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. });
+            let own = matches!(
+                op,
+                Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::Expire { .. } | Op::JobStep(_)
+            );
             if own || self.chance.percent(75) {
                 continue;
             }

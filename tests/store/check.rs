@@ -15,6 +15,7 @@ use webhookd::store::record::{Entry, QueueRow};
 use webhookd::store::view::{Shared, View};
 
 use crate::chance::Chance;
+use crate::jobs::jobs;
 use crate::model::{Fact, Life, Model};
 use crate::news::Health;
 
@@ -39,6 +40,7 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
     fates(&view, model)?;
     conservation(&view, model)?;
     guards(&view, model)?;
+    jobs(shared, &view, model)?;
     lines(&view, model)?;
     let paused: BTreeMap<_, _> =
         shared.registry().pauses().iter().map(|(scope, pause)| (scope.clone(), pause)).collect();

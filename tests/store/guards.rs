@@ -29,6 +29,7 @@ impl Model {
                 }
                 Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
                 Expected::Tenant(no) => Some(of(*no)),
+                Expected::Job(no) => Some(of(*no)),
                 Expected::Count(_) | Expected::Nothing => None,
             };
             let tenant = tenant.or(draft.tenant.clone());

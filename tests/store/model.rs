@@ -1,6 +1,6 @@
 //! What should be true of the store: the same ops on plain collections. Owns the meaning of every op, nothing of how.
 //!
-//! `lines` has the part about ordering keys, cancelling and pauses, `guards` that about marks and the audit log. Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
+//! `lines` has the part about ordering keys, cancelling and pauses, `jobs` that about jobs, `guards` that about marks and the audit log. Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,7 +8,8 @@ use webhookd::clock::Millis;
 use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::audit::Audit;
 use webhookd::model::event::OrderKey;
-use webhookd::model::id::{BROADCAST, EventId, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookId, WebhookNo};
+use webhookd::model::id::{BROADCAST, EventId, JobId, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookId, WebhookNo};
+use webhookd::model::job::Job;
 use webhookd::model::pause::{Pause, Scope};
 use webhookd::model::webhook::{Dialect, Filter, Webhook};
 use webhookd::store::op::{Accept, Draft, Mark, Op, Outcome, Refusal, WebhookPatch};
@@ -33,6 +34,8 @@ pub struct Hook {
     /// (from this event on, how it lived, url)
     pub versions: BTreeMap<Seq, (Life, String)>,
     pub id: WebhookId,
+    /// Filters, from this event on.
+    pub filters_at: BTreeMap<Seq, Vec<Filter>>,
     pub health: Health,
 }
 
@@ -48,10 +51,15 @@ pub struct Fact {
 /// What the store should answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
-    Accepted { events: Vec<Seq>, replayed: bool },
+    Accepted {
+        events: Vec<Seq>,
+        replayed: bool,
+    },
     Webhook(WebhookNo),
     Tenant(TenantNo),
     Count(usize),
+    /// Whose job.
+    Job(TenantNo),
     Nothing,
 }
 
@@ -76,10 +84,12 @@ pub struct Model {
     /// What is still kept, with its numbers.
     pub audit: BTreeMap<u64, Audit>,
     pub next_audit: u64,
+    /// Those that run, and those that have ended and are kept.
+    pub jobs: BTreeMap<JobId, Job>,
     /// Deliveries whose chain of records has two ends, because something was decided, or they were asked for again with the same row, while they were in flight.
     pub forked: BTreeSet<(Seq, WebhookNo)>,
     retention_ms: Millis,
-    group_journal: usize,
+    pub group_journal: usize,
     pub group_events: usize,
     pub now: Millis,
     pub wall_ms: Millis,
@@ -170,6 +180,9 @@ impl Model {
             Op::Tell => Ok(self.tell()),
             Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),
             Op::Pause { scope, paused } => self.pause(scope, *paused),
+            Op::StartJob { draft, activate } => self.start_job(draft, *activate),
+            Op::JobStep(step) => self.job_step(step),
+            Op::EndJob { id, end } => self.end_job(*id, *end),
             Op::CreateKey(_) | Op::RevokeKey(_) | Op::BackedUp { .. } | Op::Ping => Ok(Expected::Nothing),
         }
     }
@@ -187,6 +200,7 @@ impl Model {
             life: Life::Active,
             url: draft.url.clone(),
             versions: BTreeMap::new(),
+            filters_at: BTreeMap::new(),
             health: Health::default(),
         };
         self.hooks.insert(no, hook);
@@ -361,7 +375,7 @@ impl Model {
         }
     }
 
-    fn update(&mut self, no: WebhookNo, patch: &WebhookPatch) -> Result<Expected, Refusal> {
+    pub fn update(&mut self, no: WebhookNo, patch: &WebhookPatch) -> Result<Expected, Refusal> {
         if !self.live(no) {
             return Err(Refusal::NotFound);
         }
@@ -391,10 +405,11 @@ impl Model {
         let from = self.heads().0;
         let hook = self.hooks.get_mut(&no).unwrap();
         hook.versions.insert(from, (hook.life, hook.url.clone()));
+        hook.filters_at.insert(from, hook.filters.clone());
     }
 
     /// Takes a dead letter away; one that died in this very group is not there yet.
-    fn exhume(&mut self, webhook: WebhookNo, event: Seq) -> Result<JournalSeq, Refusal> {
+    pub fn exhume(&mut self, webhook: WebhookNo, event: Seq) -> Result<JournalSeq, Refusal> {
         let death = self.dead.get(&(webhook, event)).copied().filter(|_| self.live(webhook));
         let death = death.filter(|death| *death <= self.group_journal as JournalSeq).ok_or(Refusal::NotFound)?;
         self.dead.remove(&(webhook, event));
@@ -405,7 +420,7 @@ impl Model {
         Ok(death)
     }
 
-    fn revive(&mut self, webhook: WebhookNo, event: Seq, previous: JournalSeq) {
+    pub fn revive(&mut self, webhook: WebhookNo, event: Seq, previous: JournalSeq) {
         let attempts = self.attempts_made(previous);
         let now = self.now;
         let number = self.note(Entry::Revived { event, webhook, previous, at_ms: now, attempts });

@@ -10,7 +10,7 @@ use webhookd::entropy::Entropy;
 use webhookd::model::id::{Seq, WebhookNo};
 use webhookd::store::check::{self as store_check, Files};
 use webhookd::store::engine::{Applied, Engine};
-use webhookd::store::op::{Accept, Done, Op, Refusal, RowKey};
+use webhookd::store::op::{Accept, Done, JobStep, Op, Refusal, RowKey};
 use webhookd::store::record::QueueRow;
 use webhookd::store::recover::{Recovered, recover};
 use webhookd::store::view::Shared;
@@ -69,6 +69,8 @@ pub struct World {
     /// Accepts without an answer, to be asked again.
     pub unknown: Vec<Accept>,
     pub keyed: Vec<Accept>,
+    /// Steps of jobs that were looked for.
+    pub steps: Vec<JobStep>,
     opening_calls: u64,
     pub flush_at: usize,
     pub cache_bytes: usize,
@@ -92,6 +94,7 @@ impl World {
             limbo: None,
             unknown: Vec::new(),
             keyed: Vec::new(),
+            steps: Vec::new(),
             opening_calls: 12,
             flush_at,
             cache_bytes: CACHE_BYTES,
@@ -302,6 +305,7 @@ impl World {
                 }
                 Done::Webhook(webhook) => Expected::Webhook(webhook.no),
                 Done::Tenant(tenant) => Expected::Tenant(tenant.no),
+                Done::Job(job) => Expected::Job(job.tenant),
                 Done::Count(count) => Expected::Count(*count),
                 Done::Key(_) | Done::Nothing => Expected::Nothing,
             });

@@ -1,5 +1,5 @@
 //! What `doctor` asks the daemon that runs: whether it answers and serves, its clock, its configuration against the file,
-//! webhooks that fail, dead letters, backups.
+//! webhooks that fail, dead letters, jobs, backups.
 
 use std::path::PathBuf;
 
@@ -21,6 +21,8 @@ const CLOCK_MOVED_MAX_S: u64 = 5;
 const FAILURES_TOLD_MIN: u64 = 5;
 /// Webhooks that are told of one by one.
 const WEBHOOKS_TOLD_MAX: usize = 20;
+/// Jobs that are told of.
+const JOBS_TOLD_MAX: usize = 20;
 /// A delivery that could have been made is this late, in seconds, only when something holds it up.
 const OVERDUE_MAX_S: u64 = 300;
 
@@ -61,6 +63,7 @@ fn ask(client: &Client, loaded: Option<&Loaded>, findings: &mut Findings) -> Res
     configuration(client, &stats, loaded, findings)?;
     deliveries(&stats, findings);
     webhooks(client, findings)?;
+    jobs(client, findings)?;
     backup(&stats, findings);
     Ok(())
 }
@@ -117,7 +120,7 @@ fn deliveries(stats: &Value, findings: &mut Findings) {
     let dead = deliveries["dead"].as_u64().unwrap_or(0);
     if dead > 0 {
         let what = format!("{dead} deliveries are in the dead letters");
-        let mend = "GET /v1/dead-letters?tenant=… lists a tenant's, POST …/{id}/redrive tries one again";
+        let mend = "GET /v1/dead-letters?tenant=… lists a tenant's; webhookd dead-letters redrive tries them again";
         findings.note("dead letters", what, mend);
     }
     findings.look_at("queue");
@@ -146,7 +149,7 @@ fn webhooks(client: &Client, findings: &mut Findings) -> Result<(), Failure> {
         let [id, tenant, url, since, reason] =
             ["id", "tenant", "url", "inactive_since", "inactive_reason"].map(|name| text(&webhook[name]));
         let what = format!("{id} of {tenant} ({url}) was made inactive at {since} ({reason})");
-        let mend = format!("when its receiver is well: PATCH /v1/webhooks/{id}?tenant={tenant} {{\"active\":true}}");
+        let mend = format!("when its receiver is well: webhookd webhooks recover {id} --activate");
         findings.problem("webhooks", what, mend);
     }
     if failing.len().max(stopped.len()) > WEBHOOKS_TOLD_MAX {
@@ -155,6 +158,23 @@ fn webhooks(client: &Client, findings: &mut Findings) -> Result<(), Failure> {
             "there are more",
             "webhookd webhooks --state failing; webhookd webhooks --state inactive",
         );
+    }
+    Ok(())
+}
+
+fn jobs(client: &Client, findings: &mut Findings) -> Result<(), Failure> {
+    findings.look_at("jobs");
+    for job in crate::cli::jobs::list(client, None, Some("failed"))?.iter().take(JOBS_TOLD_MAX) {
+        let [id, kind, done, total] = ["id", "kind", "done", "total"].map(|name| text(&job[name]));
+        match job["reason"].as_str() {
+            // Nothing is left to be done for a webhook that is gone.
+            Some("webhook_deleted") => {}
+            reason => {
+                let reason = reason.unwrap_or_default();
+                let what = format!("job {id} ({kind}) failed with {done} of {total} done: {reason}");
+                findings.problem("jobs", what, "journalctl -u webhookd tells what does not read; restore a backup");
+            }
+        }
     }
     Ok(())
 }

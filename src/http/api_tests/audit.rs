@@ -45,7 +45,7 @@ async fn every_change_is_on_record_once() {
             }
             // A backup is no JSON, and names nothing.
             let body: Value = serde_json::from_slice(&got.body).ok()?;
-            let id = body["id"].as_str().or(body["subscriptionId"].as_str())?;
+            let id = body["id"].as_str().or(body["subscriptionId"].as_str()).or(body["job"]["id"].as_str())?;
             Some(WebhookId::parse(id).map_or(id.to_owned(), |webhook| webhook.to_string()))
         };
         let (tenant, target) = change.about;

@@ -37,6 +37,8 @@ struct Made {
     webhooks: Vec<String>,
     event: String,
     key: String,
+    /// Jobs of acme's and of the operator's.
+    jobs: [String; 2],
 }
 
 /// A world in which all of them can be asked for.
@@ -56,8 +58,16 @@ pub(super) async fn all_changes(world: &World) -> Vec<Change> {
         world.attempted(&event, webhook, 1, Verdict::Dead(DeadReason::Exhausted)).await;
     }
     let key = world.holder(json!({"role": "publisher"})).await.id;
-    let made = Made { webhooks, event, key };
-    let changes: Vec<Change> = of_webhooks(&made).into_iter().chain(of_the_rest(&made)).collect();
+    let job = async |path: &str, token: &str| {
+        let headers = [("authorization", format!("Bearer {token}"))];
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
+        let got = world.with_headers("POST", path, r#"{"type":"nobody.s"}"#, headers).await;
+        got.json()["job"]["id"].as_str().unwrap().to_owned()
+    };
+    let jobs =
+        [job("/v1/dead-letters/redrive", &world.acme).await, job("/admin/dead-letters/redrive", &world.admin).await];
+    let made = Made { webhooks, event, key, jobs };
+    let changes: Vec<Change> = of_webhooks(&made).into_iter().chain(of_the_rest(&made)).chain(of_jobs(&made)).collect();
     for route in ROUTES.iter().filter(|route| route.method != http::Method::GET) {
         let here = |change: &&Change| change.method == route.method && change.route == route.path;
         assert_eq!(changes.iter().filter(here).count(), 1, "{} {}: one good request for it", route.method, route.path);
@@ -154,5 +164,48 @@ fn of_the_rest(made: &Made) -> Vec<Change> {
         change("POST", "/admin/reload", "", "", 200, Some("config.reload"), (None, None)),
         change("POST", "/admin/backup", "", "", 200, Some("backup.make"), (None, None)),
         change("PUT", "/admin/log", "", r#"{"level":"debug"}"#, 200, Some("log.change"), (None, None)),
+    ]
+}
+
+/// Jobs that find nothing to do, so that as many as there are can be asked for.
+fn of_jobs(made: &Made) -> Vec<Change> {
+    let change = |method, route: &'static str, id: &str, body: &str, status, action, about| Change {
+        method,
+        route,
+        path: route.replace("{id}", id),
+        body: body.to_owned(),
+        status,
+        action: Some(action),
+        about,
+    };
+    let (none, webhook) = (r#"{"type":"nobody.s"}"#, &made.webhooks[0]);
+    let never = r#"{"only":"missing","until":"2001-01-01T00:00:00Z"}"#;
+    let of = |id: &String| Some(id.clone());
+    let [own, any] = &made.jobs;
+    vec![
+        change("POST", "/v1/dead-letters/redrive", "", none, 202, "dead_letter.redrive_many", (Some("acme"), None)),
+        change("POST", "/v1/dead-letters/purge", "", none, 202, "dead_letter.purge", (Some("acme"), None)),
+        change(
+            "POST",
+            "/v1/webhooks/{id}/recover",
+            webhook,
+            never,
+            202,
+            "webhook.recover",
+            (Some("acme"), of(webhook)),
+        ),
+        change("DELETE", "/v1/jobs/{id}", own, "", 200, "job.cancel", (Some("acme"), of(own))),
+        change("POST", "/admin/dead-letters/redrive", "", none, 202, "dead_letter.redrive_many", (Some("*"), None)),
+        change("POST", "/admin/dead-letters/purge", "", none, 202, "dead_letter.purge", (Some("*"), None)),
+        change(
+            "POST",
+            "/admin/webhooks/{id}/recover",
+            webhook,
+            never,
+            202,
+            "webhook.recover",
+            (Some("acme"), of(webhook)),
+        ),
+        change("DELETE", "/admin/jobs/{id}", any, "", 200, "job.cancel", (None, of(any))),
     ]
 }

@@ -17,6 +17,7 @@ enum Thing {
     Event,
     /// A dead letter: an event and a webhook.
     Letter,
+    Job,
 }
 
 /// Where a request names what belongs to one tenant.
@@ -43,6 +44,12 @@ fn places(action: Action) -> &'static [Place] {
         Action::Pause | Action::Resume | Action::PauseList => &[],
         Action::Overview | Action::AllWebhooks | Action::AllAttempts => &[],
         Action::Reload | Action::ConfigSee | Action::LogSet | Action::Backup => &[],
+        Action::AllRedrive | Action::AllPurge | Action::AnyRecover => &[],
+        Action::AllJobs | Action::AnyJobSee | Action::AnyJobCancel => &[],
+        Action::RedriveMany | Action::PurgeMany => &[Body("webhook")],
+        Action::Recover => &[Path(Thing::Webhook)],
+        Action::JobList => &[],
+        Action::JobSee | Action::JobCancel => &[Path(Thing::Job)],
         Action::Cancel => &[Path(Thing::Event), Query("webhook")],
         Action::LemonPause | Action::LemonResume => &[Path(Thing::Webhook)],
         Action::Event | Action::Explain => &[Path(Thing::Event)],
@@ -68,6 +75,7 @@ fn naming() -> impl Iterator<Item = (&'static Route, &'static [Place])> {
 struct Things {
     event: EventId,
     webhook: WebhookId,
+    job: JobId,
 }
 
 impl Things {
@@ -77,13 +85,22 @@ impl Things {
         let webhook = world.call("POST", "/v1/webhooks", token, body).await.json()["id"].as_str().unwrap().to_owned();
         let event = world.publish(tenant, "mine").await;
         world.attempted(&event, &webhook, 1, Verdict::Dead(DeadReason::Exhausted)).await;
-        Self { event: EventId::parse(&event).unwrap(), webhook: WebhookId::parse(&webhook).unwrap() }
+        // With nothing to do it has ended at once.
+        let body = json!({"type": "nobody.s"}).to_string();
+        let job = world.call("POST", "/v1/dead-letters/redrive", token, body).await;
+        assert_eq!(job.status, 202, "{:?}", job.body);
+        Self {
+            event: EventId::parse(&event).unwrap(),
+            webhook: WebhookId::parse(&webhook).unwrap(),
+            job: JobId::parse(job.json()["job"]["id"].as_str().unwrap()).unwrap(),
+        }
     }
 
     /// Names of the same form that nothing has.
     fn unknown(mut self) -> Self {
         self.event.0[15] ^= 1;
         self.webhook.0[15] ^= 1;
+        self.job.0[15] ^= 1;
         self
     }
 
@@ -100,12 +117,19 @@ struct Ask {
     body: String,
 }
 
+/// A good value for the parameter that most listings don't know.
+fn state_of(route: &Route) -> &'static str {
+    if route.action == Action::JobList { "done" } else { "pending" }
+}
+
 /// What stands in a route's path for one of these.
 fn id_of(places: &[Place], of: Things) -> String {
     if places.contains(&Place::Path(Thing::Event)) {
         of.event.to_string()
     } else if places.contains(&Place::Path(Thing::Letter)) {
         format!("{}.{}", of.event, of.webhook)
+    } else if places.contains(&Place::Path(Thing::Job)) {
+        of.job.to_string()
     } else {
         of.webhook.to_string()
     }
@@ -117,7 +141,7 @@ fn asks(route: &Route, places: &[Place], these: Things, own: Things) -> Vec<Ask>
     let body = if route.body == Body::None { "" } else { "{}" };
     let ask = |id: &str, more: &str, body: &str| Ask {
         path: route.path.replace("{id}", id),
-        query: format!("?state=pending{more}"),
+        query: format!("?state={}{more}", state_of(route)),
         body: body.to_owned(),
     };
     let mut asks = Vec::new();
@@ -132,6 +156,7 @@ fn asks(route: &Route, places: &[Place], these: Things, own: Things) -> Vec<Ask>
         match place {
             Place::Path(Thing::Webhook) => asks.extend(these.spellings().map(|id| ask(&id, "", body))),
             Place::Path(Thing::Event) => asks.push(ask(&these.event.to_string(), "", body)),
+            Place::Path(Thing::Job) => asks.push(ask(&these.job.to_string(), "", body)),
             Place::Path(Thing::Letter) => {
                 for (event, webhook) in [(these, these), (own, these), (these, own)] {
                     let ids = webhook.spellings().map(|webhook| format!("{}.{webhook}", event.event));
@@ -175,8 +200,11 @@ async fn read_all(world: &World, token: &str, of: Things) -> Vec<(String, Bytes)
     let mut all = Vec::new();
     for route in ROUTES.iter().filter(|route| route.method == "GET" && route.access == Access::Tenant) {
         let id = id_of(places(route.action), of);
-        let ask =
-            Ask { path: route.path.replace("{id}", &id), query: "?state=pending".to_owned(), body: String::new() };
+        let ask = Ask {
+            path: route.path.replace("{id}", &id),
+            query: format!("?state={}", state_of(route)),
+            body: String::new(),
+        };
         let got = ask_of(world, route, &ask, token).await;
         assert_eq!(got.status, 200, "{ask:?} {:?}", got.body);
         all.push((ask.path, got.body));
@@ -235,7 +263,7 @@ async fn g14_a_foreign_id_answers_as_an_unknown_one() {
 #[tokio::test]
 async fn what_was_asked_for_is_what_its_owner_gets() {
     let world = World::new().await;
-    let nothing = Things { event: EventId([0; 16]), webhook: WebhookId([0; 16]) };
+    let nothing = Things { event: EventId([0; 16]), webhook: WebhookId([0; 16]), job: JobId([0; 16]) };
     for (route, places) in naming() {
         let count = asks(route, places, nothing, nothing).len();
         for nth in 0..count {
@@ -243,6 +271,7 @@ async fn what_was_asked_for_is_what_its_owner_gets() {
             let ask = asks(route, places, own, own).remove(nth);
             let got = ask_of(&world, route, &ask, &world.acme).await;
             assert!(got.status.is_success(), "{} {ask:?}: {} {:?}", route.method, got.status, got.body);
+            world.work().await;
         }
     }
 }

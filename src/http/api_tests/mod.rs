@@ -11,6 +11,7 @@ mod explain;
 mod foreign;
 mod halt;
 mod idempotency;
+mod jobs;
 mod listings;
 mod lookup;
 mod matrix;
@@ -45,7 +46,7 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
 use crate::model::event::Event;
-use crate::model::id::{AttemptNumber, EventId, Seq, WebhookId, WebhookNo};
+use crate::model::id::{AttemptNumber, EventId, JobId, Seq, WebhookId, WebhookNo};
 use crate::model::webhook::{InactiveReason, Webhook};
 use crate::service::{BoxFuture, Dispatching, Parts, Service, Settings};
 use crate::store::inbox::{Answer, Waiter};
@@ -327,6 +328,13 @@ impl World {
 
     fn deactivating(&self, reason: Option<InactiveReason>) {
         *self.deactivate.lock().unwrap() = reason;
+    }
+
+    /// Takes all jobs to their end, as the daemon does.
+    async fn work(&self) {
+        while self.store.shared().registry().jobs().next().is_some() {
+            self.service.step_jobs().await;
+        }
     }
 
     /// Puts an attempt of a delivery on record, as dispatch would.

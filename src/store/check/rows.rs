@@ -5,6 +5,7 @@ use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Value};
 
 use super::{Report, Tell, careful};
 use crate::model::audit::Audit;
+use crate::model::job::Job;
 use crate::model::pause::Pause;
 use crate::store::StoreError;
 use crate::store::log::{self, Log};
@@ -12,7 +13,7 @@ use crate::store::ordering::Place;
 use crate::store::record::{self, Entry, QueueRow, Remembered, Standing};
 use crate::store::row::{self, Rows};
 use crate::store::schema::{
-    AUDIT, BY_TENANT, BY_WEBHOOK, DEAD, DEAD_OF, FATES, IDEMPOTENCY, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE,
+    AUDIT, BY_TENANT, BY_WEBHOOK, DEAD, DEAD_OF, FATES, IDEMPOTENCY, JOBS, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE,
     STANDING, TENANTS, WEBHOOKS,
 };
 
@@ -33,6 +34,7 @@ pub(super) fn check(txn: &ReadTransaction, report: &mut Report, tell: &mut Tell<
     rows(txn, TENANTS, report, tell, |_| Ok(()));
     rows(txn, KEYS, report, tell, |_| Ok(()));
     rows(txn, PAUSES, report, tell, |bytes| record::read::<Pause>(bytes).map(drop));
+    rows(txn, JOBS, report, tell, |bytes| record::read::<Job>(bytes).map(drop));
     plain(txn, MARKS, report, tell);
     rows(txn, AUDIT, report, tell, |bytes| record::read::<Audit>(bytes).map(drop));
     rows(txn, BY_TENANT, report, tell, |bytes| record::read::<Vec<u64>>(bytes).map(drop));

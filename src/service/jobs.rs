@@ -1,0 +1,297 @@
+//! Jobs: the same for many deliveries at once. Owns how they are counted, begun, taken further and looked at.
+//!
+//! A job is a row in the store and nothing else: whoever runs it looks for its next few deliveries in a snapshot, has the
+//! writer move them together with the row, and rests three times as long as that took. So a job goes on after any crash where
+//! its row says, and what is published meanwhile finds the writer free. What jobs queue stands in the durable queue, and a
+//! lane takes turns between that and what is fresh.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::error::Error;
+use super::{Asker, Service};
+use crate::limits::{JOB_REST, JOB_STEP_MAX, JOBS_KEPT_MS};
+use crate::metrics::{JobDeliveryLabels, JobLabels};
+use crate::model::id::{JobId, TenantNo};
+use crate::model::job::{Job, JobFailure, JobState, Task};
+use crate::store::StoreError;
+use crate::store::inbox::SubmitError;
+use crate::store::op::{Done, JobStep, Op, Refusal};
+use crate::store::sift::{Sifted, Wanted};
+use crate::store::view::Shared;
+
+/// A job that may not go on now, because a backlog is full or the store fails, is looked at again after this.
+const HELD_UP_FOR: Duration = Duration::from_millis(250);
+/// Without a running job, it is looked for one so often: one may have begun although the answer said that nobody knows.
+const IDLE_FOR: Duration = Duration::from_secs(1);
+/// Jobs that one page looks at before it comes back short.
+const LOOKED_AT_MAX: usize = 2_000;
+
+/// What jobs need beside the store.
+pub(super) struct Desk {
+    /// A job has begun.
+    begun: Notify,
+    /// Counting reads a great deal, so one counts at a time.
+    counting: Semaphore,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self { begun: Notify::new(), counting: Semaphore::new(1) }
+    }
+}
+
+/// Which jobs, newest first.
+pub struct JobQuery {
+    /// `None`: everybody's.
+    pub tenant: Option<TenantNo>,
+    pub state: Option<String>,
+    /// Go on with those before this one.
+    pub before: JobId,
+    pub limit: usize,
+}
+
+/// What a job was found to do next.
+enum Turn {
+    Step(Sifted),
+    /// A tenant's backlog has to shrink first.
+    Held,
+}
+
+impl Service {
+    /// How many deliveries a job would be about if it began now.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn count(&self, tenant: TenantNo, task: &Task) -> Result<u64, Error> {
+        let _alone = self.desk.counting.acquire().await.map_err(|_| Error::Internal)?;
+        let (mut count, mut from) = (0, Some(task.start(tenant)));
+        let bound = self.store.shared().bound_of(task);
+        while let Some(start) = from {
+            let (begun, task) = (Instant::now(), task.clone());
+            let sift = move |shared: &Shared| shared.sift(Wanted { tenant, task: &task, bound }, start, usize::MAX);
+            let sifted = self.store.read(sift).await?;
+            count += sifted.items.len() as u64;
+            from = sifted.next;
+            if from.is_some() {
+                tokio::time::sleep(begun.elapsed()).await;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Begins a job, counted first. `activate`: the webhook that it is about is made active with it.
+    ///
+    /// # Errors
+    /// Not found; 409 when too many run.
+    pub async fn start_job(
+        &self,
+        tenant: TenantNo,
+        task: Task,
+        activate: bool,
+        asker: &Asker,
+    ) -> Result<Arc<Job>, Error> {
+        let total = self.count(tenant, &task).await?;
+        let id = uuid::Builder::from_unix_timestamp_millis(self.clock.wall_ms(), &self.entropy.bytes()).into_uuid();
+        let draft = Box::new(Job::new(JobId(*id.as_bytes()), tenant, task, total));
+        let job = job_from(self.submit(Op::StartJob { draft, activate }, asker).await?)?;
+        tracing::info!(job = %job.id, kind = job.task.as_str(), total, "a job began");
+        if job.state == JobState::Running {
+            self.desk.begun.notify_one();
+        } else {
+            self.tell_ended(&job);
+        }
+        Ok(job)
+    }
+
+    /// A job; `tenant` is whose it has to be.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn job(&self, tenant: Option<TenantNo>, id: JobId) -> Result<Job, Error> {
+        let found = self.store.read(move |shared| shared.view()?.job(id)).await?;
+        let now = self.clock.wall_ms();
+        found.filter(|job| is_shown(job, tenant, now)).ok_or(Error::NotFound)
+    }
+
+    /// A page of jobs.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn jobs(&self, query: JobQuery) -> Result<(Vec<Job>, Option<JobId>), Error> {
+        let now = self.clock.wall_ms();
+        Ok(self.store.read(move |shared| page(shared, &query, now)).await?)
+    }
+
+    /// Has a job go no further; what it has done stays. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn cancel_job(&self, tenant: Option<TenantNo>, id: JobId, asker: &Asker) -> Result<Arc<Job>, Error> {
+        let job = self.job(tenant, id).await?;
+        if job.state != JobState::Running {
+            return Ok(Arc::new(job));
+        }
+        match self.submit(Op::EndJob { id, end: JobState::Cancelled }, asker).await {
+            Ok(done) => {
+                let job = job_from(done)?;
+                self.tell_ended(&job);
+                Ok(job)
+            }
+            // It ended meanwhile.
+            Err(Error::NotFound) => self.job(tenant, id).await.map(Arc::new),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes every running job one step further; says how long to rest then, `None`: until one begins.
+    pub async fn step_jobs(&self) -> Option<Duration> {
+        let running: Vec<Arc<Job>> = self.store.shared().registry().jobs().cloned().collect();
+        let (mut rest, mut moved) = (None, Duration::ZERO);
+        for job in running {
+            let begun = Instant::now();
+            match self.step_job(&job).await {
+                Ok(true) => moved += begun.elapsed(),
+                Ok(false) => rest = Some(HELD_UP_FOR),
+                Err(error) => {
+                    tracing::warn!(job = %job.id, %error, "a job goes on later");
+                    rest = Some(HELD_UP_FOR);
+                }
+            }
+        }
+        if moved.is_zero() { rest } else { Some(moved * JOB_REST) }
+    }
+
+    /// Rests as long as `step_jobs` said.
+    pub async fn rest(&self, rest: Option<Duration>) {
+        // Also with nothing to do it yields: a step that moved nothing comes back at once.
+        let rest = tokio::time::sleep(rest.unwrap_or(IDLE_FOR));
+        tokio::select! {
+            () = rest => {}
+            () = self.desk.begun.notified() => {}
+        }
+    }
+
+    /// One step; false: it has to wait.
+    async fn step_job(&self, job: &Arc<Job>) -> Result<bool, Error> {
+        let pending_max = self.settings().pending_per_tenant.map(|max| max / 2);
+        let looked_for = job.clone();
+        let turn = self.store.read(move |shared| turn(shared, &looked_for, pending_max)).await;
+        let op = match turn {
+            Ok(Turn::Held) => return Ok(false),
+            Ok(Turn::Step(sifted)) => {
+                let step = JobStep { id: job.id, from: job.cursor, to: sifted.next, items: sifted.items };
+                Op::JobStep(Box::new(step))
+            }
+            Err(error) if error.is_damage() => {
+                tracing::error!(job = %job.id, %error, "a job can't be finished");
+                Op::EndJob { id: job.id, end: JobState::Failed(JobFailure::Damaged) }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match self.store.submit(op, None).await {
+            Ok(done) => {
+                let now = job_from(done)?;
+                self.count_step(job, &now);
+                Ok(true)
+            }
+            // It was cancelled, or a step that was not heard of was made.
+            Err(SubmitError::Refused(Refusal::NotFound)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn count_step(&self, before: &Job, now: &Job) {
+        let kind = now.task.as_str();
+        let moved = [
+            ("done", before.done, now.done),
+            ("skipped", before.skipped, now.skipped),
+            ("failed", before.failed, now.failed),
+        ];
+        for (result, before, now) in moved {
+            let labels = JobDeliveryLabels { kind, result };
+            self.metrics.job_deliveries.get_or_create(&labels).inc_by(now.saturating_sub(before));
+        }
+        if now.state != JobState::Running {
+            self.tell_ended(now);
+        }
+    }
+
+    fn tell_ended(&self, job: &Job) {
+        let (kind, state) = (job.task.as_str(), job.state.as_str());
+        self.metrics.jobs_ended.get_or_create(&JobLabels { kind, state }).inc();
+        let Job { id, total, done, skipped, failed, .. } = job;
+        let reason = job.state.reason();
+        tracing::info!(job = %id, kind, state, reason, total, done, skipped, failed, "a job ended");
+    }
+}
+
+fn job_from(done: Done) -> Result<Arc<Job>, Error> {
+    match done {
+        Done::Job(job) => Ok(job),
+        _ => Err(Error::Internal),
+    }
+}
+
+/// What a job does next. It leaves each tenant half of its room for what is published.
+fn turn(shared: &Shared, job: &Job, pending_max: Option<u64>) -> Result<Turn, StoreError> {
+    let wanted = Wanted { tenant: job.tenant, task: &job.task, bound: job.bound };
+    let sifted = shared.sift(wanted, job.cursor, JOB_STEP_MAX)?;
+    let adds = !matches!(job.task, Task::Purge(_));
+    let Some(max) = pending_max.filter(|_| adds) else { return Ok(Turn::Step(sifted)) };
+    match fitting(shared, &sifted, max)? {
+        count if count == sifted.items.len() => Ok(Turn::Step(sifted)),
+        0 => Ok(Turn::Held),
+        count => Ok(Turn::Step(shared.sift(wanted, job.cursor, count)?)),
+    }
+}
+
+/// How many of these, in their order, can be queued before a tenant has `max` deliveries pending.
+fn fitting(shared: &Shared, sifted: &Sifted, max: u64) -> Result<usize, StoreError> {
+    let (view, registry) = (shared.view()?, shared.registry());
+    let mut pending: HashMap<TenantNo, u64> = HashMap::new();
+    for (place, (webhook, _)) in sifted.items.iter().enumerate() {
+        let Some(tenant) = registry.webhook(*webhook).map(|webhook| webhook.tenant) else { continue };
+        let count = match pending.get_mut(&tenant) {
+            Some(count) => count,
+            None => {
+                let mut of_rows = 0;
+                for webhook in registry.webhooks_of(tenant) {
+                    of_rows += view.standing(webhook.no)?.pending();
+                }
+                pending.entry(tenant).or_insert(of_rows)
+            }
+        };
+        if *count >= max {
+            return Ok(place);
+        }
+        *count += 1;
+    }
+    Ok(sifted.items.len())
+}
+
+fn is_shown(job: &Job, tenant: Option<TenantNo>, now: u64) -> bool {
+    let kept = job.state == JobState::Running || now.saturating_sub(job.changed_ms) <= JOBS_KEPT_MS;
+    kept && tenant.is_none_or(|tenant| job.tenant == tenant)
+}
+
+fn page(shared: &Shared, query: &JobQuery, now: u64) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+    let (mut items, mut next, mut last, mut looked_at) = (Vec::new(), None, None, 0);
+    shared.view()?.scan_jobs(query.before, |job| {
+        if items.len() >= query.limit || looked_at >= LOOKED_AT_MAX {
+            next = last;
+            return false;
+        }
+        looked_at += 1;
+        last = Some(job.id);
+        let of_state = query.state.as_ref().is_none_or(|state| job.state.as_str() == state);
+        if of_state && is_shown(&job, query.tenant, now) {
+            items.push(job);
+        }
+        true
+    })?;
+    Ok((items, next))
+}
