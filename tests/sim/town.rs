@@ -12,6 +12,7 @@ use webhookd::clock::{Clock, Millis};
 use webhookd::dispatch::dispatcher::{Components, Dispatcher};
 use webhookd::dispatch::settings::Settings;
 use webhookd::dispatch::worker::Worker;
+use webhookd::egress::stream::Streams;
 use webhookd::egress::{self, Egress, Rules, StaticResolver};
 use webhookd::entropy::Entropy;
 use webhookd::metrics::Metrics;
@@ -159,6 +160,7 @@ impl World {
             egress: egress.unwrap(),
             store: store.clone(),
             clock: clock.clone(),
+            streams: Streams::new(clock.clone(), entropy.clone()),
             entropy,
             metrics: parts.metrics.clone(),
         });
