@@ -12,6 +12,7 @@ use webhookd::clock::{Clock, Millis};
 use webhookd::dispatch::dispatcher::{Components, Dispatcher};
 use webhookd::dispatch::settings::Settings;
 use webhookd::dispatch::worker::Worker;
+use webhookd::egress::stream::Streams;
 use webhookd::egress::{self, Egress, Rules, StaticResolver};
 use webhookd::entropy::Entropy;
 use webhookd::metrics::Metrics;
@@ -141,6 +142,7 @@ impl World {
                 timeout: Some(TIMEOUT),
                 max_in_flight_per_webhook: book.permits,
                 max_in_flight_per_host: book.permits_of_host,
+                max_in_flight_per_tenant: book.permits_of_tenant,
                 max_in_flight: book.permits_of_all,
                 ..Settings::default()
             }
@@ -157,6 +159,7 @@ impl World {
             workers: WORKERS,
             settings,
             egress: egress.unwrap(),
+            streams: Streams::new(clock.clone(), entropy.clone()),
             store: store.clone(),
             clock: clock.clone(),
             entropy,
