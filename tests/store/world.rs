@@ -55,6 +55,17 @@ pub struct Tally {
     pub attempts: u64,
 }
 
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.crashes_while_opening += other.crashes_while_opening;
+        self.groups += other.groups;
+        self.recovered += other.recovered;
+        self.events += other.events;
+        self.attempts += other.attempts;
+    }
+}
+
 pub struct World {
     pub disk: Disk,
     pub chance: Chance,
