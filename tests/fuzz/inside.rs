@@ -126,6 +126,7 @@ fn g20_stored_records() {
             context: None,
             user: None,
             matched: vec![1, 2, 300],
+            test: false,
         };
         record::write_event(&mut out, &event);
         out

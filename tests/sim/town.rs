@@ -162,6 +162,7 @@ impl World {
             streams: Streams::new(clock.clone(), entropy.clone()),
             store: store.clone(),
             clock: clock.clone(),
+            streams: Streams::new(clock.clone(), entropy.clone()),
             entropy,
             metrics: parts.metrics.clone(),
         });

@@ -12,7 +12,8 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, DeadReason, Verdict};
 use crate::model::audit::{Actor, Audit};
-use crate::model::id::{AttemptNumber, KeyId, TenantId, WebhookId};
+use crate::model::id::{AttemptNumber, JobId, KeyId, TenantId, WebhookId};
+use crate::model::job::{Job, Letters, Task};
 use crate::model::key::{Key, Role};
 use crate::model::pause::Scope;
 use crate::model::secret::Secret;
@@ -137,6 +138,8 @@ impl Filled {
         let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
         filled.apply([Op::Guarded { guard, op: Box::new(tenant) }]);
         filled.apply([webhook(1), webhook(2), key()]);
+        let job = Job::new(JobId([4; 16]), 1, Task::Redrive(Letters::default()), 0);
+        filled.apply([Op::StartJob { draft: Box::new(job), activate: false }]);
         filled.apply([Op::Pause { scope: Scope::Webhook(2), paused: true }]);
         for n in 0..4 {
             filled.apply([event(n, (n > 1).then_some("line"), 10)]);
