@@ -162,7 +162,6 @@ impl World {
             streams: Streams::new(clock.clone(), entropy.clone()),
             store: store.clone(),
             clock: clock.clone(),
-            streams: Streams::new(clock.clone(), entropy.clone()),
             entropy,
             metrics: parts.metrics.clone(),
         });
