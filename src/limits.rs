@@ -64,6 +64,8 @@ pub const AUDIT_LOOKED_AT_MAX: usize = 10_000;
 pub const TAIL_LOOKED_AT_MAX: usize = 2_000;
 /// Webhooks that one page looks at to find those that fail.
 pub const WEBHOOKS_LOOKED_AT_MAX: usize = 2_000;
+/// Webhooks that may have figures of their own at `/metrics`: four time series each.
+pub const METRICS_WEBHOOKS_MAX: usize = 10_000;
 /// Questions to the process that wait for it at once: reloads and the like.
 pub const CONTROL_ASKED_MAX: usize = 16;
 /// Rows of a table that are removed in one step when they have served their time.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,6 +10,23 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+/// Whose a webhook's own figures are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OwnLabels {
+    pub webhook: String,
+    pub tenant: String,
+}
+
+/// How one webhook stands.
+pub struct OfWebhook {
+    pub labels: OwnLabels,
+    pub pending: i64,
+    pub dead: i64,
+    pub failures: i64,
+    /// Wall time; 0 before the first.
+    pub last_success_seconds: f64,
+}
 
 /// What came of an attempt: `delivered`, or the class of its failure.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -256,14 +273,37 @@ impl Metrics {
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());
     }
 
-    /// Everything in the OpenMetrics text form.
+    /// Everything in the OpenMetrics text form, with the figures of these webhooks.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, webhooks: &[OfWebhook]) -> String {
         let mut out = String::new();
+        let written = encode_registry(&mut out, &self.registry)
+            .and_then(|()| if webhooks.is_empty() { Ok(()) } else { encode_registry(&mut out, &own(webhooks)) })
+            .and_then(|()| encode_eof(&mut out));
         // Writing to a String can't fail.
-        if encode(&mut out, &self.registry).is_err() {
+        if written.is_err() {
             debug_assert!(false, "metrics that do not encode");
         }
         out
     }
+}
+
+/// The figures of single webhooks: made for each scrape, so that none outlives its webhook.
+fn own(webhooks: &[OfWebhook]) -> Registry {
+    let mut registry = Registry::with_prefix("webhookd_webhook");
+    let (pending, dead, failures) = (Family::default(), Family::default(), Family::default());
+    let last_success = Family::<OwnLabels, Gauge<f64, AtomicU64>>::default();
+    for of in webhooks {
+        for (family, value) in [(&pending, of.pending), (&dead, of.dead), (&failures, of.failures)] {
+            let family: &Family<OwnLabels, Gauge> = family;
+            family.get_or_create(&of.labels).set(value);
+        }
+        last_success.get_or_create(&of.labels).set(of.last_success_seconds);
+    }
+    registry.register("pending_deliveries", "Deliveries of a webhook that are pending on disk", pending);
+    registry.register("dead_letters", "Dead letters of a webhook", dead);
+    registry.register("failures", "Failures of a webhook in a row", failures);
+    let help = "When a webhook last had a success, 0 before the first";
+    registry.register_with_unit("last_success_timestamp", help, Unit::Seconds, last_success);
+    registry
 }

@@ -104,6 +104,7 @@ pub fn service(config: &Config, catalogue: Arc<Catalogue>, plans: Arc<Plans>, ru
         event_bytes: bytes(config.limits.event_bytes),
         batch_bytes: bytes(config.limits.batch_bytes),
         pending_per_tenant: config.limits.pending_per_tenant,
+        metrics_webhooks: config.metrics.per_webhook.unwrap_or(0),
         publish_rate: config.limits.publish_rate.and_then(NonZeroU32::new),
         strict: config.catalogue.strict,
         catalogue,

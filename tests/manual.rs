@@ -144,9 +144,8 @@ fn every_metric_of_the_alerts_and_the_dashboard_exists() {
         exposed.extend(suffixes.iter().map(|suffix| format!("{name}{suffix}")));
     }
     // A family without a sample is left out of the exposition until its first.
-    exposed.extend(
-        ["deliveries", "attempts", "http_requests", "operational_events"].map(|name| format!("webhookd_{name}_total")),
-    );
+    let later = ["deliveries", "attempts", "http_requests", "operational_events", "jobs_ended", "job_deliveries"];
+    exposed.extend(later.map(|name| format!("webhookd_{name}_total")));
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() >= 12));
     for (what, text) in [("alerts.yaml", ALERTS), ("grafana.json", DASHBOARD)] {

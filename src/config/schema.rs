@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::plan::RETRIES_MAX;
+use crate::limits::METRICS_WEBHOOKS_MAX;
 
 /// One key of a table.
 #[derive(Debug)]
@@ -139,7 +140,10 @@ const RETENTION: &[Key] = &[
     leaf("audit", KEPT),
     optional("max_bytes", "off", &SIZE),
 ];
-const METRICS: &[Key] = &[optional("listen", "off", &ADDRESS)];
+const METRICS: &[Key] = &[
+    optional("listen", "off", &ADDRESS),
+    optional("per_webhook", "off", &Kind::Leaf(Leaf::Integer(1, METRICS_WEBHOOKS_MAX as u64))),
+];
 const STORE: &[Key] = &[optional("disk_budget", "off", &SIZE), leaf("cache", Leaf::Size(MIB, PIB))];
 const CIRCUIT: &[Key] = &[
     leaf("failures", Leaf::Integer(0, 1_000_000)),

@@ -274,6 +274,8 @@ impl Default for Retention {
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     pub listen: Option<SocketAddr>,
+    /// Webhooks that have figures of their own.
+    pub per_webhook: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,9 +1,12 @@
 //! The daemon's figures, as `/metrics` shows them. Owns those that are counted when somebody asks: what stands in the store, how
 //! large it is, since when we run. All others are counted where they happen.
 
+use std::sync::Arc;
+
 use super::Service;
 use super::overview::sum_up;
-use crate::metrics::{PendingLabels, WebhookLabels};
+use crate::metrics::{OfWebhook, OwnLabels, PendingLabels, WebhookLabels};
+use crate::model::webhook::Webhook;
 use crate::store::StoreError;
 use crate::store::view::Shared;
 
@@ -25,13 +28,19 @@ impl Service {
             metrics.webhooks.get_or_create(&WebhookLabels { state }).set(gauge(count));
         }
         let (file, streams) = (self.store_file.clone(), self.streams.clone());
+        let mut first = webhooks.clone();
+        first.sort_unstable_by_key(|webhook| webhook.no);
+        first.truncate(self.settings().metrics_webhooks);
         let read = move |shared: &Shared| {
             let bytes = std::fs::metadata(file).map(|file| file.len());
             let due_ms = sum_up(shared, &webhooks, &streams)?.oldest_due_ms;
             let last_backup_ms = shared.view()?.last_backup()?;
-            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), due_ms, last_backup_ms))
+            let own = own(shared, &first)?;
+            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), due_ms, last_backup_ms, own))
         };
-        if let Ok((totals, bytes, due_ms, last_backup_ms)) = self.store.read(read).await {
+        let mut webhooks = Vec::new();
+        if let Ok((totals, bytes, due_ms, last_backup_ms, own)) = self.store.read(read).await {
+            webhooks = own;
             let pending = [
                 ("fresh", totals.fresh),
                 ("waiting", totals.waiting),
@@ -51,6 +60,24 @@ impl Service {
         }
         let up_ms = self.clock.now_ms().saturating_sub(self.started_ms);
         metrics.uptime_seconds.set(up_ms as f64 / 1_000.0);
-        metrics.text()
+        metrics.text(&webhooks)
     }
+}
+
+/// How these webhooks stand, each by itself.
+fn own(shared: &Shared, webhooks: &[Arc<Webhook>]) -> Result<Vec<OfWebhook>, StoreError> {
+    let view = shared.view()?;
+    let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let of = |webhook: &Arc<Webhook>| {
+        let standing = view.standing(webhook.no)?;
+        let tenant = shared.registry().tenant(webhook.tenant).map(|tenant| tenant.id.to_string());
+        Ok(OfWebhook {
+            labels: OwnLabels { webhook: webhook.id.to_string(), tenant: tenant.unwrap_or_default() },
+            pending: gauge(standing.pending()),
+            dead: gauge(standing.dead),
+            failures: i64::from(standing.failures),
+            last_success_seconds: standing.last_success_ms.unwrap_or(0) as f64 / 1_000.0,
+        })
+    };
+    webhooks.iter().map(of).collect()
 }

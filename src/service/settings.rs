@@ -30,6 +30,8 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// Deliveries that one tenant may have pending.
     pub pending_per_tenant: Option<u64>,
+    /// Webhooks that have figures of their own at `/metrics`, the oldest first.
+    pub metrics_webhooks: usize,
     /// Events per second that one key may publish.
     pub publish_rate: Option<NonZeroU32>,
     /// Refuse types that the catalogue does not name.
@@ -62,6 +64,7 @@ impl Default for Settings {
             event_bytes: 256 * 1024,
             batch_bytes: 8 * 1024 * 1024,
             pending_per_tenant: None,
+            metrics_webhooks: 0,
             publish_rate: None,
             strict: false,
             catalogue: Arc::default(),

@@ -140,3 +140,22 @@ async fn what_stands_in_the_store_is_counted_when_it_is_asked_for() {
     world.store.close();
     assert_eq!(world.socket("GET", "/metrics", "").await.status, 200);
 }
+
+#[tokio::test]
+async fn so_many_webhooks_have_figures_of_their_own_as_is_said() {
+    let world = World::with(Settings { metrics_webhooks: 1, ..Settings::default() }).await;
+    let (first, second) = (world.webhook(&["a"]).await, world.webhook(&["a"]).await);
+    let [dead, waits] = [world.publish("acme", "a").await, world.publish("acme", "a").await];
+    world.attempted(&dead, &first, 1, Verdict::Dead(DeadReason::Exhausted)).await;
+    world.attempted(&waits, &first, 1, Verdict::RetryAt(world.clock.now_ms() + 1_000)).await;
+    let own = |what: &str, of: &str| format!("webhookd_webhook_{what}{{webhook=\"{of}\",tenant=\"acme\"}}");
+    let now = scrape(&world).await;
+    for (what, value) in [("pending_deliveries", 1.0), ("dead_letters", 1.0), ("last_success_timestamp_seconds", 0.0)] {
+        assert_eq!(now.value(&own(what, &first)), value, "{what}");
+        assert!(!now.samples.contains_key(&own(what, &second)), "{what} of one beyond the bound");
+    }
+    world.call("DELETE", &format!("/v1/webhooks/{first}"), &world.acme, "").await;
+    let now = scrape(&world).await;
+    assert!(!now.samples.contains_key(&own("dead_letters", &first)), "it is gone");
+    assert_eq!(now.value(&own("dead_letters", &second)), 0.0);
+}
