@@ -88,6 +88,13 @@ pub const JOB_REST: u32 = 3;
 /// Deliveries that jobs move between two checkpoints: a checkpoint writes the pages that they dirtied, some MiB.
 pub const JOB_MOVED_PER_CHECKPOINT: usize = 8 * 1_024;
 
+/// Blocks of a log that one step of an erasure writes anew, and bytes that it reads to find them: what is published meanwhile
+/// waits for half a MiB to be synced.
+pub const ERASE_BLOCKS_MAX: usize = 16;
+pub const ERASE_READ_BYTES: usize = 2 * 1024 * 1024;
+/// Idempotency records whose events one step looks at.
+pub const ERASE_EVENTS_LOOKED_AT_MAX: usize = 256;
+
 /// A webhook without one success for this long, in ms, and with at least `FAILING_ATTEMPTS_MIN` failures in a row is made
 /// inactive (contract: 5 days, 10 attempts).
 pub const FAILING_FOR_MS: u64 = 5 * 86_400_000;

@@ -17,6 +17,8 @@ mod access;
 mod control;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/erase.rs"]
+mod erase;
 #[path = "cli/events.rs"]
 mod events;
 #[path = "cli/jobs.rs"]

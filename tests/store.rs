@@ -19,6 +19,8 @@ mod damage;
 mod disk;
 #[path = "store/drafts.rs"]
 mod drafts;
+#[path = "store/erase.rs"]
+mod erase;
 #[path = "store/faults.rs"]
 mod faults;
 #[path = "store/guards.rs"]

@@ -1,11 +1,12 @@
 //! `tenants` and `keys`: who may ask the daemon for what. Owns that a token is shown once, on standard output.
 
 use clap::{Args, Subcommand, ValueEnum};
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::client::{Target, segment};
+use super::jobs;
 use super::print::{self, text};
 use crate::model::event::OPERATOR;
 
@@ -17,6 +18,8 @@ pub(super) enum Tenants {
     Get(One),
     /// Make a tenant, or change one.
     Put(Put),
+    /// Delete a tenant and erase everything it has: webhooks, keys, events, what became of them. There is no way back.
+    Delete(Delete),
 }
 
 #[derive(Args)]
@@ -56,6 +59,23 @@ pub(super) struct Put {
     json: bool,
 }
 
+#[derive(Args)]
+pub(super) struct Delete {
+    /// Its id.
+    id: String,
+    /// That it is meant: its id once more.
+    #[arg(long, value_name = "ID")]
+    confirm: String,
+    /// Wait until everything is erased, and tell how it goes; exit code 1 unless it is then.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 impl Tenants {
     pub(super) fn run(&self) -> Result<(), Failure> {
         match self {
@@ -69,6 +89,7 @@ impl Tenants {
                 if one.json { print::json(&tenant) } else { tenants(&[tenant]) }
             }
             Self::Put(put) => put.run(),
+            Self::Delete(delete) => delete.run(),
         }
     }
 }
@@ -85,6 +106,20 @@ impl Put {
         let answer = self.target.client()?.ask(Method::PUT, &path, Value::from(body).to_string(), &[])?;
         let tenant = answer.json()?;
         if self.json { print::json(&tenant) } else { tenants(&[tenant]) }
+    }
+}
+
+impl Delete {
+    fn run(&self) -> Result<(), Failure> {
+        if self.confirm != self.id {
+            return Err(Failure::usage("--confirm must repeat the tenant's id: what is erased does not come back"));
+        }
+        let client = self.target.client()?;
+        let answer = client.ask(Method::DELETE, &format!("/admin/tenants/{}", segment(&self.id)), "", &[])?;
+        if answer.status == StatusCode::NO_CONTENT {
+            return print::line(&format!("there is no tenant {}, and nothing left of one", self.id));
+        }
+        jobs::began(&client, answer.json()?["job"].take(), self.wait, self.json)
     }
 }
 

@@ -239,12 +239,16 @@ impl Common {
             let count = &answer["count"];
             return if self.json { print::json(&answer) } else { print::line(&format!("{count} deliveries")) };
         }
-        let job = answer["job"].take();
-        if self.wait {
-            return wait(&client, &text(&job["id"]), self.json);
-        }
-        if self.json { print::json(&job) } else { table(&[job]) }
+        began(&client, answer["job"].take(), self.wait, self.json)
     }
+}
+
+/// Tells of a job that has begun, or how it ends.
+pub(super) fn began(client: &Client, job: Value, and_wait: bool, as_json: bool) -> Result<(), Failure> {
+    if and_wait {
+        return wait(client, &text(&job["id"]), as_json);
+    }
+    if as_json { print::json(&job) } else { table(&[job]) }
 }
 
 fn see(client: &Client, id: &str) -> Result<Value, Failure> {

@@ -157,6 +157,8 @@ async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Eve
 
 async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, StoreError> {
     let found = dispatcher.store.read(move |shared| shared.view()?.event(seq)).await?;
+    // One that is erased under its delivery was cancelled a moment ago.
+    let found = found.filter(|event| !event.is_erased());
     found.map(Arc::new).ok_or(StoreError::Damaged("a pending delivery's event is missing"))
 }
 

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::call::Call;
+use super::jobs;
 use super::json::{self, Member};
 use super::problem::Problem;
 use super::reply;
@@ -56,10 +57,24 @@ pub async fn put_tenant(call: &Call<'_>) -> Result<Reply, Problem> {
     let body: TenantBody<'_> = json::parse_optional(call.body)?;
     let name = body.name.settable("name", "a string")?;
     let plan = body.plan.settable("plan", "a string")?;
-    let rule = "a tenant's id is 1 to 64 of a-z, 0-9, '_' and '-', and starts with a letter or digit";
-    let id = TenantId::parse(call.id).ok_or_else(|| Problem::invalid(rule))?;
+    let id = named(call)?;
     let tenant = call.service.put_tenant(&id, name, plan, call.asker).await?;
     Ok(reply::json(StatusCode::OK, &TenantJson::new(&tenant)))
+}
+
+/// `DELETE /admin/tenants/{id}`: gone at once; a job erases what it has left. 204 when there is none, and nothing left of one.
+pub async fn delete_tenant(call: &Call<'_>) -> Result<Reply, Problem> {
+    let id = named(call)?;
+    Ok(match call.service.erase_tenant(&id, call.asker).await? {
+        Some(job) => jobs::one(call, StatusCode::ACCEPTED, &job, true),
+        None => reply::empty(StatusCode::NO_CONTENT),
+    })
+}
+
+/// The tenant's id in the path.
+fn named(call: &Call<'_>) -> Result<TenantId, Problem> {
+    let rule = "a tenant's id is 1 to 64 of a-z, 0-9, '_' and '-', and starts with a letter or digit";
+    TenantId::parse(call.id).ok_or_else(|| Problem::invalid(rule))
 }
 
 /// `GET /admin/tenants/{id}`

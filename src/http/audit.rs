@@ -159,6 +159,7 @@ fn name(action: Action) -> &'static str {
         Action::TenantPut => "tenant.put",
         Action::TenantSee => "tenant.read",
         Action::TenantList => "tenant.list",
+        Action::TenantDelete => "tenant.delete",
         Action::KeyCreate => "key.create",
         Action::KeyList => "key.list",
         Action::KeyRevoke => "key.revoke",

@@ -365,6 +365,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::OneMetricRegister => onemetric::register(call).await,
         Action::TenantPut => admin::put_tenant(call).await,
         Action::TenantSee => admin::see_tenant(call),
+        Action::TenantDelete => admin::delete_tenant(call).await,
         Action::TenantList => Ok(admin::list_tenants(call)),
         Action::KeyCreate => admin::create_key(call).await,
         Action::KeyList => Ok(admin::list_keys(call)),

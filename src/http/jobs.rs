@@ -108,9 +108,14 @@ impl<'a> JobJson<'a> {
         let (kind, only, since_ms, until_ms) = match &job.task {
             Task::Redrive(of) | Task::Purge(of) => (of.kind.as_deref(), None, of.since_ms, of.until_ms),
             Task::Recover(of) => (None, Some(of.only.as_str()), of.since_ms, of.until_ms),
+            Task::Erase(_) => (None, None, None, None),
         };
         let id_of = |no: TenantNo| service.tenant_no(no).map(|tenant| tenant.id.to_string());
-        let tenant = if job.tenant == BROADCAST { Some("*".to_owned()) } else { id_of(job.tenant) };
+        let tenant = match &job.task {
+            Task::Erase(of) => Some(of.id.to_string()),
+            _ if job.tenant == BROADCAST => Some("*".to_owned()),
+            _ => id_of(job.tenant),
+        };
         // One that was deleted since has no name any more.
         let webhook = job.task.webhook().and_then(|no| service.webhook_no(no));
         Self {
@@ -282,7 +287,8 @@ async fn answer(call: &Call<'_>, asked: Asked, whose: bool) -> Result<Reply, Pro
     Ok(one(call, StatusCode::ACCEPTED, &job, whose))
 }
 
-fn one(call: &Call<'_>, status: StatusCode, job: &Job, whose: bool) -> Reply {
+/// An answer with one job; `whose`: its tenant is named.
+pub(super) fn one(call: &Call<'_>, status: StatusCode, job: &Job, whose: bool) -> Reply {
     reply::json(status, &OneJson { job: JobJson::new(call.service, job, whose) })
 }
 

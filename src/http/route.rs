@@ -122,6 +122,7 @@ pub enum Action {
     TenantPut,
     TenantSee,
     TenantList,
+    TenantDelete,
     KeyCreate,
     KeyList,
     KeyRevoke,
@@ -235,6 +236,7 @@ routes! {
     GET    "/admin/tenants"                   Admin Admin   None  Admin => TenantList;
     PUT    "/admin/tenants/{id}"              Admin Admin   Small Admin => TenantPut;
     GET    "/admin/tenants/{id}"              Admin Admin   None  Admin => TenantSee;
+    DELETE "/admin/tenants/{id}"              Admin Admin   None  Admin => TenantDelete;
     POST   "/admin/keys"                      Admin Admin   Small Admin => KeyCreate;
     GET    "/admin/keys"                      Admin Admin   None  Admin => KeyList;
     DELETE "/admin/keys/{id}"                 Admin Admin   None  Admin => KeyRevoke;

@@ -129,3 +129,22 @@ pub struct Attempt {
     pub excerpt: String,
     pub verdict: Verdict,
 }
+
+impl Attempt {
+    /// The same without what the receiver answered, and from where: its place, its time, and what followed from it.
+    #[must_use]
+    pub fn erased(&self) -> Self {
+        let (error, excerpt) = (String::new(), String::new());
+        Self { class: None, status: None, error, remote: None, excerpt, ..*self }
+    }
+
+    /// Whether nothing of that is left.
+    #[must_use]
+    pub fn is_erased(&self) -> bool {
+        self.class.is_none()
+            && self.status.is_none()
+            && self.remote.is_none()
+            && self.error.is_empty()
+            && self.excerpt.is_empty()
+    }
+}

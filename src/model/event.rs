@@ -13,7 +13,7 @@ pub struct Event {
     pub id: EventId,
     /// 0 for a broadcast.
     pub tenant: TenantNo,
-    /// 1 to 128 of `[A-Za-z0-9_.-]`.
+    /// 1 to 128 of `[A-Za-z0-9_.-]`; empty when the event was erased.
     pub kind: String,
     /// The Omnia channel that announced its type when it was accepted; kept, so that every retry sends the same body.
     pub channel: Option<String>,
@@ -47,6 +47,32 @@ impl Event {
     #[must_use]
     pub fn order(&self) -> Option<OrderKey> {
         self.ordering_key.as_deref().map(order_of)
+    }
+
+    /// Whether it was erased with its tenant: it has its place in the log, and nobody sees it.
+    #[must_use]
+    pub fn is_erased(&self) -> bool {
+        self.kind.is_empty()
+    }
+
+    /// The same without anything that was published: its place, its id, when it was accepted, and the numbers of whom it was for.
+    #[must_use]
+    pub fn erased(&self) -> Self {
+        Self {
+            seq: self.seq,
+            id: self.id,
+            tenant: self.tenant,
+            kind: String::new(),
+            channel: None,
+            accepted_ms: self.accepted_ms,
+            created_us: 0,
+            ordering_key: None,
+            data: None,
+            context: None,
+            user: None,
+            matched: self.matched.clone(),
+            test: self.test,
+        }
     }
 
     /// What holding this event in memory costs, in bytes, near enough to budget with.

@@ -5,10 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{JobId, Seq, TenantNo, WebhookNo};
+use super::id::{JobId, JournalSeq, Seq, TenantId, TenantNo, WebhookNo};
 use crate::clock::Millis;
 
-/// Where a job goes on: a tenant and a death, or a webhook and an event. Everything before it was looked at.
+/// Where a job goes on: a tenant and a death, a webhook and an event, or the stage of an erasure and a place in it.
+/// Everything before it was looked at.
 pub type Cursor = (u32, u64);
 
 /// What is to be done, and for which deliveries.
@@ -20,6 +21,8 @@ pub enum Task {
     Purge(Letters),
     /// What a webhook has missed is queued for it.
     Recover(Recover),
+    /// What a tenant that was deleted has left is erased.
+    Erase(Erase),
 }
 
 /// Some of the dead letters.
@@ -40,6 +43,17 @@ pub struct Recover {
     pub only: Only,
     pub since_ms: Option<Millis>,
     pub until_ms: Option<Millis>,
+}
+
+/// A tenant that is there no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erase {
+    pub tenant: TenantNo,
+    /// What it was called: what the operator was told of it, and its audit records, name it by this.
+    pub id: TenantId,
+    /// Below these numbers stands what is on record of it; events have the job's bound.
+    pub journal_below: JournalSeq,
+    pub audit_below: u64,
 }
 
 /// Which of them.
@@ -81,7 +95,7 @@ pub struct Job {
     /// It is about deaths below this number of the journal, or events below this number of the log.
     pub bound: Seq,
     pub cursor: Cursor,
-    /// How many deliveries were counted when it began.
+    /// How many deliveries were counted when it began; records of both logs, of which `done` were looked at, for an erasure.
     pub total: u64,
     pub done: u64,
     /// Found, but not in the state for it any more when their turn came.
@@ -101,6 +115,7 @@ impl Task {
             Self::Redrive(_) => "redrive",
             Self::Purge(_) => "purge",
             Self::Recover(_) => "recover",
+            Self::Erase(_) => "erase",
         }
     }
 
@@ -110,13 +125,23 @@ impl Task {
         match self {
             Self::Redrive(letters) | Self::Purge(letters) => letters.webhook,
             Self::Recover(recover) => Some(recover.webhook),
+            Self::Erase(_) => None,
         }
     }
 
     /// Where it begins.
     #[must_use]
     pub fn start(&self, tenant: TenantNo) -> Cursor {
-        (self.webhook().unwrap_or(tenant), 0)
+        match self {
+            Self::Erase(_) => (0, 0),
+            _ => (self.webhook().unwrap_or(tenant), 0),
+        }
+    }
+
+    /// Whether it ends only when it is done.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Erase(_))
     }
 }
 

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::error::Error;
+use super::error::{Error, unknown_tenant};
 use super::{Asker, Service};
 use crate::limits::{JOB_REST, JOB_STEP_MAX, JOBS_KEPT_MS};
 use crate::metrics::{JobDeliveryLabels, JobLabels};
-use crate::model::id::{JobId, TenantNo};
+use crate::model::event::OPERATOR;
+use crate::model::id::{JobId, TenantId, TenantNo};
 use crate::model::job::{Job, JobFailure, JobState, Task};
 use crate::store::StoreError;
 use crate::store::inbox::SubmitError;
@@ -23,7 +24,7 @@ use crate::store::op::{Done, JobStep, Op, Refusal};
 use crate::store::sift::{Sifted, Wanted};
 use crate::store::view::Shared;
 
-/// A job that may not go on now, because a backlog is full or the store fails, is looked at again after this.
+/// A job that may not go on now, because a backlog is full, a backup is made or the store fails, is looked at again after this.
 const HELD_UP_FOR: Duration = Duration::from_millis(250);
 /// Without a running job, it is looked for one so often: one may have begun although the answer said that nobody knows.
 const IDLE_FOR: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ pub struct JobQuery {
 /// What a job was found to do next.
 enum Turn {
     Step(Sifted),
-    /// A tenant's backlog has to shrink first.
+    /// A tenant's backlog has to shrink first, or a backup to end.
     Held,
 }
 
@@ -107,6 +108,33 @@ impl Service {
         Ok(job)
     }
 
+    /// Deletes a tenant: it is gone at once, and a job erases what it has left. `None`: there is none of this name, and no job
+    /// for one either.
+    ///
+    /// # Errors
+    /// 422 for the tenant `operator`.
+    pub async fn erase_tenant(&self, id: &TenantId, asker: &Asker) -> Result<Option<Arc<Job>>, Error> {
+        if id.as_str() == OPERATOR {
+            let message =
+                "tenant operator is reserved: the daemon's own reports are its events, and it can't be deleted";
+            return Err(Error::Invalid { code: "reserved", message: message.to_owned() });
+        }
+        asker.of_tenant(id);
+        asker.about(id);
+        let job = uuid::Builder::from_unix_timestamp_millis(self.clock.wall_ms(), &self.entropy.bytes()).into_uuid();
+        let op = Op::EraseTenant { id: id.clone(), job: JobId(*job.as_bytes()) };
+        match self.submit(op, asker).await {
+            Ok(done) => {
+                let job = job_from(done)?;
+                tracing::info!(tenant = %id, job = %job.id, "a tenant was deleted; what it had is being erased");
+                self.desk.begun.notify_one();
+                Ok(Some(job))
+            }
+            Err(error) if error == unknown_tenant() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A job; `tenant` is whose it has to be.
     ///
     /// # Errors
@@ -134,6 +162,10 @@ impl Service {
         let job = self.job(tenant, id).await?;
         if job.state != JobState::Running {
             return Ok(Arc::new(job));
+        }
+        if job.task.is_final() {
+            let message = "a tenant's erasure can't be cancelled: half of what it had would be left";
+            return Err(Error::Conflict { code: "not_cancellable", message });
         }
         match self.submit(Op::EndJob { id, end: JobState::Cancelled }, asker).await {
             Ok(done) => {
@@ -183,8 +215,8 @@ impl Service {
         let op = match turn {
             Ok(Turn::Held) => return Ok(false),
             Ok(Turn::Step(sifted)) => {
-                let step = JobStep { id: job.id, from: job.cursor, to: sifted.next, items: sifted.items };
-                Op::JobStep(Box::new(step))
+                let step = Box::new(JobStep { id: job.id, from: job.cursor, to: sifted.next, items: sifted.items });
+                if job.task.is_final() { Op::EraseStep(step) } else { Op::JobStep(step) }
             }
             Err(error) if error.is_damage() => {
                 tracing::error!(job = %job.id, %error, "a job can't be finished");
@@ -205,13 +237,14 @@ impl Service {
     }
 
     fn count_step(&self, before: &Job, now: &Job) {
-        let kind = now.task.as_str();
+        let (kind, is_final) = (now.task.as_str(), now.task.is_final());
+        // An erasure counts records, not deliveries.
         let moved = [
             ("done", before.done, now.done),
             ("skipped", before.skipped, now.skipped),
             ("failed", before.failed, now.failed),
         ];
-        for (result, before, now) in moved {
+        for (result, before, now) in moved.into_iter().filter(|_| !is_final) {
             let labels = JobDeliveryLabels { kind, result };
             self.metrics.job_deliveries.get_or_create(&labels).inc_by(now.saturating_sub(before));
         }
@@ -238,9 +271,13 @@ fn job_from(done: Done) -> Result<Arc<Job>, Error> {
 
 /// What a job does next. It leaves each tenant half of its room for what is published.
 fn turn(shared: &Shared, job: &Job, pending_max: Option<u64>) -> Result<Turn, StoreError> {
+    // The rows of a backup that is being made know the tenant still: the logs that follow them must, too.
+    if job.task.is_final() && shared.hold().is_held() {
+        return Ok(Turn::Held);
+    }
     let wanted = Wanted { tenant: job.tenant, task: &job.task, bound: job.bound };
     let sifted = shared.sift(wanted, job.cursor, JOB_STEP_MAX)?;
-    let adds = !matches!(job.task, Task::Purge(_));
+    let adds = matches!(job.task, Task::Redrive(_) | Task::Recover(_));
     let Some(max) = pending_max.filter(|_| adds) else { return Ok(Turn::Step(sifted)) };
     match fitting(shared, &sifted, max)? {
         count if count == sifted.items.len() => Ok(Turn::Step(sifted)),

@@ -110,6 +110,19 @@ impl Packer {
     }
 }
 
+/// The block that stands under `first`, with records in the place of those that are there: as many, in their order.
+#[must_use]
+pub fn rewritten(log: Log, first: u64, mark: Mark, records: &[Vec<u8>]) -> Vec<u8> {
+    let mut packer = Packer::new(log, first, mark);
+    packer.begin();
+    for record in records {
+        packer.open.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
+        packer.open.extend_from_slice(record);
+    }
+    packer.close();
+    packer.full.pop().map_or_else(Vec::new, |(_, block)| block)
+}
+
 /// A block that does not read.
 #[derive(Debug, thiserror::Error)]
 #[error("a block of the log is damaged")]

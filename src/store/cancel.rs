@@ -92,10 +92,11 @@ impl Engine {
         Ok(pending)
     }
 
-    /// An event that an earlier group accepted.
+    /// An event that an earlier group accepted, unless it was erased.
     pub(super) fn logged(&self, group: &Group<'_>, event: Seq) -> Result<Option<Event>, StoreError> {
         let table = group.txn().open_table(Log::Events.table())?;
-        log::get(Log::Events, &table, event, |bytes| record::read_event(event, bytes))
+        let found = log::get(Log::Events, &table, event, |bytes| record::read_event(event, bytes))?;
+        Ok(found.filter(|event| !event.is_erased()))
     }
 
     /// What the journal says last about a delivery, this group's records among them; `None`: nothing. `told`: the event's.

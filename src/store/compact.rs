@@ -69,7 +69,7 @@ pub fn compact(place: &Place, entropy: &Entropy, clock: &Clock, told: Told<'_>) 
     let done = write(&db, &copy, place.cache_bytes, told).map_err(|error| error.to_string()).and_then(|()| {
         let keep = || -> io::Result<u64> {
             let after = length(&copy)?;
-            if after >= before {
+            if after > before {
                 open::remove_if_there(&copy)?;
                 return Ok(before);
             }

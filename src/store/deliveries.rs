@@ -31,7 +31,9 @@ impl Engine {
                 if before.body_hash != idempotency.body_hash {
                     return Ok(Err(Refusal::IdempotencyConflict));
                 }
-                return Ok(Ok(Done::Accepted(Receipt::new(self.accepted_before(group, &before)?, true))));
+                if let Some(events) = self.accepted_before(group, &before)? {
+                    return Ok(Ok(Done::Accepted(Receipt::new(events, true))));
+                }
             }
             if accept.drafts.iter().any(|d| d.tenant != BROADCAST && self.registry.tenant(d.tenant).is_none()) {
                 return Ok(Err(Refusal::UnknownTenant));
@@ -141,7 +143,8 @@ impl Engine {
         Ok(None)
     }
 
-    fn accepted_before(&self, group: &Group<'_>, before: &Remembered) -> Result<Vec<Arc<Event>>, StoreError> {
+    /// `None`: what was erased with its tenant was not accepted from whoever has that name now.
+    fn accepted_before(&self, group: &Group<'_>, before: &Remembered) -> Result<Option<Vec<Arc<Event>>>, StoreError> {
         let wanted = before.first..before.first + u64::from(before.count);
         let here = group.accepted.iter().filter(|event| wanted.contains(&event.seq)).cloned();
         let mut events: Vec<Arc<Event>> = here.collect();
@@ -154,7 +157,7 @@ impl Engine {
                 Ok(seq + 1 < wanted.end)
             })?;
         }
-        Ok(events)
+        Ok(Some(events).filter(|events| events.is_empty() || events.iter().any(|event| !event.is_erased())))
     }
 
     /// Records an attempt and what follows from it: a row at its next time, a dead letter, or nothing more.
@@ -312,9 +315,9 @@ impl Engine {
         }
         if queued {
             group.effects.queued.push((webhook, key));
+            self.standings.insert(webhook, standing);
+            group.dirty.insert(webhook);
         }
-        self.standings.insert(webhook, standing);
-        group.dirty.insert(webhook);
         Ok(Ok(Done::Count(events.len())))
     }
 

@@ -65,6 +65,8 @@ pub struct Engine {
     pub(super) content: Vec<u8>,
     /// Deliveries that jobs have moved since the last checkpoint: they are hardly to be seen in the log, and each dirties pages.
     pub(super) moved: usize,
+    /// With the next checkpoint the log's old content is overwritten: it may hold what was erased.
+    pub(super) wipe: bool,
 }
 
 /// What a committed group came to: an answer for each op, and what dispatch should know.
@@ -246,7 +248,7 @@ impl Engine {
         let flushed = self.step_flush(&txn)?;
         if how == How::Logged {
             self.content.clear();
-            group::write(&mut self.content, moment, heads, ops, &answers);
+            group::write(&mut self.content, moment, heads, &self.registry, ops, &answers);
         }
         self.commit(txn, how)?;
         self.shared.add_successes(&successes);
@@ -273,7 +275,9 @@ impl Engine {
             txn.set_quick_repair(true);
             txn.commit()?;
             self.moved = 0;
-            return self.wal.begin(after.tag).map_err(|error| StoreError::Unavailable(error.to_string()));
+            let wipe = std::mem::take(&mut self.wipe);
+            let begun = self.wal.begin(after.tag).and_then(|()| if wipe { self.wal.wipe() } else { Ok(()) });
+            return begun.map_err(|error| StoreError::Unavailable(error.to_string()));
         }
         txn.set_durability(Durability::None)?;
         match how {
@@ -287,6 +291,9 @@ impl Engine {
     pub(super) fn decide(&mut self, group: &mut Group<'_>, op: &Op) -> Result<Result<Done, Refusal>, StoreError> {
         match op {
             Op::Accept(accept) => self.accept(group, accept),
+            Op::Outcome(outcome) if self.registry.is_forgotten(outcome.attempt.webhook) => {
+                self.forgotten_outcome(group, outcome)
+            }
             Op::Outcome(outcome) => self.outcome(group, outcome),
             Op::Spill { webhook, events, due_ms } => self.spill(group, *webhook, events, *due_ms),
             Op::Forget { webhook, events } => {
@@ -314,6 +321,8 @@ impl Engine {
             Op::Pause { scope, paused } => Ok(self.pause(group, scope, *paused)),
             Op::StartJob { draft, activate } => self.start_job(group, draft, *activate),
             Op::JobStep(step) => self.job_step(group, step),
+            Op::EraseTenant { id, job } => self.erase_tenant(group, id, *job),
+            Op::EraseStep(step) => self.erase_step(group, step),
             Op::EndJob { id, end } => Ok(self.end_job(group, *id, *end)),
             Op::BackedUp { at_ms } => {
                 put_meta(group.txn(), meta::LAST_BACKUP, &at_ms.to_le_bytes())?;
@@ -386,6 +395,13 @@ impl Engine {
                         None => table.remove(key.as_slice())?,
                     };
                 }
+                Change::WebhookGone(no) => {
+                    let versions = (*no, 0)..=(*no, Seq::MAX);
+                    txn.open_table(WEBHOOKS)?.retain_in(versions, |_, _| false)?;
+                    txn.open_table(STANDING)?.remove(no)?;
+                }
+                Change::KeyGone(id) => drop(txn.open_table(KEYS)?.remove(&id.0)?),
+                Change::JobGone(id) => drop(txn.open_table(JOBS)?.remove(&id.0)?),
             }
         }
         Ok(())

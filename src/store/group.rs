@@ -7,8 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::erase;
 use super::op::{Accept, Done, JobStep, Op, Outcome, Refusal};
 use super::record;
+use super::registry::Registry;
 use crate::clock::Millis;
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
@@ -63,7 +65,16 @@ pub fn may_log(op: &Op) -> bool {
 }
 
 /// A decided group as bytes: what was done of it.
-pub fn write(out: &mut Vec<u8>, moment: Moment, heads: Heads, ops: &[Op], answers: &[Result<Done, Refusal>]) {
+pub fn write(
+    out: &mut Vec<u8>,
+    moment: Moment,
+    heads: Heads,
+    registry: &Registry,
+    ops: &[Op],
+    answers: &[Result<Done, Refusal>],
+) {
+    let blotted = erase::blotted(registry, ops);
+    let ops = blotted.as_deref().unwrap_or(ops);
     let done = ops.iter().zip(answers).filter_map(|(op, answer)| match (op, answer) {
         (Op::Accept(accept), Ok(Done::Accepted(receipt))) if !receipt.replayed() => Some(Logged::Accept(accept)),
         (Op::Outcome(outcome), Ok(_)) => Some(Logged::Outcome(outcome)),

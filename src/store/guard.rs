@@ -16,6 +16,7 @@ use super::view::View;
 use crate::clock::Millis;
 use crate::model::audit::Audit;
 use crate::model::id::{BROADCAST, TenantNo};
+use crate::model::job::Task;
 
 type Decided = Result<Result<Done, Refusal>, StoreError>;
 
@@ -39,6 +40,7 @@ impl Engine {
             let (tenant, target) = self.about(&done);
             audit.tenant = tenant.or(audit.tenant);
             audit.target = audit.target.or(target);
+            self.blot(&mut audit);
             append(group.txn(), &audit)?;
         }
         Ok(Ok(done))
@@ -59,7 +61,10 @@ impl Engine {
             Done::Webhook(webhook) => (id_of(webhook.tenant), Some(webhook.id.to_string())),
             Done::Tenant(tenant) => (Some(tenant.id.to_string()), Some(tenant.id.to_string())),
             Done::Key(key) => (key.tenant.and_then(id_of), Some(key.id.to_string())),
-            Done::Job(job) => (id_of(job.tenant), Some(job.id.to_string())),
+            Done::Job(job) => match &job.task {
+                Task::Erase(erase) => (Some(erase.id.to_string()), Some(erase.id.to_string())),
+                _ => (id_of(job.tenant), Some(job.id.to_string())),
+            },
             Done::Count(_) | Done::Nothing => (None, None),
         }
     }
@@ -129,16 +134,17 @@ fn oldest(audit: &impl ReadableTable<u64, &'static [u8]>) -> Result<Option<Audit
     audit.first()?.map(|(number, value)| row::read(AUDIT, &number.value(), value.value())).transpose()
 }
 
-/// Numbers rise for ever: one that was given is not given again when the table has been emptied since.
+/// The number of the next audit record. Numbers rise for ever: one that was given is not given again when the table has been
+/// emptied since.
+pub(super) fn next_audit(txn: &WriteTransaction) -> Result<u64, StoreError> {
+    let table = txn.open_table(META)?;
+    let Some(value) = table.get(meta::NEXT_AUDIT)? else { return Ok(1) };
+    let number = row::open(META, &meta::NEXT_AUDIT, value.value())?.try_into();
+    Ok(u64::from_le_bytes(number.map_err(|_| StoreError::Damaged("the count of audit records does not read"))?))
+}
+
 fn append(txn: &WriteTransaction, audit: &Audit) -> Result<(), StoreError> {
-    let number = match txn.open_table(META)?.get(meta::NEXT_AUDIT)? {
-        Some(value) => u64::from_le_bytes(
-            row::open(META, &meta::NEXT_AUDIT, value.value())?
-                .try_into()
-                .map_err(|_| StoreError::Damaged("the count of audit records does not read"))?,
-        ),
-        None => 1,
-    };
+    let number = next_audit(txn)?;
     put_meta(txn, meta::NEXT_AUDIT, &(number + 1).to_le_bytes())?;
     txn.open_table(AUDIT)?.insert(number, row::write(AUDIT, &number, audit).as_slice())?;
     Ok(())

@@ -6,6 +6,7 @@
 //! delivery is read before anything of it is written: one that does not read is counted and left as it was.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use redb::ReadableTable;
 
@@ -48,6 +49,9 @@ impl Engine {
         {
             return Ok(Err(Refusal::NotFound));
         }
+        if draft.tenant != BROADCAST && self.registry.tenant(draft.tenant).is_none() {
+            return Ok(Err(Refusal::UnknownTenant));
+        }
         let running = self.registry.jobs().filter(|job| job.tenant == draft.tenant).count();
         if running >= JOBS_RUNNING_MAX || self.registry.jobs().count() >= JOBS_RUNNING_OF_ALL_MAX {
             return Ok(Err(Refusal::TooManyJobs));
@@ -57,6 +61,7 @@ impl Engine {
         (job.created_ms, job.changed_ms) = (group.wall_ms, group.wall_ms);
         job.bound = match &job.task {
             Task::Redrive(_) | Task::Purge(_) => self.next_journal + group.entries.len() as JournalSeq,
+            Task::Erase(_) => return Ok(Err(Refusal::NotFound)),
             Task::Recover(recover) => {
                 if activate && self.registry.webhook(recover.webhook).is_some_and(|webhook| !webhook.is_active()) {
                     let patch = WebhookPatch { active: Some(true), ..WebhookPatch::default() };
@@ -98,14 +103,15 @@ impl Engine {
     }
 
     pub(super) fn job_step(&mut self, group: &mut Group<'_>, step: &JobStep) -> Decided {
-        let Some(job) = self.registry.job(step.id).filter(|job| job.cursor == step.from) else {
+        let is_next = |job: &&Arc<Job>| job.cursor == step.from && !job.task.is_final();
+        let Some(job) = self.registry.job(step.id).filter(is_next) else {
             return Ok(Err(Refusal::NotFound));
         };
         let mut job = Job::clone(job);
         // One look at the tail of the journal for all deliveries of a webhook; `recover` is about one.
         let tail = match &job.task {
             Task::Recover(recover) => self.shared.tails().newest_of(recover.webhook),
-            Task::Redrive(_) | Task::Purge(_) => HashMap::new(),
+            _ => HashMap::new(),
         };
         for (webhook, event) in &step.items {
             let count = match self.take_turn(group, &job, &tail, *webhook, *event) {
@@ -131,13 +137,14 @@ impl Engine {
     }
 
     pub(super) fn end_job(&mut self, group: &mut Group<'_>, id: JobId, end: JobState) -> Result<Done, Refusal> {
-        let Some(job) = self.registry.job(id) else { return Err(Refusal::NotFound) };
+        let may_end = |job: &&Arc<Job>| !(job.task.is_final() && end == JobState::Cancelled);
+        let Some(job) = self.registry.job(id).filter(may_end) else { return Err(Refusal::NotFound) };
         let job = Job { state: end, changed_ms: group.wall_ms, ..Job::clone(job) };
         Ok(self.put_job(group, job))
     }
 
-    fn put_job(&mut self, group: &mut Group<'_>, job: Job) -> Done {
-        let job = std::sync::Arc::new(job);
+    pub(super) fn put_job(&mut self, group: &mut Group<'_>, job: Job) -> Done {
+        let job = Arc::new(job);
         self.change(group, Change::Job(job.clone()));
         Done::Job(job)
     }

@@ -14,6 +14,8 @@ pub mod check;
 pub mod compact;
 mod deliveries;
 pub mod engine;
+mod erasable;
+mod erase;
 #[cfg(test)]
 pub(crate) mod failing_disk;
 pub mod fresh;

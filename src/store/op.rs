@@ -108,6 +108,13 @@ pub enum Op {
         activate: bool,
     },
     JobStep(Box<JobStep>),
+    /// A tenant is there no more: its keys and webhooks go at once, and a job erases what it leaves.
+    EraseTenant {
+        id: TenantId,
+        job: JobId,
+    },
+    /// A `JobStep` of an erasure. It is never logged: what it removes must not stand in the log, nor what it does hang on it.
+    EraseStep(Box<JobStep>),
     /// A job goes no further; what it has done stays. One that has ended stays as it is.
     EndJob {
         id: JobId,

@@ -155,7 +155,7 @@ impl View<'_> {
 }
 
 fn wanted(event: &Event, query: &EventQuery) -> bool {
-    if query.kind.as_ref().is_some_and(|kind| *kind != event.kind) {
+    if event.is_erased() || query.kind.as_ref().is_some_and(|kind| *kind != event.kind) {
         return false;
     }
     if query.context.is_empty() {

@@ -124,6 +124,8 @@ fn read_back(
     let owners: BTreeSet<WebhookNo> = queued.iter().copied().chain(in_line).collect();
     let sweeps: VecDeque<WebhookNo> = owners.into_iter().filter(|no| registry.webhook(*no).is_none()).collect();
     queued.retain(|no| registry.webhook(*no).is_some());
+    // It may have been cut off between its last step and the log's being overwritten.
+    let wipe = registry.jobs().any(|job| job.task.is_final());
     let untold = standings.iter().filter(|(_, standing)| standing.untold > 0).map(|(no, _)| *no).collect();
     let engine = Engine {
         db,
@@ -146,6 +148,7 @@ fn read_back(
         retention_idempotency_ms,
         content: Vec::new(),
         moved: 0,
+        wipe,
     };
     Ok(Recovered { engine, fresh: logs.fresh, queued })
 }
@@ -273,7 +276,9 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         newest_id =
             log::get(Log::Events, &events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
     }
-    let successes = successes.newest(&events)?;
+    let mut successes = successes.newest(&events)?;
+    // Of a tenant that was deleted nothing is noted again.
+    successes.retain(|no, _| !registry.is_forgotten(*no));
     Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh, successes })
 }
 

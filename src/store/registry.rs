@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::model::id::{BROADCAST, JobId, KeyId, TenantId, TenantNo, WebhookId, WebhookNo};
-use crate::model::job::{Job, JobState};
+use crate::model::job::{Job, JobState, Task};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::{Pause, Pauses, Scope};
 use crate::model::webhook::{Dialect, Webhook};
@@ -39,6 +39,10 @@ pub enum Change {
     /// `None`: nothing is to be known of it any more.
     Pause(Scope, Option<Pause>),
     Job(Arc<Job>),
+    /// Nothing is kept of these any more.
+    WebhookGone(WebhookNo),
+    KeyGone(KeyId),
+    JobGone(JobId),
 }
 
 impl Registry {
@@ -65,6 +69,18 @@ impl Registry {
             Change::Job(job) if job.state == JobState::Running => drop(self.jobs.insert(job.id, job.clone())),
             Change::Job(job) => drop(self.jobs.remove(&job.id)),
             Change::Pause(scope, pause) => Arc::make_mut(&mut self.pauses).set(scope, *pause),
+            Change::WebhookGone(no) => {
+                self.deleted_of.retain(|_, deleted| {
+                    deleted.retain(|of| of != no);
+                    !deleted.is_empty()
+                });
+            }
+            Change::KeyGone(id) => {
+                if let Some(key) = self.keys.remove(id) {
+                    self.key_hashes.remove(&key.token_hash);
+                }
+            }
+            Change::JobGone(id) => drop(self.jobs.remove(id)),
         }
     }
 
@@ -108,6 +124,21 @@ impl Registry {
     #[must_use]
     pub fn webhook(&self, no: WebhookNo) -> Option<&Arc<Webhook>> {
         self.webhooks.get(&no)
+    }
+
+    /// Whether a webhook's tenant was deleted: nothing about it may be kept any more.
+    #[must_use]
+    pub fn is_forgotten(&self, no: WebhookNo) -> bool {
+        let kept = |(tenant, deleted): (&TenantNo, &Vec<WebhookNo>)| {
+            self.tenants.contains_key(tenant) && deleted.contains(&no)
+        };
+        !self.webhooks.contains_key(&no) && !self.deleted_of.iter().any(kept)
+    }
+
+    /// The erasure that runs for a tenant.
+    #[must_use]
+    pub fn erasure_of(&self, tenant: TenantNo) -> Option<&Arc<Job>> {
+        self.jobs.values().find(|job| matches!(&job.task, Task::Erase(erase) if erase.tenant == tenant))
     }
 
     /// A live webhook, but only for the tenant that owns it. Somebody else's costs one look-up in memory more than one that

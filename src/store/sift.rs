@@ -57,6 +57,7 @@ impl Shared {
             },
             Task::Recover(recover) if recover.only == Only::Failed => self.failed(wanted, recover, from, max),
             Task::Recover(recover) => self.missed(wanted, recover, from, max),
+            Task::Erase(erase) => self.erasable(erase, wanted.bound, from, max),
         }
     }
 
@@ -65,7 +66,7 @@ impl Shared {
     pub fn bound_of(&self, task: &Task) -> u64 {
         match task {
             Task::Redrive(_) | Task::Purge(_) => self.next_journal(),
-            Task::Recover(_) => self.next_event(),
+            Task::Recover(_) | Task::Erase(_) => self.next_event(),
         }
     }
 
@@ -143,7 +144,7 @@ impl Shared {
             }
             looked_at += 1;
             let event = record::read_brief(bytes)?;
-            if event.test || (event.tenant != webhook.tenant && event.tenant != BROADCAST) {
+            if event.test || event.kind.is_empty() || (event.tenant != webhook.tenant && event.tenant != BROADCAST) {
                 return Ok(true);
             }
             let row = seq / FATES_PER_ROW;

@@ -216,7 +216,7 @@ impl View<'_> {
     /// When the store fails.
     pub fn event_by_id(&self, id: EventId) -> Result<Option<Event>, StoreError> {
         let Some(seq) = self.shared.seq_of(id) else { return Ok(None) };
-        Ok(self.event(seq)?.filter(|event| event.id == id))
+        Ok(self.event(seq)?.filter(|event| event.id == id && !event.is_erased()))
     }
 
     /// Events one after the other from `from` on, until `each` says stop.

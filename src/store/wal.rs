@@ -179,6 +179,22 @@ impl Wal {
         self.file.write(0, &front)
     }
 
+    /// Overwrites what older stretches have left behind. Nothing may have been appended to the present one.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn wipe(&mut self) -> io::Result<()> {
+        let zeros = vec![0; FILL_BYTES];
+        let mut at = self.offset;
+        while at < self.capacity {
+            let part = usize::try_from(self.capacity - at).unwrap_or(FILL_BYTES).min(FILL_BYTES);
+            self.file.write(at, &zeros[..part])?;
+            at += part as u64;
+        }
+        self.record.clear();
+        self.file.sync_data()
+    }
+
     /// Goes on where a store stands in it.
     pub fn resume(&mut self, position: Position) {
         (self.tag, self.next) = (position.tag, position.next);

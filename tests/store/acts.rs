@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use webhookd::model::attempt::{DeadReason, Verdict};
-use webhookd::model::id::{OPERATOR_NO, Seq, WebhookNo};
+use webhookd::model::id::{BROADCAST, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::pause::Scope;
 use webhookd::model::webhook::{Filter, InactiveReason};
 use webhookd::store::op::{Guard, Mark, Op, WebhookPatch};
@@ -39,6 +39,7 @@ impl World {
             self.chance.shuffle(&mut ops);
         }
         self.guard(&mut ops);
+        self.erase(&mut ops);
         self.write(ops)
     }
 
@@ -78,11 +79,14 @@ impl World {
 
     fn publish(&mut self, ops: &mut Vec<Op>) {
         for accept in std::mem::take(&mut self.unknown) {
-            ops.push(Op::Accept(accept));
+            if !accept.drafts.iter().any(|draft| self.model.gone.contains(&draft.tenant)) {
+                ops.push(Op::Accept(accept));
+            }
         }
+        let tenants = TENANTS.max(self.model.tenants.len() as u64);
         for _ in 0..self.chance.below(4) {
             let count = if self.chance.percent(10) { 1 + self.chance.below(8) } else { 1 };
-            let drafts = (0..count).map(|_| drafts::random_draft(&mut self.chance, TENANTS)).collect();
+            let drafts = (0..count).map(|_| drafts::random_draft(&mut self.chance, tenants)).collect();
             let key = self.chance.percent(40).then(|| self.chance.bytes());
             let mut accept = drafts::accept(drafts, key);
             accept.pending_max = self.chance.percent(10).then(|| self.chance.below(20));
@@ -91,6 +95,8 @@ impl World {
             }
             ops.push(Op::Accept(accept));
         }
+        let gone = &self.model.gone;
+        self.keyed.retain(|accept| !accept.drafts.iter().any(|draft| gone.contains(&draft.tenant)));
         if self.chance.percent(15)
             && let Some(mut again) = self.chance.pick(&self.keyed).cloned()
         {
@@ -175,9 +181,12 @@ impl World {
 
     /// Owners and operators.
     fn owners(&mut self, ops: &mut Vec<Op>) {
-        if (self.model.tenants.len() as u64) < TENANTS {
-            ops.push(drafts::put_tenant(&format!("tenant-{}", self.model.tenants.len())));
+        let names = (0..TENANTS).map(|n| format!("tenant-{n}"));
+        let mut names = names.filter(|name| !self.model.tenants.contains(name));
+        if let Some(free) = names.next() {
+            ops.push(drafts::put_tenant(&free));
         }
+        self.delete_tenant(ops);
         let live: Vec<WebhookNo> = self.model.hooks.keys().copied().filter(|no| self.model.live(*no)).collect();
         self.newcomers(live.len(), ops);
         if self.chance.percent(10)
@@ -216,7 +225,9 @@ impl World {
         let events = self.model.events.len() as u64;
         if self.chance.percent(10) && events > 0 {
             let event = 1 + self.chance.below(events);
+            let owner = self.model.events[event as usize - 1].draft.tenant;
             let mut webhooks = live;
+            webhooks.retain(|no| [BROADCAST, self.model.hooks[no].tenant].contains(&owner));
             if self.model.events[event as usize - 1].draft.test {
                 webhooks.clear();
             }

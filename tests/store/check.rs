@@ -15,6 +15,7 @@ use webhookd::store::record::{Entry, QueueRow};
 use webhookd::store::view::{Shared, View};
 
 use crate::chance::Chance;
+use crate::erase;
 use crate::jobs::jobs;
 use crate::model::{Fact, Life, Model};
 use crate::news::Health;
@@ -55,8 +56,9 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
 }
 
 /// Every tenant's number.
-fn tenants(model: &Model) -> impl Iterator<Item = u32> {
-    (1..=u32::try_from(model.tenants.len()).unwrap()).chain([OPERATOR_NO])
+fn tenants(model: &Model) -> impl Iterator<Item = u32> + '_ {
+    let all = (1..=u32::try_from(model.tenants.len()).unwrap()).chain([OPERATOR_NO]);
+    all.filter(|tenant| !model.gone.contains(tenant))
 }
 
 fn equals(event: &Event, fact: &Fact) -> bool {
@@ -82,7 +84,7 @@ fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
     same(|| "next event".to_owned(), &shared.next_event(), &model.heads().0)?;
     let mut before = (EventId([0; 16]), 0);
     for (event, fact) in found.iter().zip(&model.events) {
-        if !equals(event, fact) {
+        if !equals(event, fact) && !erase::is_erased(event, fact, model) {
             return Err(format!("event {} is {event:?}, wanted {fact:?}", event.seq));
         }
         if event.id <= before.0 || event.accepted_ms < before.1 {
@@ -90,7 +92,8 @@ fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
         }
         before = (event.id, event.accepted_ms);
         let by_id = view.event_by_id(event.id).map_err(text)?;
-        same(|| format!("event by id {}", event.id), &by_id.as_ref(), &Some(event))?;
+        let wanted = Some(event).filter(|event| !event.is_erased());
+        same(|| format!("event by id {}", event.id), &by_id.as_ref(), &wanted)?;
         let mut other = event.id;
         other.0[15] ^= 1;
         same(|| "an id that is nobody's".to_owned(), &view.event_by_id(other).map_err(text)?, &None)?;
@@ -101,7 +104,9 @@ fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
 fn journal(view: &View<'_>, model: &Model) -> Checked {
     for (number, wanted) in (1..).zip(&model.journal) {
         let found = view.entry(number).map_err(text)?;
-        same(|| format!("journal record {number}"), &found.as_ref(), &Some(wanted))?;
+        if !found.as_ref().is_some_and(|found| erase::is_blotted(found, wanted, model)) {
+            same(|| format!("journal record {number}"), &found.as_ref(), &Some(wanted))?;
+        }
     }
     same(|| "behind the journal".to_owned(), &view.entry(model.heads().1).map_err(text)?, &None)
 }
@@ -117,6 +122,10 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
     let live = model.hooks.values().filter(|hook| hook.life != Life::Deleted).count();
     same(|| "live webhooks".to_owned(), &registry.webhooks().count(), &live)?;
     for (no, hook) in &model.hooks {
+        if model.gone.contains(&hook.tenant) {
+            same(|| format!("webhook {no}"), &registry.webhook(*no).is_some(), &false)?;
+            continue;
+        }
         let standing = view.standing(*no).map_err(text)?;
         for (started, counted) in [(false, standing.waiting), (true, standing.started)] {
             let found = rows(view, *no, started)?;
@@ -309,7 +318,8 @@ fn guards(view: &View<'_>, model: &Model) -> Checked {
 
 fn event_pages(shared: &Shared, model: &Model, tenant: u32, chance: &mut Chance) -> Checked {
     let facts: Vec<(Seq, &Fact)> = (1..).zip(&model.events).collect();
-    let mine: Vec<&(Seq, &Fact)> = facts.iter().filter(|(_, f)| [tenant, 0].contains(&f.draft.tenant)).collect();
+    let its = |(seq, fact): &&(Seq, &Fact)| [tenant, 0].contains(&fact.draft.tenant) && !model.erased.contains(seq);
+    let mine: Vec<&(Seq, &Fact)> = facts.iter().filter(its).collect();
     for ascending in [true, false] {
         let bound = |chance: &mut Chance| {
             let shift = chance.below(3);

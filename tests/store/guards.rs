@@ -5,6 +5,7 @@ use webhookd::model::audit::Audit;
 use webhookd::model::id::{BROADCAST, OPERATOR_NO, TenantNo};
 use webhookd::store::op::{Guard, Op, Refusal};
 
+use crate::erase;
 use crate::model::{Expected, Model};
 
 impl Model {
@@ -29,11 +30,16 @@ impl Model {
                 }
                 Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
                 Expected::Tenant(no) => Some(of(*no)),
-                Expected::Job(no) => Some(of(*no)),
+                Expected::Job(no) => Some(self.deleted_name(op).unwrap_or_else(|| of(*no))),
                 Expected::Count(_) | Expected::Nothing => None,
             };
-            let tenant = tenant.or(draft.tenant.clone());
-            let record = Audit { at_ms: self.wall_ms, since_ms: self.now, tenant, ..Audit::clone(draft) };
+            // Those of deleted tenants are called nothing.
+            let tenant = tenant.filter(|name| !name.is_empty()).or(draft.tenant.clone());
+            let mut record = Audit { at_ms: self.wall_ms, since_ms: self.now, tenant, ..Audit::clone(draft) };
+            let is_gone = |name: &String| name != "*" && name != "operator" && !self.tenants.contains(name);
+            if record.tenant.as_ref().is_some_and(is_gone) && erase::is_tenants(&record) {
+                (record.principal, record.justification, record.remote) = (None, None, None);
+            }
             self.next_audit += 1;
             self.audit.insert(self.next_audit, record);
         }

@@ -58,7 +58,7 @@ impl Model {
     }
 
     pub fn cancel(&mut self, event: Seq, webhooks: &[WebhookNo]) -> Result<Expected, Refusal> {
-        if event as usize > self.group_events {
+        if event as usize > self.group_events || self.erased.contains(&event) {
             return Err(Refusal::NotFound);
         }
         let mut cancelled = 0;

@@ -86,6 +86,11 @@ pub struct Model {
     pub next_audit: u64,
     /// Those that run, and those that have ended and are kept.
     pub jobs: BTreeMap<JobId, Job>,
+    /// Tenants that were deleted.
+    pub gone: BTreeSet<TenantNo>,
+    /// Events that are erased by a job, and those of them that were found to be erased.
+    pub doomed: BTreeMap<Seq, JobId>,
+    pub erased: BTreeSet<Seq>,
     /// Deliveries whose chain of records has two ends, because something was decided, or they were asked for again with the same row, while they were in flight.
     pub forked: BTreeSet<(Seq, WebhookNo)>,
     retention_ms: Millis,
@@ -125,9 +130,7 @@ impl Model {
             }
             Op::Spill { webhook, events, due_ms } => Ok(self.spill(*webhook, events, *due_ms)),
             Op::Forget { webhook, events } => {
-                for event in events {
-                    self.fresh.remove(&(*event, *webhook));
-                }
+                self.fresh.retain(|(event, of)| of != webhook || !events.contains(event));
                 Ok(Expected::Nothing)
             }
             Op::Expire { webhook, before_ms, max } => Ok(self.expire(*webhook, *before_ms, *max)),
@@ -183,6 +186,8 @@ impl Model {
             Op::StartJob { draft, activate } => self.start_job(draft, *activate),
             Op::JobStep(step) => self.job_step(step),
             Op::EndJob { id, end } => self.end_job(*id, *end),
+            Op::EraseTenant { id, job } => self.erase_tenant(id, *job),
+            Op::EraseStep(step) => self.erase_step(step),
             Op::CreateKey(_) | Op::RevokeKey(_) | Op::BackedUp { .. } | Op::Ping => Ok(Expected::Nothing),
         }
     }
@@ -252,7 +257,7 @@ impl Model {
     }
 
     pub fn knows(&self, tenant: TenantNo) -> bool {
-        tenant == OPERATOR_NO || tenant as usize <= self.tenants.len()
+        tenant == OPERATOR_NO || (tenant as usize <= self.tenants.len() && !self.gone.contains(&tenant))
     }
 
     /// The webhooks that get an event.
@@ -443,6 +448,9 @@ impl Model {
     }
 
     fn resend(&mut self, event: Seq, webhooks: &[WebhookNo]) -> Result<Expected, Refusal> {
+        if self.erased.contains(&event) {
+            return Err(Refusal::NotFound);
+        }
         let mut plan = Vec::new();
         for webhook in webhooks {
             if !self.live(*webhook) {

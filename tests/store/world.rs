@@ -82,6 +82,8 @@ pub struct World {
     pub keyed: Vec<Accept>,
     /// Steps of jobs that were looked for.
     pub steps: Vec<JobStep>,
+    /// The newest step of an erasure.
+    pub erase_step: Option<JobStep>,
     opening_calls: u64,
     pub flush_at: usize,
     pub cache_bytes: usize,
@@ -106,6 +108,7 @@ impl World {
             unknown: Vec::new(),
             keyed: Vec::new(),
             steps: Vec::new(),
+            erase_step: None,
             opening_calls: 12,
             flush_at,
             cache_bytes: CACHE_BYTES,
@@ -221,6 +224,9 @@ impl World {
     fn decide_limbo(&mut self, heads: (u64, u64)) {
         let Some((_, after)) = self.limbo.take() else { return };
         let shared = self.shared.clone().unwrap();
+        self.see_erased();
+        let mut after = after;
+        after.erased.clone_from(&self.model.erased);
         let mut chance = self.chance.clone();
         let as_before = check(&shared, &self.model, &mut chance);
         if heads != self.model.heads() || as_before.is_err() {
@@ -259,6 +265,7 @@ impl World {
     }
 
     pub fn check(&mut self) {
+        self.see_erased();
         let shared = self.shared.clone().unwrap();
         check(&shared, &self.model, &mut self.chance).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -273,6 +280,9 @@ impl World {
             Ok(applied) => {
                 self.model = after;
                 self.learn(&applied, &expected);
+                if ops.iter().any(|op| matches!(op, Op::EraseStep(_))) {
+                    self.see_erased();
+                }
                 self.settle(&ops);
                 Ok(())
             }

@@ -39,7 +39,7 @@ fn places(action: Action) -> &'static [Place] {
         Action::Publish | Action::PublishBatch | Action::Events => &[],
         Action::LemonCreate | Action::OmniaCreate | Action::VibeCreate | Action::OneMetricRegister => &[],
         Action::LemonList | Action::OmniaList | Action::VibeList => &[],
-        Action::TenantPut | Action::TenantSee | Action::TenantList => &[],
+        Action::TenantPut | Action::TenantSee | Action::TenantList | Action::TenantDelete => &[],
         Action::KeyCreate | Action::KeyList | Action::KeyRevoke | Action::AuditList => &[],
         Action::Pause | Action::Resume | Action::PauseList => &[],
         Action::Overview | Action::AllWebhooks | Action::AllAttempts => &[],

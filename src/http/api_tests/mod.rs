@@ -6,6 +6,7 @@ mod backup;
 mod changes;
 mod dead;
 mod dialects;
+mod erase;
 mod events;
 mod explain;
 mod foreign;

@@ -13,7 +13,7 @@ use super::bits::Bits;
 use super::deliveries::{Counts, Judge, is_death};
 use super::{FINDINGS_MAX, Report, Tell};
 use crate::model::event::Event;
-use crate::model::id::{JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookNo};
+use crate::model::id::{BROADCAST, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookNo};
 use crate::store::StoreError;
 use crate::store::listing;
 use crate::store::log::{self, Log};
@@ -113,7 +113,11 @@ impl Look<'_, '_> {
     fn owners(&mut self, shared: &Shared) -> Result<(), StoreError> {
         let txn = &self.view.txn;
         let tenants = txn.open_table(TENANTS)?;
-        let known = |tenant: TenantNo| Ok::<_, StoreError>(tenants.get(tenant)?.is_some());
+        // An erasure takes the webhooks last, because it needs their numbers.
+        let known = |tenant: TenantNo| {
+            let erased = shared.registry().erasure_of(tenant).is_some();
+            Ok::<_, StoreError>(erased || tenants.get(tenant)?.is_some())
+        };
         for row in txn.open_table(WEBHOOKS)?.iter()? {
             let (key, value) = row?;
             let (no, since) = key.value();
@@ -150,7 +154,9 @@ impl Look<'_, '_> {
     fn journal(&mut self) -> Result<HashMap<u32, Sum>, StoreError> {
         let table = self.view.txn.open_table(Log::Journal.table())?;
         let mut attempts: HashMap<u32, Sum> = HashMap::new();
-        let Self { report, tell, flushed, next, named, tail, .. } = self;
+        let Self { view, report, tell, flushed, next, named, tail, .. } = self;
+        let registry = view.shared.registry();
+        let erasing = registry.jobs().any(|job| job.task.is_final());
         log::scan(Log::Journal, &table, 1, |number, bytes| {
             let entry: Entry = record::read(bytes)?;
             let (event, webhook, previous) = (entry.event(), entry.webhook(), entry.previous());
@@ -159,6 +165,13 @@ impl Look<'_, '_> {
             }
             if previous != 0 {
                 named.set(previous);
+            }
+            if let Entry::Attempt(attempt) = &entry
+                && !erasing
+                && !attempt.is_erased()
+                && registry.is_forgotten(webhook)
+            {
+                report.found("journal", number, "its webhook's tenant was deleted, and it was not erased");
             }
             if number >= flushed.1 {
                 tail.entry(event).or_default().insert(webhook, number);
@@ -170,6 +183,12 @@ impl Look<'_, '_> {
             Ok(true)
         })?;
         Ok(attempts)
+    }
+
+    /// Whether a tenant is there no more, and no job erases what it has left.
+    fn is_left(&self, tenant: TenantNo) -> bool {
+        let registry = self.view.shared.registry();
+        registry.tenant(tenant).is_none() && registry.erasure_of(tenant).is_none()
     }
 
     /// Walks the events and judges each delivery; gives the events of each tenant that are flushed.
@@ -184,6 +203,12 @@ impl Look<'_, '_> {
                 self.report.found("events", seq, "its id or its webhooks do not rise");
             }
             before = Some(event.id);
+            if event.tenant != BROADCAST && !event.is_erased() && self.is_left(event.tenant) {
+                self.report.found("events", seq, "its tenant was deleted, and it was not erased");
+            }
+            if event.is_erased() && event != event.erased() {
+                self.report.found("events", seq, "it was erased, and something of it is left");
+            }
             if seq < self.flushed.0 {
                 events.entry(event.tenant).or_default().add(seq);
             }

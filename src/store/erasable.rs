@@ -1,0 +1,165 @@
+//! What the next step of an erasure is about, found in a snapshot: the writer looks at each again. Owns how far one step reads.
+
+use std::collections::HashSet;
+
+use super::StoreError;
+use super::erase::{
+    ATTEMPTS, BLOCK, DEAD_LETTERS, EVENTS, HASH_BITS, LAST, RECORDS, REMEMBERED, TOLD, WEBHOOKS, are_erased,
+    attempt_erased, is_its, record_erased,
+};
+use super::log::{self, Log};
+use super::ordering;
+use super::record::{self, Remembered};
+use super::row;
+use super::schema::{AUDIT, DEAD, IDEMPOTENCY, ORDERING, QUEUE};
+use super::sift::Sifted;
+use super::view::{Shared, View};
+use crate::limits::{ERASE_BLOCKS_MAX, ERASE_EVENTS_LOOKED_AT_MAX, ERASE_READ_BYTES, JOB_LOOKED_AT_MAX};
+use crate::model::audit::Audit;
+use crate::model::id::{JournalSeq, OPERATOR_NO, Seq, WebhookNo};
+use crate::model::job::{Cursor, Erase};
+
+impl Shared {
+    /// What the next step of an erasure is about.
+    pub(super) fn erasable(&self, erase: &Erase, bound: Seq, from: Cursor, max: usize) -> Result<Sifted, StoreError> {
+        let (stage, place) = from;
+        let view = self.view()?;
+        let own = || self.registry().webhooks_ever_of(erase.tenant);
+        let mut sifted = match stage {
+            DEAD_LETTERS => deaths(&view, erase, place, max)?,
+            EVENTS => {
+                let mut told = Vec::new();
+                let mut sifted = blocks(&view, Log::Events, place, bound, |seq, bytes| {
+                    let event = record::read_brief(bytes)?;
+                    let is_its = is_its(erase, bound, seq, &event);
+                    told.extend((is_its && event.tenant == OPERATOR_NO).then_some((TOLD, seq)));
+                    Ok(is_its)
+                })?;
+                // Before their blocks: what is erased can't be cancelled any more.
+                sifted.items.splice(0..0, told);
+                sifted
+            }
+            ATTEMPTS => {
+                let own: HashSet<WebhookNo> = own().into_iter().collect();
+                blocks(&view, Log::Journal, place, erase.journal_below, |_, bytes| {
+                    Ok(attempt_erased(&own, bytes)?.is_some())
+                })?
+            }
+            REMEMBERED => remembered(&view, place)?,
+            RECORDS => records(&view, erase, place, max)?,
+            WEBHOOKS => webhooks(&view, &own(), place, max)?,
+            _ => Sifted::default(),
+        };
+        let next = sifted.next.map(|(_, place)| (stage, place));
+        sifted.next = next.or_else(|| (stage < LAST).then_some((stage + 1, 0)));
+        Ok(sifted)
+    }
+}
+
+fn deaths(view: &View<'_>, erase: &Erase, from: JournalSeq, max: usize) -> Result<Sifted, StoreError> {
+    let mut sifted = Sifted::default();
+    let own = (erase.tenant, from)..=(erase.tenant, JournalSeq::MAX);
+    for row in view.txn.open_table(DEAD)?.range(own)? {
+        let (key, value) = row?;
+        if sifted.items.len() >= max {
+            sifted.next = Some(key.value());
+            break;
+        }
+        sifted.items.push(value.value());
+    }
+    Ok(sifted)
+}
+
+/// Blocks with a record that `wanted` takes, or that do not read: the writer counts those.
+fn blocks(
+    view: &View<'_>,
+    log: Log,
+    from: u64,
+    below: u64,
+    mut wanted: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
+) -> Result<Sifted, StoreError> {
+    let (mut sifted, mut read) = (Sifted::default(), 0);
+    for row in view.txn.open_table(log.table())?.range(from..below.max(from))? {
+        let (first, bytes) = row?;
+        let (first, bytes) = (first.value(), bytes.value());
+        if sifted.items.len() >= ERASE_BLOCKS_MAX || read >= ERASE_READ_BYTES {
+            sifted.next = Some((0, first));
+            break;
+        }
+        read += bytes.len();
+        let mut look = || -> Result<bool, StoreError> {
+            let block = log::block_at(log, first, bytes)?;
+            let mut take = false;
+            for (number, record) in (first..).zip(block.records()) {
+                let record = record.map_err(|_| StoreError::Damaged("a block of the log is cut short"))?;
+                take |= wanted(number, record)?;
+            }
+            Ok(take)
+        };
+        let take = match look() {
+            Err(error) if error.is_damage() => true,
+            taken => taken?,
+        };
+        sifted.items.extend(take.then_some((BLOCK, first)));
+    }
+    Ok(sifted)
+}
+
+fn remembered(view: &View<'_>, from: u64) -> Result<Sifted, StoreError> {
+    let (mut sifted, mut looked_at) = (Sifted::default(), 0);
+    let events = view.txn.open_table(Log::Events.table())?;
+    let day = u32::try_from(from >> HASH_BITS).unwrap_or(u32::MAX);
+    let mut low = [0; 16];
+    low[..8].copy_from_slice(&(from << (u64::BITS - HASH_BITS)).to_be_bytes());
+    for row in view.txn.open_table(IDEMPOTENCY)?.range((day, &low)..)? {
+        let (key, value) = row?;
+        let (day, hash) = key.value();
+        let beginning = u64::from_be_bytes(hash.first_chunk::<8>().copied().unwrap_or_default());
+        let place = u64::from(day) << HASH_BITS | beginning >> (u64::BITS - HASH_BITS);
+        // The place is not quite the whole key: never stop at the one that this began with.
+        if looked_at >= ERASE_EVENTS_LOOKED_AT_MAX && place > from {
+            sifted.next = Some((0, place));
+            break;
+        }
+        looked_at += 1;
+        // One that does not read says nothing of anybody.
+        let Ok(of) = row::read::<_, Remembered>(IDEMPOTENCY, &key.value(), value.value()) else { continue };
+        match are_erased(&events, &of) {
+            Err(error) if error.is_damage() => {}
+            erased => sifted.items.extend(erased?.then_some((day, beginning))),
+        }
+    }
+    Ok(sifted)
+}
+
+fn records(view: &View<'_>, erase: &Erase, from: u64, max: usize) -> Result<Sifted, StoreError> {
+    let mut sifted = Sifted::default();
+    let range = from..erase.audit_below.max(from);
+    for (looked_at, row) in view.txn.open_table(AUDIT)?.range(range)?.enumerate() {
+        let (number, value) = row?;
+        let number = number.value();
+        if sifted.items.len() >= max || looked_at >= JOB_LOOKED_AT_MAX {
+            sifted.next = Some((0, number));
+            break;
+        }
+        let Ok(audit) = row::read::<_, Audit>(AUDIT, &number, value.value()) else { continue };
+        sifted.items.extend(record_erased(erase, &audit).map(|_| (0, number)));
+    }
+    Ok(sifted)
+}
+
+/// Webhooks of which nothing is queued any more, in their order, up to the first of which something is.
+fn webhooks(view: &View<'_>, own: &[WebhookNo], from: u64, max: usize) -> Result<Sifted, StoreError> {
+    let mut sifted = Sifted::default();
+    let (queue, lines) = (view.txn.open_table(QUEUE)?, view.txn.open_table(ORDERING)?);
+    for no in own.iter().copied().filter(|no| u64::from(*no) >= from) {
+        let rows = (no, 0, 0, 0)..=(no, u8::MAX, u64::MAX, u64::MAX);
+        let waits = queue.range(rows)?.next().transpose()?.is_some() || ordering::any(&lines, no)?;
+        if waits || sifted.items.len() >= max {
+            sifted.next = Some((0, u64::from(no)));
+            break;
+        }
+        sifted.items.push((no, 0));
+    }
+    Ok(sifted)
+}
