@@ -349,6 +349,14 @@ impl Model {
         Expected::Count(events.len())
     }
 
+    /// A record that follows upon another than the newest: an attempt that was under way when the delivery was asked for again
+    /// has ended meanwhile.
+    pub fn follow(&mut self, event: Seq, webhook: WebhookNo, previous: JournalSeq) {
+        if self.newest(event, webhook).unwrap_or(0) != previous {
+            self.forked.insert((event, webhook));
+        }
+    }
+
     fn expire(&mut self, webhook: WebhookNo, before_ms: Millis, max: usize) -> Expected {
         let mut count = 0;
         loop {
@@ -358,6 +366,7 @@ impl Model {
             for (place, row) in &old {
                 self.queue.remove(place);
                 let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
+                self.follow(event, webhook, row.previous);
                 let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
                 if self.live(webhook) {
                     self.dead.insert((webhook, event), number);

@@ -222,7 +222,8 @@ impl World {
         let Some((_, after)) = self.limbo.take() else { return };
         let shared = self.shared.clone().unwrap();
         let mut chance = self.chance.clone();
-        let as_before = check(&shared, &self.model, &mut chance);
+        let as_before =
+            check(&shared, &self.model, &mut chance).and_then(|()| no_new_mark(&shared, &self.model, &after));
         if heads != self.model.heads() || as_before.is_err() {
             let as_after = check(&shared, &after, &mut chance);
             // What is neither is told as what it is no longer, and what it is not yet.
@@ -343,6 +344,14 @@ impl World {
             }
         }
     }
+}
+
+/// The model of before can't name marks that a group brought, and a group may bring nothing else.
+fn no_new_mark(shared: &Shared, before: &Model, after: &Model) -> Result<(), String> {
+    let view = shared.view().map_err(|error| error.to_string())?;
+    let new = after.marks.iter().filter(|marked| marked.1 && !before.marks.contains(marked));
+    let found = new.filter(|(mark, _)| view.is_marked(mark).unwrap_or(true)).count();
+    if found == 0 { Ok(()) } else { Err(format!("{found} marks that nobody had made")) }
 }
 
 /// What is on the disk, to be checked.
