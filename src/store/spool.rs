@@ -183,7 +183,7 @@ fn queued(shared: &Shared, success: &Success) -> Result<Option<Before>, StoreErr
     let (view, fates) = shared.view_with_fates(success.event)?;
     let Some(event) = view.event(success.event)?.filter(|event| event.id == success.id) else { return Ok(None) };
     let Some(newest) = fates.get(&success.webhook) else { return Ok(None) };
-    let Some((started, due_ms)) = view.entry(*newest)?.and_then(|entry| entry.queued()) else { return Ok(None) };
+    let Some((started, due_ms)) = view.entry(newest.number)?.and_then(|entry| entry.queued()) else { return Ok(None) };
     let key = RowKey { started, due_ms };
     let row = view.queue_row(success.webhook, success.event, key)?;
     let row = row.filter(|row| row.attempts + 1 == success.number.get());

@@ -24,6 +24,7 @@ fn g01_power_cut_loses_nothing_acknowledged() {
         all.recovered += tally.recovered;
         all.events += tally.events;
         all.attempts += tally.attempts;
+        all.retained += tally.retained;
     });
     println!("{all:?}");
     let share = all.crashes_while_opening * 100 / all.crashes.max(1);
