@@ -69,6 +69,24 @@ pub const CONTROL_ASKED_MAX: usize = 16;
 /// Rows of a table that are removed in one step when they have served their time.
 pub const TIDY_ROWS_MAX: usize = 1_024;
 
+/// Records of each log, and rows of each table, that one step of retention removes: what a publisher may have to wait for.
+pub const RETAIN_RECORDS_MAX: usize = 1_024;
+/// Kept records and webhooks' rows that one run of retention looks at, to find those that nothing needs any more.
+pub const RETAIN_LOOKED_AT_MAX: usize = 16 * 1024;
+/// Dead letters of one tenant that one step looks at.
+pub const RETAIN_DEAD_MAX: usize = 1_024;
+/// Time that the daemon did not run counts for this much at most towards the age of what it keeps, in ms: a clock that is
+/// wrong at a start must not empty a store.
+pub const AGE_GAP_MAX_MS: u64 = 3 * 86_400_000;
+/// With less than this free on the file system, or this part of a small one, nothing more is accepted: what deliveries, a
+/// checkpoint and a reader's snapshot may still need.
+pub const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+pub const DISK_RESERVE_PART: u64 = 16;
+/// Nothing more is accepted when this part of the disk budget is left, or this many bytes.
+pub const BUDGET_MARGIN_PART: u64 = 50;
+pub const BUDGET_MARGIN_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// How often the store's room is measured.
+pub const ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Jobs that run at once, of one tenant and in all; the operator counts as a tenant.
 pub const JOBS_RUNNING_MAX: usize = 4;
 pub const JOBS_RUNNING_OF_ALL_MAX: usize = 1_024;

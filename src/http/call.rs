@@ -24,7 +24,8 @@ use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
 use super::{
-    admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats, streams,
+    admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, retention, stats,
+    streams,
 };
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
@@ -379,6 +380,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Reload => operate::reload(call).await,
         Action::ConfigSee => operate::config(call).await,
         Action::LogSet => operate::log(call).await,
+        Action::Retention => retention::run(call).await,
         Action::RedriveMany | Action::PurgeMany | Action::Recover => jobs::perform(action, call).await,
         Action::AllRedrive | Action::AllPurge | Action::AnyRecover => jobs::perform(action, call).await,
         Action::JobList | Action::JobSee | Action::JobCancel => jobs::perform(action, call).await,

@@ -60,7 +60,7 @@ impl Engine {
             Done::Tenant(tenant) => (Some(tenant.id.to_string()), Some(tenant.id.to_string())),
             Done::Key(key) => (key.tenant.and_then(id_of), Some(key.id.to_string())),
             Done::Job(job) => (id_of(job.tenant), Some(job.id.to_string())),
-            Done::Count(_) | Done::Nothing => (None, None),
+            Done::Count(_) | Done::Retained(_) | Done::Nothing => (None, None),
         }
     }
 

@@ -35,6 +35,8 @@ pub enum Change {
     Tenant(Arc<Tenant>),
     TenantGone(TenantNo),
     Webhook(Arc<Webhook>),
+    /// A deleted one of which nothing is left to tell.
+    WebhookGone(WebhookNo),
     Key(Arc<Key>),
     /// `None`: nothing is to be known of it any more.
     Pause(Scope, Option<Pause>),
@@ -54,6 +56,7 @@ impl Registry {
                 }
             }
             Change::Webhook(webhook) => self.apply_webhook(webhook),
+            Change::WebhookGone(no) => self.deleted_of.values_mut().for_each(|gone| gone.retain(|other| other != no)),
             Change::Key(key) => {
                 if key.revoked_ms.is_some() {
                     self.key_hashes.remove(&key.token_hash);

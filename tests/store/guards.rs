@@ -30,7 +30,7 @@ impl Model {
                 Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
                 Expected::Tenant(no) => Some(of(*no)),
                 Expected::Job(no) => Some(of(*no)),
-                Expected::Count(_) | Expected::Nothing => None,
+                Expected::Count(_) | Expected::Retained(_) | Expected::Nothing => None,
             };
             let tenant = tenant.or(draft.tenant.clone());
             let record = Audit { at_ms: self.wall_ms, since_ms: self.now, tenant, ..Audit::clone(draft) };

@@ -112,7 +112,7 @@ impl Model {
             Some(Entry::Attempt(Attempt { verdict: Verdict::Delivered, .. })) => only == Only::All,
             Some(_) => false,
         };
-        if only == Only::Failed || is_told || !wanted {
+        if only == Only::Failed || is_told || !wanted || self.lost.contains(&event) {
             return false;
         }
         let previous = self.newest(event, webhook).unwrap_or(0);
@@ -158,6 +158,9 @@ impl Model {
     }
 
     fn is_recovered(&self, recover: &Recover, event: Seq) -> bool {
+        if self.lost.contains(&event) {
+            return false;
+        }
         let (webhook, fact) = (recover.webhook, &self.events[event as usize - 1]);
         let hook = &self.hooks[&webhook];
         let at = fact.accepted_ms;

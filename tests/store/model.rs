@@ -58,6 +58,8 @@ pub enum Expected {
     Webhook(WebhookNo),
     Tenant(TenantNo),
     Count(usize),
+    /// How many dead letters it has removed.
+    Retained(u64),
     /// Whose job.
     Job(TenantNo),
     Nothing,
@@ -78,6 +80,15 @@ pub struct Model {
     pub lines: BTreeMap<(WebhookNo, OrderKey, Seq), Option<QueueRow>>,
     pub pauses: BTreeMap<Scope, Pause>,
     pub dead: BTreeMap<(WebhookNo, Seq), JournalSeq>,
+    /// Dead letters that retention has removed: their deliveries stay dead.
+    pub expired: BTreeSet<(Seq, WebhookNo)>,
+    /// Up to where retention was asked to remove: (event, journal record). How far it went the store tells.
+    pub asked: (Seq, JournalSeq),
+    /// The oldest event that is left in the log, and which of those before it are not kept either.
+    pub floor: Seq,
+    pub lost: BTreeSet<Seq>,
+    /// Webhooks that nothing is known of any more.
+    pub gone: BTreeSet<WebhookNo>,
     pub remembered: HashMap<[u8; 16], Remembered>,
     /// Marks of accepted signatures, and whether they are still kept.
     pub marks: Vec<(Mark, bool)>,
@@ -169,14 +180,14 @@ impl Model {
                 Ok(Expected::Count(1))
             }
             Op::DropDead { webhook, event } => {
-                let previous = self.exhume(*webhook, *event)?;
-                let at_ms = self.wall_ms;
+                let (previous, at_ms) = (self.exhume(*webhook, *event)?, self.wall_ms);
                 self.note(Entry::Dropped { event: *event, webhook: *webhook, previous, at_ms });
                 Ok(Expected::Count(1))
             }
             Op::Resend { event, webhooks } => self.resend(*event, webhooks),
             Op::Guarded { guard, op } => self.guarded(guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => Ok(self.tidy(*marks_before, *audit_before_ms, *max)),
+            Op::Retain(retain) => Ok(self.retain(retain)),
             Op::Tell => Ok(self.tell()),
             Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),
             Op::Pause { scope, paused } => self.pause(scope, *paused),
@@ -211,7 +222,7 @@ impl Model {
     fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {
         let key = accept.idempotency;
         if let Some(key) = key
-            && let Some(before) = self.remembered.get(&key.hash)
+            && let Some(before) = self.remembered.get(&key.hash).filter(|before| before.first >= self.floor)
             && self.now.saturating_sub(before.at_ms) < self.retention_ms
         {
             if before.body_hash != key.body_hash {
