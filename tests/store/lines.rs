@@ -4,7 +4,7 @@ use webhookd::clock::Millis;
 use webhookd::limits::FAILING_FOR_MS;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::{OrderKey, order_of};
-use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::model::id::{JournalSeq, Seq, WebhookNo};
 use webhookd::model::pause::{Pause, Scope};
 use webhookd::store::op::Refusal;
 use webhookd::store::record::{Entry, QueueRow};
@@ -23,6 +23,14 @@ impl Model {
         let free = self.lines.range((webhook, order, 0)..=(webhook, order, Seq::MAX)).next().is_none();
         self.lines.insert((webhook, order, event), (!free).then_some(row));
         free
+    }
+
+    /// A record that follows upon another than the newest: an attempt that was under way when the delivery was asked for again
+    /// has ended meanwhile.
+    pub fn follow(&mut self, event: Seq, webhook: WebhookNo, previous: JournalSeq) {
+        if self.newest(event, webhook).unwrap_or(0) != previous {
+            self.forked.insert((event, webhook));
+        }
     }
 
     /// A delivery has ended: the next one of its line goes, if it was the one under way.

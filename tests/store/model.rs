@@ -360,14 +360,6 @@ impl Model {
         Expected::Count(events.len())
     }
 
-    /// A record that follows upon another than the newest: an attempt that was under way when the delivery was asked for again
-    /// has ended meanwhile.
-    pub fn follow(&mut self, event: Seq, webhook: WebhookNo, previous: JournalSeq) {
-        if self.newest(event, webhook).unwrap_or(0) != previous {
-            self.forked.insert((event, webhook));
-        }
-    }
-
     fn expire(&mut self, webhook: WebhookNo, before_ms: Millis, max: usize) -> Expected {
         let mut count = 0;
         loop {
