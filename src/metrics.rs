@@ -83,6 +83,15 @@ pub struct Connections {
     pub handshake_errors: Counter,
 }
 
+/// The bodies of requests, over all public listeners.
+#[derive(Clone, Default)]
+pub struct RequestBodies {
+    /// Bytes of those that are being read or held.
+    pub held: Gauge,
+    /// Turned away for want of room.
+    pub refused: Counter,
+}
+
 pub struct Metrics {
     registry: Registry,
     pub events_accepted: Counter,
@@ -103,6 +112,7 @@ pub struct Metrics {
     pub reload_success: Gauge,
     pub certificate_success: Gauge,
     pub connections: Connections,
+    pub request_bodies: RequestBodies,
     pub tenants: Gauge,
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
@@ -139,6 +149,7 @@ impl Default for Metrics {
             reload_success: Gauge::default(),
             certificate_success: Gauge::default(),
             connections: Connections::default(),
+            request_bodies: RequestBodies::default(),
             tenants: Gauge::default(),
             webhooks: Family::default(),
             pending: Family::default(),
@@ -191,6 +202,14 @@ impl Default for Metrics {
     }
 }
 
+impl RequestBodies {
+    /// Held apart from these, and turned away with them.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { held: Gauge::default(), refused: self.refused.clone() }
+    }
+}
+
 impl Connections {
     fn register(&self, registry: &mut Registry) {
         registry.register("http_connections", "Open client connections", self.open.clone());
@@ -222,6 +241,17 @@ impl Metrics {
             self.certificate_success.clone(),
         );
         self.connections.register(registry);
+        registry.register_with_unit(
+            "http_request_bodies",
+            "Bodies of requests that are being read or held",
+            Unit::Bytes,
+            self.request_bodies.held.clone(),
+        );
+        registry.register(
+            "http_request_bodies_refused",
+            "Requests turned away because the bodies of others left no room",
+            self.request_bodies.refused.clone(),
+        );
     }
 
     /// What is counted only when somebody asks.
