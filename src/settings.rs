@@ -90,6 +90,7 @@ pub fn dispatch(config: &Config, plans: Arc<Plans>) -> dispatch::settings::Setti
         timeout: config.egress.timeout,
         max_in_flight_per_webhook: narrow(config.egress.max_in_flight_per_webhook),
         max_in_flight_per_host: narrow(config.egress.max_in_flight_per_host),
+        max_in_flight_per_tenant: narrow(config.egress.max_in_flight_per_tenant),
         max_in_flight: narrow(config.egress.max_in_flight),
     }
 }

@@ -57,7 +57,9 @@ fn the_document_is_served_where_the_api_is() {
 
 #[test]
 fn schemathesis_finds_nothing_as_a_tenant() {
-    Play::start().run("acme", &["--exclude-path-regex", "^/(admin|metrics)"]);
+    // The answer that is a stream has no end, which it waits for, and without one there is nothing to answer to.
+    let ours = ["--exclude-path-regex", "^/(admin|metrics|v1/streams)"];
+    Play::start().run("acme", &ours);
 }
 
 #[test]

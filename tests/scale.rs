@@ -21,10 +21,11 @@ fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value}")))
 }
 
-/// Publishes `count` events of a tenant in one batch; gives their ids.
-fn batch(connection: &mut Kept, tenant: &str, count: u64) -> Vec<String> {
+/// Publishes `count` events of a tenant in one batch, with `bytes` of data each; gives their ids.
+fn batch(connection: &mut Kept, tenant: &str, count: u64, bytes: usize) -> Vec<String> {
+    let data = |n| json!({"n": n, "filler": "x".repeat(bytes)});
     let events: Vec<Value> =
-        (0..count).map(|n| json!({"type": "order.created", "tenant": tenant, "data": {"n": n}})).collect();
+        (0..count).map(|n| json!({"type": "order.created", "tenant": tenant, "data": data(n)})).collect();
     let body = json!({ "events": events }).to_string();
     let answer = connection.send("POST", "/v1/events/batch", &[], body).expect("an answer").expect(201).json();
     answer["events"].as_array().expect("events").iter().map(|event| text(event, "id")).collect()

@@ -125,6 +125,7 @@ const EGRESS: &[Key] = &[
     optional("timeout", "auto", &Kind::Leaf(Leaf::Duration(SECOND, Duration::from_secs(60)))),
     leaf("max_in_flight_per_webhook", Leaf::Integer(1, 1_024)),
     leaf("max_in_flight_per_host", Leaf::Integer(1, 65_536)),
+    leaf("max_in_flight_per_tenant", Leaf::Integer(1, 1_000_000)),
     leaf("max_in_flight", Leaf::Integer(1, 1_000_000)),
     key("source_addresses", Kind::List(Leaf::Ip)),
     optional("denied_ports", "standard", &Kind::List(Leaf::Integer(1, 65_535))),

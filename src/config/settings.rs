@@ -192,6 +192,7 @@ pub struct Egress {
     pub timeout: Option<Duration>,
     pub max_in_flight_per_webhook: usize,
     pub max_in_flight_per_host: usize,
+    pub max_in_flight_per_tenant: usize,
     pub max_in_flight: usize,
     pub source_addresses: Vec<IpAddr>,
     /// `None`: the guard's own list.
@@ -215,6 +216,7 @@ impl Default for Egress {
             timeout: None,
             max_in_flight_per_webhook: 8,
             max_in_flight_per_host: 64,
+            max_in_flight_per_tenant: 256,
             max_in_flight: 1_024,
             source_addresses: Vec::new(),
             denied_ports: None,

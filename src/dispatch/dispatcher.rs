@@ -22,7 +22,7 @@ use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
 use crate::model::event::Event;
-use crate::model::id::{Seq, WebhookNo};
+use crate::model::id::{Seq, TenantNo, WebhookNo};
 use crate::model::pause::{Pauses, Scope};
 use crate::model::webhook::{Webhook, WebhookState};
 use crate::store::inbox::{Answer, Waiter};
@@ -36,6 +36,7 @@ pub struct Dispatcher {
     lanes: RwLock<ByWebhook<Arc<LaneCell>>>,
     mailboxes: Vec<Mailbox>,
     hosts: Mutex<HashMap<String, Arc<Gate>>>,
+    tenants: Mutex<HashMap<TenantNo, Arc<Gate>>>,
     pub(super) all: Arc<Gate>,
     settings: ArcSwap<Settings>,
     /// What nothing is delivered to at present, as committed.
@@ -97,6 +98,7 @@ impl Dispatcher {
             lanes: RwLock::default(),
             mailboxes: (0..components.workers.max(1)).map(|_| Mailbox::default()).collect(),
             hosts: Mutex::default(),
+            tenants: Mutex::default(),
             all: Arc::new(Gate::new(components.settings.max_in_flight)),
             settings: ArcSwap::from_pointee(components.settings),
             pauses: ArcSwap::new(pauses),
@@ -127,6 +129,7 @@ impl Dispatcher {
         self.all.set_max(settings.max_in_flight);
         self.settings.store(Arc::new(settings));
         self.lock_hosts().clear();
+        self.lock_tenants().clear();
         self.replan_all();
     }
 
@@ -218,6 +221,7 @@ impl Dispatcher {
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
         self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
+        self.lock_tenants().retain(|_, gate| Arc::strong_count(gate) > 1);
     }
 
     /// Has the store tell of the deaths whose minute is over.
@@ -243,8 +247,13 @@ impl Dispatcher {
             let mut hosts = self.lock_hosts();
             hosts.entry(name.to_owned()).or_insert_with(|| Arc::new(Gate::new(cap))).clone()
         };
+        let tenant = {
+            let gate = || Arc::new(Gate::new(settings.max_in_flight_per_tenant));
+            self.lock_tenants().entry(webhook.tenant).or_insert_with(gate).clone()
+        };
         let rules = self.egress.rules();
-        Arc::new(Plan::new(webhook, tenant_plan.as_deref(), &settings, &rules, host, self.clock.now_ms()))
+        let plan = Plan::new(webhook, tenant_plan.as_deref(), &settings, &rules, host, self.clock.now_ms());
+        Arc::new(plan.sharing(tenant))
     }
 
     /// Gives a place back, and wakes the lane that it is promised to.
@@ -290,6 +299,10 @@ impl Dispatcher {
 
     fn lock_hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_tenants(&self) -> MutexGuard<'_, HashMap<TenantNo, Arc<Gate>>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works a lane's plan out anew, from what is committed and configured now. Under the lane's lock, so that of two who

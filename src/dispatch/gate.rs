@@ -1,19 +1,23 @@
-//! A cap that several lanes share: attempts to one host, attempts in all. Owns who waits for a free place.
+//! A cap that several lanes share: attempts to one host, of one tenant, in all. Owns who waits for a free place.
 //!
 //! First come, first served: a place that frees while lanes wait is promised to the one that waits longest, and nobody else
 //! can take it. Whoever wakes that lane says `looked` afterwards: a promise that it did not need goes on to the next. So no
 //! place stays free while a lane waits for it, and no lane that comes late passes those that wait.
 //!
-//! An attempt needs a place at its host and one of all. Were the one promised to this lane and the other to that, both would
-//! look in vain and pass their promises to each other without end. So the host's promise goes first: whoever has it takes any
-//! free place of all, and the lane that this one was promised to is the next in line.
+//! An attempt needs a place at its host, one of its tenant and one of all. Were the one promised to this lane and the other to
+//! that, both would look in vain and pass their promises to each other without end. So they have ranks, in that order: whoever
+//! is promised a place takes any free one at the gates behind it, and the lane that this one was promised to is the next in
+//! line.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::id::WebhookNo;
 
 pub struct Gate(Mutex<State>);
+
+/// The gates that attempts of one webhook go through before the daemon's: its host's, its tenant's.
+pub type Gates = [Option<Arc<Gate>>; 2];
 
 struct State {
     max: u32,
@@ -42,28 +46,21 @@ impl Gate {
         self.lock().max = max;
     }
 
-    /// Takes a place at `host` and at `all`, or at neither; then `lane` waits at the one that is full.
+    /// Takes a place at each of `before` and at `all`, or at none; then `lane` waits at the first that is full.
     #[must_use]
-    pub fn enter(host: Option<&Self>, all: &Self, lane: WebhookNo) -> bool {
-        // Both are held at once, always in this order: no place is ever taken just to be given back.
-        let mut host = host.map(Self::lock);
-        let is_called = host.as_ref().is_some_and(|host| host.promised.contains(&lane));
-        if let Some(host) = &mut host
-            && !host.has_place(lane)
-        {
-            host.queue(lane);
-            return false;
+    pub fn enter(before: [Option<&Self>; 2], all: &Self, lane: WebhookNo) -> bool {
+        // All are held at once, always in this order: no place is ever taken just to be given back.
+        let [host, tenant] = before.map(|gate| gate.map(Self::lock));
+        let mut states = [host, tenant, Some(all.lock())];
+        let mut is_called = false;
+        for state in states.iter_mut().flatten() {
+            if !state.has_place(lane) && !(is_called && state.used < state.max) {
+                state.queue(lane);
+                return false;
+            }
+            is_called |= state.promised.contains(&lane);
         }
-        let mut all = all.lock();
-        let has_place = all.has_place(lane) || (is_called && all.used < all.max);
-        if !has_place {
-            all.queue(lane);
-            return false;
-        }
-        all.take(lane);
-        if let Some(host) = &mut host {
-            host.take(lane);
-        }
+        states.iter_mut().flatten().for_each(|state| state.take(lane));
         true
     }
 
@@ -134,7 +131,7 @@ mod tests {
     use super::*;
 
     fn enter(gate: &Gate, lane: WebhookNo) -> bool {
-        Gate::enter(None, gate, lane)
+        Gate::enter([None, None], gate, lane)
     }
 
     #[test]
@@ -185,13 +182,13 @@ mod tests {
     #[test]
     fn both_places_or_none() {
         let (host, all) = (Gate::new(1), Gate::new(1));
-        assert!(Gate::enter(None, &all, 1));
-        assert!(!Gate::enter(Some(&host), &all, 2));
+        assert!(Gate::enter([None, None], &all, 1));
+        assert!(!Gate::enter([Some(&host), None], &all, 2));
         assert!(!host.is_full(), "a place was kept");
         assert_eq!(host.leave(), None);
         assert_eq!(all.leave(), Some(2));
-        assert!(Gate::enter(Some(&host), &all, 2));
-        assert!(!Gate::enter(Some(&host), &all, 3));
+        assert!(Gate::enter([Some(&host), None], &all, 2));
+        assert!(!Gate::enter([Some(&host), None], &all, 3));
         // It waits for the host, not for the daemon.
         assert_eq!(all.looked(2), None);
         assert_eq!(all.leave(), None);
@@ -201,28 +198,45 @@ mod tests {
     #[test]
     fn promises_that_cross_are_not_passed_on_for_ever() {
         let (host, all) = (Gate::new(2), Gate::new(2));
-        assert!(Gate::enter(Some(&host), &all, 1) && Gate::enter(Some(&host), &all, 2));
+        assert!(Gate::enter([Some(&host), None], &all, 1) && Gate::enter([Some(&host), None], &all, 2));
         // One waits at the host, the other at all, as it is when the other host that it came from was full.
-        assert!(!Gate::enter(Some(&host), &all, 3));
+        assert!(!Gate::enter([Some(&host), None], &all, 3));
         assert!(!enter(&all, 4));
         assert_eq!((all.leave(), host.leave()), (Some(4), Some(3)));
         // The fourth needs a place at this host now, which is promised to the third.
-        assert!(!Gate::enter(Some(&host), &all, 4));
-        assert!(Gate::enter(Some(&host), &all, 3), "two lanes wait for each other");
+        assert!(!Gate::enter([Some(&host), None], &all, 4));
+        assert!(Gate::enter([Some(&host), None], &all, 3), "two lanes wait for each other");
         assert_eq!((host.looked(3), all.looked(4)), (None, None));
         assert!(all.is_full());
         assert_eq!((all.leave(), host.leave()), (None, Some(4)));
-        assert!(Gate::enter(Some(&host), &all, 4));
+        assert!(Gate::enter([Some(&host), None], &all, 4));
+    }
+
+    #[test]
+    fn a_promise_at_any_gate_goes_before_one_behind_it() {
+        let (host, tenant, all) = (Gate::new(1), Gate::new(1), Gate::new(1));
+        let gates = [Some(&host), Some(&tenant)];
+        assert!(Gate::enter(gates, &all, 1));
+        // Each gate has somebody else waiting first.
+        assert!(!Gate::enter(gates, &all, 2) && !Gate::enter([None, gates[1]], &all, 3) && !enter(&all, 4));
+        assert_eq!((all.leave(), tenant.leave(), host.leave()), (Some(4), Some(3), Some(2)));
+        assert!(!enter(&tenant, 9) && !enter(&host, 9), "these are promised");
+        assert!(Gate::enter(gates, &all, 2), "lanes wait for each other");
+        assert_eq!((host.looked(2), tenant.looked(3), all.looked(4)), (None, None, None));
+        assert_eq!((all.leave(), tenant.leave(), host.leave()), (None, Some(9), Some(9)));
+        assert!(host.looked(9).is_none() && tenant.looked(9).is_none());
+        assert!(Gate::enter([None, gates[1]], &all, 3));
+        assert!(!enter(&all, 4), "none is left");
     }
 
     #[test]
     fn who_loses_a_promised_place_is_the_next() {
         let (host, all) = (Gate::new(1), Gate::new(1));
-        assert!(Gate::enter(Some(&host), &all, 1));
-        assert!(!Gate::enter(Some(&host), &all, 2));
+        assert!(Gate::enter([Some(&host), None], &all, 1));
+        assert!(!Gate::enter([Some(&host), None], &all, 2));
         assert!(!enter(&all, 3) && !enter(&all, 4));
         assert_eq!((all.leave(), host.leave()), (Some(3), Some(2)));
-        assert!(Gate::enter(Some(&host), &all, 2));
+        assert!(Gate::enter([Some(&host), None], &all, 2));
         assert!(!enter(&all, 3));
         assert_eq!((all.looked(3), host.looked(2)), (None, None));
         assert_eq!(all.leave(), Some(3));

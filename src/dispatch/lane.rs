@@ -18,7 +18,7 @@ use std::sync::Arc;
 use self::flights::{Checked, Flight, Flights};
 pub use self::reading::{Load, Loaded};
 use super::body::Body;
-use super::gate::Gate;
+use super::gate::{Gate, Gates};
 use super::glance::Glance;
 use super::pace::Pace;
 use super::rate::Rate;
@@ -40,7 +40,7 @@ pub struct Work {
     /// `None`: to be read from the log.
     pub body: Option<Body>,
     /// Where a place is taken, besides the daemon's gate: to be given back there, whatever the plan says by then.
-    pub host: Option<Arc<Gate>>,
+    pub gates: Gates,
 }
 
 /// What follows from the end of an attempt.
@@ -333,7 +333,7 @@ impl Lane {
         if self.rate_until.is_some() {
             return Next::Wait(self.rate_until);
         }
-        if !Gate::enter(self.plan.host.as_deref(), all, self.no()) {
+        if !Gate::enter(self.plan.gates.each_ref().map(Option::as_deref), all, self.no()) {
             return Next::Wait(None);
         }
         if let Some(rate) = &mut self.rate {
@@ -370,7 +370,7 @@ impl Lane {
             circuit_probe_at: self.circuit.is_open().then(|| self.circuit.next_probe_at().unwrap_or(now)),
             permits_taken: self.permits_out()
                 || all.is_full()
-                || self.plan.host.as_ref().is_some_and(|host| host.is_full()),
+                || self.plan.gates.iter().flatten().any(|gate| gate.is_full()),
             rate_limited_until: self.rate_until.filter(|until| *until > now),
         }
     }
@@ -408,13 +408,13 @@ impl Lane {
         let (event, body) = self.fresh.pop_front()?;
         self.shrink();
         self.flights.push(event, None);
-        Some(Work { event, row: None, body, host: self.plan.host.clone() })
+        Some(Work { event, row: None, body, gates: self.plan.gates.clone() })
     }
 
     fn take_loaded(&mut self) -> Option<Work> {
         let (queued, body) = self.loaded.pop_front()?;
         self.flights.push(queued.event, Some(queued.key));
-        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, host: self.plan.host.clone() })
+        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, gates: self.plan.gates.clone() })
     }
 
     fn drain_fresh(&mut self, max: usize) -> Vec<Seq> {

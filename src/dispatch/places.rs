@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use super::dispatcher::Dispatcher;
-use super::gate::Gate;
+use super::gate::Gates;
 
 /// Held by an attempt while it is under way.
 pub(super) struct Places {
     dispatcher: Arc<Dispatcher>,
-    host: Option<Arc<Gate>>,
+    gates: Gates,
 }
 
 impl Places {
-    /// Stands for places that were taken at `host` and at the daemon's gate.
-    pub fn taken(dispatcher: Arc<Dispatcher>, host: Option<Arc<Gate>>) -> Self {
-        Self { dispatcher, host }
+    /// Stands for places that were taken at `gates` and at the daemon's gate.
+    pub fn taken(dispatcher: Arc<Dispatcher>, gates: Gates) -> Self {
+        Self { dispatcher, gates }
     }
 }
 
 impl Drop for Places {
     fn drop(&mut self) {
-        if let Some(host) = &self.host {
-            self.dispatcher.leave(host);
+        for gate in self.gates.iter().flatten() {
+            self.dispatcher.leave(gate);
         }
         self.dispatcher.leave(&self.dispatcher.all);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
-use super::gate::Gate;
+use super::gate::{Gate, Gates};
 use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
@@ -31,6 +31,8 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     pub max_in_flight_per_webhook: u32,
     pub max_in_flight_per_host: u32,
+    /// So that receivers that hang take up only their tenant's share of all permits.
+    pub max_in_flight_per_tenant: u32,
     pub max_in_flight: u32,
 }
 
@@ -42,6 +44,7 @@ impl Default for Settings {
             timeout: None,
             max_in_flight_per_webhook: 8,
             max_in_flight_per_host: 64,
+            max_in_flight_per_tenant: 256,
             max_in_flight: 1_024,
         }
     }
@@ -57,7 +60,7 @@ pub struct Plan {
     pub timeout: Duration,
     pub max_in_flight: u32,
     pub circuit: CircuitRules,
-    pub host: Option<Arc<Gate>>,
+    pub gates: Gates,
     /// Everything but the signatures. A list, because a map of them costs kilobytes for each lane.
     headers: Box<[(HeaderName, HeaderValue)]>,
     keys: SigningKeys,
@@ -88,13 +91,20 @@ impl Plan {
             timeout: own.or(settings.timeout).unwrap_or(by_dialect),
             max_in_flight,
             circuit: settings.circuit,
-            host: gate,
+            gates: [gate, None],
             headers: headers(&webhook),
             keys: SigningKeys::new(webhook.dialect, webhook.secrets_at(now)),
             keys_until: webhook.secrets.iter().filter_map(|secret| secret.until).filter(|until| *until > now).min(),
             target,
             webhook,
         }
+    }
+
+    /// With the gate of its tenant.
+    #[must_use]
+    pub fn sharing(self, tenant: Arc<Gate>) -> Self {
+        let [host, _] = self.gates;
+        Self { gates: [host, Some(tenant)], ..self }
     }
 
     /// Whether a secret has run out since this was worked out.

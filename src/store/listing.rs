@@ -109,6 +109,17 @@ impl Tails {
         numbered.filter(|(_, entry)| entry.event == event).map(|(number, entry)| (entry.webhook, number)).collect()
     }
 
+    /// As `fates_of`, for many events with one look at the tail.
+    #[must_use]
+    pub fn fates_of_each(&self, events: &HashSet<Seq>) -> HashMap<Seq, BTreeMap<WebhookNo, JournalSeq>> {
+        let mut fates: HashMap<Seq, BTreeMap<WebhookNo, JournalSeq>> = HashMap::new();
+        let numbered = (self.journal_base..).zip(&self.journal);
+        for (number, entry) in numbered.filter(|(_, entry)| events.contains(&entry.event)) {
+            fates.entry(entry.event).or_default().insert(entry.webhook, number);
+        }
+        fates
+    }
+
     fn drop_below(&mut self, event: Seq, journal: JournalSeq) {
         let events = usize::try_from(event.saturating_sub(self.events_base)).unwrap_or(usize::MAX);
         self.events.drain(..events.min(self.events.len()));

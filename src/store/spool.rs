@@ -10,7 +10,7 @@
 //! Record, 56 bytes little endian: seq, event id, webhook, attempt number, wall time ms, duration ms, status, zero, and the
 //! first 8 bytes of the SHA-256 of all that. The id ties it to its store: a spool beside a restored backup is ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -22,11 +22,11 @@ use super::StoreError;
 use super::op::{Op, Outcome, RowKey};
 use super::record::QueueRow;
 use super::recover::Recovered;
-use super::view::Shared;
+use super::view::{Shared, View};
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::event::OrderKey;
-use crate::model::id::{AttemptNumber, EventId, Seq, WebhookNo};
+use crate::model::id::{AttemptNumber, EventId, JournalSeq, Seq, WebhookNo};
 
 const RECORD_BYTES: usize = 56;
 const BODY_BYTES: usize = RECORD_BYTES - 8;
@@ -139,23 +139,31 @@ impl Spool {
 /// # Errors
 /// When the store fails.
 pub fn replay(recovered: &mut Recovered, shared: &Shared, found: &[Success]) -> Result<usize, StoreError> {
-    let mut ops = Vec::new();
-    for success in found {
-        let fresh = recovered.fresh.iter().position(|(webhook, event)| {
-            *webhook == success.webhook && event.id == success.id && success.number == AttemptNumber::MIN
-        });
-        let before = match fresh {
-            Some(place) => {
-                let (_, event) = recovered.fresh.swap_remove(place);
-                let row = QueueRow { since_ms: event.accepted_ms, ..QueueRow::default() };
-                Some(Before { key: None, row, order: event.order() })
-            }
-            None => queued(shared, success)?,
-        };
-        if let Some(before) = before {
+    let first = |success: &&Success| success.number == AttemptNumber::MIN;
+    let firsts: HashMap<(Seq, WebhookNo), &Success> =
+        found.iter().filter(first).map(|success| ((success.event, success.webhook), success)).collect();
+    let (mut ops, mut taken) = (Vec::new(), HashSet::new());
+    // One pass: there can be tens of thousands of them.
+    recovered.fresh.retain(|(webhook, event)| {
+        let place = (event.seq, *webhook);
+        let Some(success) = firsts.get(&place).filter(|success| success.id == event.id) else { return true };
+        let row = QueueRow { since_ms: event.accepted_ms, ..QueueRow::default() };
+        let before = Before { key: None, row, order: event.order() };
+        ops.push(Op::Outcome(Box::new(outcome(success, &before))));
+        taken.insert(place);
+        false
+    });
+    let rest: Vec<&Success> =
+        found.iter().filter(|success| !(first(success) && taken.contains(&(success.event, success.webhook)))).collect();
+    let tails = shared.tails().fates_of_each(&rest.iter().map(|success| success.event).collect());
+    let view = shared.view()?;
+    for success in rest {
+        let tail = tails.get(&success.event).cloned().unwrap_or_default();
+        if let Some(before) = queued(&view, success, tail)? {
             ops.push(Op::Outcome(Box::new(outcome(success, &before))));
         }
     }
+    drop(view);
     let count = ops.len();
     if count > 0 {
         let applied = recovered.engine.apply(&ops)?;
@@ -166,7 +174,7 @@ pub fn replay(recovered: &mut Recovered, shared: &Shared, found: &[Success]) -> 
         queued.extend(applied.effects.queued.iter().map(|(webhook, _)| *webhook));
         recovered.queued.extend(queued);
     }
-    // The order of the log again, which the removals have broken.
+    // In the order of the log, with what was reported.
     recovered.fresh.sort_by_key(|(webhook, event)| (event.seq, *webhook));
     Ok(count)
 }
@@ -179,9 +187,13 @@ struct Before {
 }
 
 /// The row of a queued delivery whose next attempt was this success.
-fn queued(shared: &Shared, success: &Success) -> Result<Option<Before>, StoreError> {
-    let (view, fates) = shared.view_with_fates(success.event)?;
+fn queued(
+    view: &View<'_>,
+    success: &Success,
+    tail: BTreeMap<WebhookNo, JournalSeq>,
+) -> Result<Option<Before>, StoreError> {
     let Some(event) = view.event(success.event)?.filter(|event| event.id == success.id) else { return Ok(None) };
+    let fates = view.fates_beside(success.event, tail)?;
     let Some(newest) = fates.get(&success.webhook) else { return Ok(None) };
     let Some((started, due_ms)) = view.entry(*newest)?.and_then(|entry| entry.queued()) else { return Ok(None) };
     let key = RowKey { started, due_ms };

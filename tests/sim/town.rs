@@ -142,6 +142,7 @@ impl World {
                 timeout: Some(TIMEOUT),
                 max_in_flight_per_webhook: book.permits,
                 max_in_flight_per_host: book.permits_of_host,
+                max_in_flight_per_tenant: book.permits_of_tenant,
                 max_in_flight: book.permits_of_all,
                 ..Settings::default()
             }
@@ -158,9 +159,9 @@ impl World {
             workers: WORKERS,
             settings,
             egress: egress.unwrap(),
+            streams: Streams::new(clock.clone(), entropy.clone()),
             store: store.clone(),
             clock: clock.clone(),
-            streams: Streams::new(clock.clone(), entropy.clone()),
             entropy,
             metrics: parts.metrics.clone(),
         });

@@ -36,6 +36,10 @@ impl Model {
         let Some((place, Some(row))) = next.map(|(place, row)| (*place, *row)) else { return };
         let (event, due_ms) = (place.2, row.since_ms);
         self.lines.insert(place, None);
+        if self.newest(event, webhook).unwrap_or(0) != row.previous {
+            // An attempt that was under way when it was asked for again has ended while it was held.
+            self.forked.insert((event, webhook));
+        }
         let number = self.note(Entry::Queued { event, webhook, previous: row.previous, due_ms });
         let row = QueueRow { since_ms: self.now, previous: number, ..row };
         self.queue.insert((webhook, false, due_ms, event), row);

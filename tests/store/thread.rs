@@ -49,6 +49,8 @@ impl Downstream for Desk {
 
 struct Running {
     disk: Disk,
+    /// What goes wrong once the store's files have been opened again.
+    behind_opening: Arc<Mutex<Option<Fault>>>,
     store: Store,
     desk: Arc<Desk>,
     thread: std::thread::JoinHandle<()>,
@@ -63,7 +65,8 @@ impl Running {
         open::initialise(&db, &drafts::sealer(&entropy), &entropy).unwrap();
         let shared = open::admit(&db, drafts::place(), drafts::sealer(&entropy)).unwrap();
         let clock = Clock::system();
-        let again = disk.clone();
+        let (again, behind_opening) = (disk.clone(), Arc::<Mutex<Option<Fault>>>::default());
+        let behind = behind_opening.clone();
         let parts = Parts {
             spool: None,
             recovered: recover(db, shared.clone(), &clock, open_log(&disk).unwrap(), RETENTION_MS).unwrap(),
@@ -75,7 +78,11 @@ impl Running {
                 }
                 let failed = |why: String| OpenError::Disk { path: PathBuf::new(), why };
                 let db = Builder::new().create_with_backend(again.handle());
-                Ok((db.map_err(|error| failed(error.to_string()))?, open_log(&again).map_err(failed)?))
+                let files = (db.map_err(|error| failed(error.to_string()))?, open_log(&again).map_err(failed)?);
+                if let Some(fault) = behind.lock().unwrap().take() {
+                    again.set_fault(Some(fault));
+                }
+                Ok(files)
             }),
             clock,
             metrics: Arc::new(Metrics::default()),
@@ -85,7 +92,7 @@ impl Running {
         let desk = Arc::new(Desk::default());
         let thread = store.start(parts, desk.clone()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let running = Self { disk, store, desk, thread, runtime };
+        let running = Self { disk, behind_opening, store, desk, thread, runtime };
         running.ask(drafts::put_tenant("acme")).unwrap();
         running.ask(drafts::create_webhook(1, [1; 16], &["*"])).unwrap();
         running
@@ -173,6 +180,23 @@ fn g09_the_writer_outlives_a_full_disk_without_a_restart() {
     let (attempts, bodies) = running.finish();
     assert_eq!(attempts, BTreeMap::from([(first, 1)]));
     assert_eq!(bodies, ["{\"number\":1}", "{\"number\":2}"]);
+}
+
+#[test]
+fn g09_a_store_that_opened_half_way_is_let_go_of() {
+    for nth in 0..6 {
+        let running = Running::start();
+        running.publish(1).unwrap();
+        let calls = &[Call::Write, Call::SetLength, Call::Sync];
+        *running.behind_opening.lock().unwrap() = fault(calls, Trouble::Broken, nth, false);
+        running.disk.set_fault(fault(&[Call::Sync], Trouble::Broken, 0, false));
+        running.publish(2).unwrap_err();
+        // A file that is still open can't be opened again.
+        running.publish_until(3);
+        assert!(running.behind_opening.lock().unwrap().is_none());
+        let (_, bodies) = running.finish();
+        assert!(bodies.first().is_some_and(|body| body == "{\"number\":1}"), "{bodies:?}");
+    }
 }
 
 #[test]

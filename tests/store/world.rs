@@ -55,6 +55,17 @@ pub struct Tally {
     pub attempts: u64,
 }
 
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.crashes_while_opening += other.crashes_while_opening;
+        self.groups += other.groups;
+        self.recovered += other.recovered;
+        self.events += other.events;
+        self.attempts += other.attempts;
+    }
+}
+
 pub struct World {
     pub disk: Disk,
     pub chance: Chance,
@@ -210,8 +221,12 @@ impl World {
     fn decide_limbo(&mut self, heads: (u64, u64)) {
         let Some((_, after)) = self.limbo.take() else { return };
         let shared = self.shared.clone().unwrap();
-        let as_before = heads == self.model.heads() && check(&shared, &self.model, &mut self.chance.clone()).is_ok();
-        if !as_before {
+        let mut chance = self.chance.clone();
+        let as_before = check(&shared, &self.model, &mut chance);
+        if heads != self.model.heads() || as_before.is_err() {
+            let as_after = check(&shared, &after, &mut chance);
+            // What is neither is told as what it is no longer, and what it is not yet.
+            assert!(as_after.is_ok(), "neither as before a group, {as_before:?}, nor as after it, {as_after:?}");
             self.model = after;
             self.tally.recovered += 1;
         }

@@ -240,7 +240,7 @@ impl World {
     }
 
     fn rival_comes_or_goes(&mut self) {
-        if self.below(2) == 0 && Gate::enter(Some(&self.bench.host), &self.bench.all, RIVAL) {
+        if self.below(2) == 0 && Gate::enter([Some(&self.bench.host), None], &self.bench.all, RIVAL) {
             self.rival += 1;
         } else if self.rival > 0 {
             self.rival -= 1;
