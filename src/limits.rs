@@ -97,6 +97,8 @@ pub const DEATHS_TOLD_EVERY_MS: u64 = 60_000;
 /// Webhooks whose deaths are told of in one commit.
 pub const DEATHS_TOLD_AT_ONCE: usize = 1_000;
 
+/// Tests of webhooks that one tenant may have under way.
+pub const TESTS_PER_TENANT_MAX: usize = 16;
 /// Streams (`webhookd listen`) that one tenant may have, and requests that are under way on one: with events of the default
 /// size, none of them holds more than 16 MiB.
 pub const STREAMS_PER_TENANT_MAX: usize = 8;

@@ -23,6 +23,7 @@ pub mod settings;
 pub mod stats;
 pub mod stream;
 pub mod subscribe;
+mod trials;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -86,6 +87,7 @@ pub struct Service {
     clock_lead_ms: i64,
     rates: rate::Rates,
     desk: jobs::Desk,
+    trials: trials::Trials,
 }
 
 impl Service {
@@ -105,6 +107,7 @@ impl Service {
             store_file: parts.store_file,
             rates: rate::Rates::default(),
             desk: jobs::Desk::default(),
+            trials: trials::Trials::default(),
         }
     }
 
