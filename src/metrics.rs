@@ -183,8 +183,6 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.lateness_seconds.clone(),
         );
-        registry.register("attempts_in_flight", "Attempts under way", metrics.in_flight.clone());
-        registry.register("lanes", "Webhooks with something in memory", metrics.lanes.clone());
         registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
         registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
         registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
@@ -254,8 +252,10 @@ impl Metrics {
         );
     }
 
-    /// What is counted only when somebody asks.
+    /// What stands at the moment; most of it is counted when somebody asks.
     fn register_standing(&self, registry: &mut Registry) {
+        registry.register("attempts_in_flight", "Attempts under way", self.in_flight.clone());
+        registry.register("lanes", "Webhooks with something in memory", self.lanes.clone());
         registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
         registry.register("webhooks", "Webhooks, by state", self.webhooks.clone());
         registry.register(
