@@ -115,6 +115,8 @@ pub const DEATHS_TOLD_EVERY_MS: u64 = 60_000;
 /// Webhooks whose deaths are told of in one commit.
 pub const DEATHS_TOLD_AT_ONCE: usize = 1_000;
 
+/// Tests of webhooks that one tenant may have under way.
+pub const TESTS_PER_TENANT_MAX: usize = 16;
 /// Streams (`webhookd listen`) that one tenant may have, and requests that are under way on one: with events of the default
 /// size, none of them holds more than 16 MiB.
 pub const STREAMS_PER_TENANT_MAX: usize = 8;
@@ -130,6 +132,13 @@ pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// Fresh deliveries that a lane behind an open circuit gathers before they get rows.
 pub const OPEN_CIRCUIT_FRESH_MAX: usize = 64;
+/// Bodies of requests that are being read or held, all together; some three times as much is in memory for them, as they are read,
+/// parsed, put on record and answered. A quarter of it is for bodies up to `REQUEST_BODY_SMALL`.
+pub const REQUEST_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const REQUEST_BODY_SMALL: usize = 64 * 1024;
+/// When half of that is taken, a body that has not come within this time is given up; looked at so often from then on.
+pub const SLOW_BODY_AFTER: Duration = Duration::from_secs(2);
+pub const SLOW_BODY_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Reads of durable queues under way at once, over all lanes of a worker.
 pub const LOADS_MAX: usize = 4;
 
@@ -173,6 +182,7 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
 const _: () = assert!(MARK_KEPT_S > SIGNATURE_TOLERANCE_S && MARK_KEPT_S.is_multiple_of(60));
+const _: () = assert!(REQUEST_BODY_SMALL * 16 <= REQUEST_BODIES_BYTES_MAX / 4);
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
 // The head, the body, and a buffer of each that is read ahead.
 const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EXCHANGE_BYTES_MAX);

@@ -101,6 +101,15 @@ pub struct Connections {
     pub handshake_errors: Counter,
 }
 
+/// The bodies of requests, over all public listeners.
+#[derive(Clone, Default)]
+pub struct RequestBodies {
+    /// Bytes of those that are being read or held.
+    pub held: Gauge,
+    /// Turned away for want of room.
+    pub refused: Counter,
+}
+
 pub struct Metrics {
     registry: Registry,
     pub events_accepted: Counter,
@@ -122,6 +131,7 @@ pub struct Metrics {
     pub reload_success: Gauge,
     pub certificate_success: Gauge,
     pub connections: Connections,
+    pub request_bodies: RequestBodies,
     pub tenants: Gauge,
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
@@ -159,6 +169,7 @@ impl Default for Metrics {
             reload_success: Gauge::default(),
             certificate_success: Gauge::default(),
             connections: Connections::default(),
+            request_bodies: RequestBodies::default(),
             tenants: Gauge::default(),
             webhooks: Family::default(),
             pending: Family::default(),
@@ -192,7 +203,6 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.lateness_seconds.clone(),
         );
-        registry.register("attempts_in_flight", "Attempts under way", metrics.in_flight.clone());
         registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
         registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
         registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
@@ -206,6 +216,14 @@ impl Default for Metrics {
         metrics.register_standing(&mut registry);
         metrics.register_room(&mut registry);
         Self { registry, ..metrics }
+    }
+}
+
+impl RequestBodies {
+    /// Held apart from these, and turned away with them.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { held: Gauge::default(), refused: self.refused.clone() }
     }
 }
 
@@ -240,14 +258,26 @@ impl Metrics {
             self.certificate_success.clone(),
         );
         self.connections.register(registry);
+        registry.register_with_unit(
+            "http_request_bodies",
+            "Bodies of requests that are being read or held",
+            Unit::Bytes,
+            self.request_bodies.held.clone(),
+        );
+        registry.register(
+            "http_request_bodies_refused",
+            "Requests turned away because the bodies of others left no room",
+            self.request_bodies.refused.clone(),
+        );
         self.reload_success.set(1);
         self.certificate_success.set(1);
     }
 
-    /// What is counted only when somebody asks.
+    /// What stands at the moment; most of it is counted when somebody asks.
     fn register_standing(&self, registry: &mut Registry) {
-        registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
+        registry.register("attempts_in_flight", "Attempts under way", self.in_flight.clone());
         registry.register("lanes", "Webhooks with something in memory", self.lanes.clone());
+        registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
         registry.register("webhooks", "Webhooks, by state", self.webhooks.clone());
         registry.register(
             "pending_deliveries",

@@ -218,6 +218,7 @@ impl From<Refusal> for Problem {
 
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
-        Self { close: error.close(), ..Self::new(error.status(), error.code(), error.to_string()) }
+        let problem = Self::new(error.status(), error.code(), error.to_string());
+        Self { close: error.close(), retry_after_s: error.retry_after_s(), ..problem }
     }
 }

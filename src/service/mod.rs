@@ -25,6 +25,7 @@ pub mod settings;
 pub mod stats;
 pub mod stream;
 pub mod subscribe;
+mod trials;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -94,6 +95,7 @@ pub struct Service {
     /// A run of retention should not wait for its hour.
     wanted: tokio::sync::Notify,
     desk: jobs::Desk,
+    trials: trials::Trials,
 }
 
 impl Service {
@@ -116,6 +118,7 @@ impl Service {
             room: room::Gauge::default(),
             wanted: tokio::sync::Notify::default(),
             desk: jobs::Desk::default(),
+            trials: trials::Trials::default(),
         }
     }
 
