@@ -5,6 +5,8 @@
 //! writer. Stopping goes the other way: no new connections, requests under way end, attempts under way end, their outcomes
 //! are written, the writer closes the store.
 
+mod upkeep;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +17,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,9 +49,6 @@ use crate::systemd::{HandoverError, Listening, Purpose};
 const REQUESTS_GRACE: Duration = Duration::from_secs(10);
 /// Attempts that are under way when the daemon stops get this long: more than the longest time-out.
 const ATTEMPTS_GRACE: Duration = Duration::from_secs(65);
-
-/// How often what has served its time is looked for.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -313,7 +311,8 @@ impl Bound {
             })?);
         }
         let admin = served.administer(admin)?;
-        let (upkeep, jobs) = (keep_up(service.clone(), closing.clone()), work(service.clone(), closing.clone()));
+        let (upkeep, jobs) =
+            (upkeep::keep_up(service.clone(), closing.clone()), work(service.clone(), closing.clone()));
         let upkeep = admin.spawn(async move {
             tokio::join!(upkeep, jobs);
         });
@@ -441,21 +440,6 @@ impl Served {
             let (gate, closing) = (self.gate.clone(), self.closing.clone());
             let (limits, requests) = (self.limits.clone(), self.requests.clone());
             tokio::spawn(server::serve(listener, tls, door, limits, gate, closing, requests));
-        }
-    }
-}
-
-/// Removes what has served its time, until the daemon stops.
-async fn keep_up(service: Arc<Service>, closing: CancellationToken) {
-    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = closing.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if let Err(error) = service.tidy().await {
-            tracing::warn!(%error, "what has served its time is removed later");
         }
     }
 }

@@ -71,6 +71,24 @@ pub const CONTROL_ASKED_MAX: usize = 16;
 /// Rows of a table that are removed in one step when they have served their time.
 pub const TIDY_ROWS_MAX: usize = 1_024;
 
+/// Records of each log, and rows of each table, that one step of retention removes: what a publisher may have to wait for.
+pub const RETAIN_RECORDS_MAX: usize = 1_024;
+/// Kept records and webhooks' rows that one run of retention looks at, to find those that nothing needs any more.
+pub const RETAIN_LOOKED_AT_MAX: usize = 16 * 1024;
+/// Dead letters of one tenant that one step looks at.
+pub const RETAIN_DEAD_MAX: usize = 1_024;
+/// Time that the daemon did not run counts for this much at most towards the age of what it keeps, in ms: a clock that is
+/// wrong at a start must not empty a store.
+pub const AGE_GAP_MAX_MS: u64 = 3 * 86_400_000;
+/// With less than this free on the file system, or this part of a small one, nothing more is accepted: what deliveries, a
+/// checkpoint and a reader's snapshot may still need.
+pub const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+pub const DISK_RESERVE_PART: u64 = 16;
+/// Nothing more is accepted when this part of the disk budget is left, or this many bytes.
+pub const BUDGET_MARGIN_PART: u64 = 50;
+pub const BUDGET_MARGIN_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// How often the store's room is measured.
+pub const ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Jobs that run at once, of one tenant and in all; the operator counts as a tenant.
 pub const JOBS_RUNNING_MAX: usize = 4;
 pub const JOBS_RUNNING_OF_ALL_MAX: usize = 1_024;
@@ -91,6 +109,8 @@ pub const JOB_MOVED_PER_CHECKPOINT: usize = 8 * 1_024;
 /// Blocks of a log that one step of an erasure writes anew, and bytes that it reads to find them: what is published meanwhile
 /// waits for half a MiB to be synced.
 pub const ERASE_BLOCKS_MAX: usize = 16;
+/// The same of records that retention has kept.
+pub const ERASE_KEPT_MAX: usize = 64;
 pub const ERASE_READ_BYTES: usize = 2 * 1024 * 1024;
 /// Idempotency records whose events one step looks at.
 pub const ERASE_EVENTS_LOOKED_AT_MAX: usize = 256;
@@ -106,6 +126,8 @@ pub const DEATHS_TOLD_EVERY_MS: u64 = 60_000;
 /// Webhooks whose deaths are told of in one commit.
 pub const DEATHS_TOLD_AT_ONCE: usize = 1_000;
 
+/// Tests of webhooks that one tenant may have under way.
+pub const TESTS_PER_TENANT_MAX: usize = 16;
 /// Streams (`webhookd listen`) that one tenant may have, and requests that are under way on one: with events of the default
 /// size, none of them holds more than 16 MiB.
 pub const STREAMS_PER_TENANT_MAX: usize = 8;
@@ -121,6 +143,13 @@ pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// Fresh deliveries that a lane behind an open circuit gathers before they get rows.
 pub const OPEN_CIRCUIT_FRESH_MAX: usize = 64;
+/// Bodies of requests that are being read or held, all together; some three times as much is in memory for them, as they are read,
+/// parsed, put on record and answered. A quarter of it is for bodies up to `REQUEST_BODY_SMALL`.
+pub const REQUEST_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const REQUEST_BODY_SMALL: usize = 64 * 1024;
+/// When half of that is taken, a body that has not come within this time is given up; looked at so often from then on.
+pub const SLOW_BODY_AFTER: Duration = Duration::from_secs(2);
+pub const SLOW_BODY_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Reads of durable queues under way at once, over all lanes of a worker.
 pub const LOADS_MAX: usize = 4;
 
@@ -164,6 +193,7 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
 const _: () = assert!(MARK_KEPT_S > SIGNATURE_TOLERANCE_S && MARK_KEPT_S.is_multiple_of(60));
+const _: () = assert!(REQUEST_BODY_SMALL * 16 <= REQUEST_BODIES_BYTES_MAX / 4);
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
 // The head, the body, and a buffer of each that is read ahead.
 const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EXCHANGE_BYTES_MAX);

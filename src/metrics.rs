@@ -86,6 +86,24 @@ pub struct RequestLabels {
     pub status: u16,
 }
 
+/// How full the store is, and what retention has done.
+#[derive(Default)]
+pub struct RoomFigures {
+    /// What the store's files take on the disk, and what of that is in use.
+    pub store_taken_bytes: Gauge,
+    pub store_used_bytes: Gauge,
+    pub disk_free_bytes: Gauge,
+    /// 1 while nothing is accepted for want of room.
+    pub publishing_refused: Gauge,
+    pub retention_runs: Counter,
+    pub retention_events: Counter,
+    pub retention_attempts: Counter,
+    pub retention_dead_letters: Counter,
+    pub retention_bytes: Counter,
+    /// By the clock of retention.
+    pub oldest_event_seconds: Gauge<f64, AtomicU64>,
+}
+
 /// What happens at the doors, over all of them.
 #[derive(Clone, Default)]
 pub struct Connections {
@@ -98,6 +116,15 @@ pub struct Connections {
     pub accept_errors: Counter,
     /// Failed, or took too long.
     pub handshake_errors: Counter,
+}
+
+/// The bodies of requests, over all public listeners.
+#[derive(Clone, Default)]
+pub struct RequestBodies {
+    /// Bytes of those that are being read or held.
+    pub held: Gauge,
+    /// Turned away for want of room.
+    pub refused: Counter,
 }
 
 pub struct Metrics {
@@ -116,10 +143,12 @@ pub struct Metrics {
     pub store_failures: Counter,
     pub store_damage: Counter,
     pub store_bytes: Gauge,
+    pub room: RoomFigures,
     pub requests: Family<RequestLabels, Counter>,
     pub reload_success: Gauge,
     pub certificate_success: Gauge,
     pub connections: Connections,
+    pub request_bodies: RequestBodies,
     pub tenants: Gauge,
     pub webhooks: Family<WebhookLabels, Gauge>,
     pub pending: Family<PendingLabels, Gauge>,
@@ -152,10 +181,12 @@ impl Default for Metrics {
             store_failures: Counter::default(),
             store_damage: Counter::default(),
             store_bytes: Gauge::default(),
+            room: RoomFigures::default(),
             requests: Family::default(),
             reload_success: Gauge::default(),
             certificate_success: Gauge::default(),
             connections: Connections::default(),
+            request_bodies: RequestBodies::default(),
             tenants: Gauge::default(),
             webhooks: Family::default(),
             pending: Family::default(),
@@ -189,8 +220,6 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.lateness_seconds.clone(),
         );
-        registry.register("attempts_in_flight", "Attempts under way", metrics.in_flight.clone());
-        registry.register("lanes", "Webhooks with something in memory", metrics.lanes.clone());
         registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
         registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
         registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
@@ -202,9 +231,16 @@ impl Default for Metrics {
         registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
         metrics.register_doors(&mut registry);
         metrics.register_standing(&mut registry);
-        metrics.reload_success.set(1);
-        metrics.certificate_success.set(1);
+        metrics.register_room(&mut registry);
         Self { registry, ..metrics }
+    }
+}
+
+impl RequestBodies {
+    /// Held apart from these, and turned away with them.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { held: Gauge::default(), refused: self.refused.clone() }
     }
 }
 
@@ -239,10 +275,25 @@ impl Metrics {
             self.certificate_success.clone(),
         );
         self.connections.register(registry);
+        registry.register_with_unit(
+            "http_request_bodies",
+            "Bodies of requests that are being read or held",
+            Unit::Bytes,
+            self.request_bodies.held.clone(),
+        );
+        registry.register(
+            "http_request_bodies_refused",
+            "Requests turned away because the bodies of others left no room",
+            self.request_bodies.refused.clone(),
+        );
+        self.reload_success.set(1);
+        self.certificate_success.set(1);
     }
 
-    /// What is counted only when somebody asks.
+    /// What stands at the moment; most of it is counted when somebody asks.
     fn register_standing(&self, registry: &mut Registry) {
+        registry.register("attempts_in_flight", "Attempts under way", self.in_flight.clone());
+        registry.register("lanes", "Webhooks with something in memory", self.lanes.clone());
         registry.register("tenants", "Tenants, the operator among them", self.tenants.clone());
         registry.register("webhooks", "Webhooks, by state", self.webhooks.clone());
         registry.register(
@@ -271,6 +322,33 @@ impl Metrics {
             self.last_backup_seconds.clone(),
         );
         registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, self.uptime_seconds.clone());
+    }
+
+    /// How full the store is, and what retention does about it.
+    fn register_room(&self, registry: &mut Registry) {
+        let bytes = [
+            ("store_taken", "What the store's files take on the disk", &self.room.store_taken_bytes),
+            ("store_used", "What of the store's files is in use, estimated", &self.room.store_used_bytes),
+            ("disk_free", "What the store's file system has left", &self.room.disk_free_bytes),
+        ];
+        for (name, help, gauge) in bytes {
+            registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        }
+        let refused = "1 while publishing is answered with 503 for want of room";
+        registry.register("publishing_refused", refused, self.room.publishing_refused.clone());
+        let counters = [
+            ("retention_runs", "Runs of retention", &self.room.retention_runs),
+            ("retention_events", "Events that retention has removed", &self.room.retention_events),
+            ("retention_attempts", "Records of attempts that retention has removed", &self.room.retention_attempts),
+            ("retention_dead_letters", "Dead letters that retention has removed", &self.room.retention_dead_letters),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let help = "What retention has removed of the logs";
+        registry.register_with_unit("retention_removed", help, Unit::Bytes, self.room.retention_bytes.clone());
+        let help = "Age of the oldest block of events, as retention counts it";
+        registry.register_with_unit("oldest_event_age", help, Unit::Seconds, self.room.oldest_event_seconds.clone());
     }
 
     /// Everything in the OpenMetrics text form, with the figures of these webhooks.

@@ -13,6 +13,7 @@ use crate::egress::guard::Rules;
 use crate::http::server::Limits;
 use crate::model::webhook::Dialect;
 use crate::retry::{Plans, Policy};
+use crate::service::retention::Retention;
 use crate::service::settings::ClientHeader;
 use crate::{dispatch, egress as way_out, service as desk};
 
@@ -110,6 +111,14 @@ pub fn service(config: &Config, catalogue: Arc<Catalogue>, plans: Arc<Plans>, ru
         catalogue,
         plans,
         rotation_overlap_ms: millis(config.secrets.rotation_overlap),
+        retention: Retention {
+            events_ms: millis(config.retention.events),
+            attempts_ms: millis(config.retention.attempts),
+            dead_letters_ms: millis(config.retention.dead_letters),
+            idempotency_ms: millis(config.retention.idempotency),
+            max_bytes: config.retention.max_bytes,
+        },
+        disk_budget: config.store.disk_budget,
         audit_kept_ms: millis(config.retention.audit),
         require_data_privacy: config.dialects.lemon.require_data_privacy_headers,
         trusted_proxies: config.server.trusted_proxies.clone(),

@@ -10,6 +10,8 @@ use support::{Daemon, SOON, poll};
 mod access;
 #[path = "daemon/bad_input.rs"]
 mod bad_input;
+#[path = "daemon/budget.rs"]
+mod budget;
 #[path = "daemon/certificates.rs"]
 mod certificates;
 #[path = "daemon/jam.rs"]

@@ -37,6 +37,8 @@ mod news;
 mod planted;
 #[path = "store/power.rs"]
 mod power;
+#[path = "store/retention.rs"]
+mod retention;
 #[path = "store/states.rs"]
 mod states;
 #[path = "store/thread.rs"]

@@ -54,7 +54,8 @@ impl Gate {
         let mut states = [host, tenant, Some(all.lock())];
         let mut is_called = false;
         for state in states.iter_mut().flatten() {
-            if !state.has_place(lane) && !(is_called && state.used < state.max) {
+            let may_pass = state.has_place(lane) || (is_called && state.used < state.max);
+            if !may_pass {
                 state.queue(lane);
                 return false;
             }

@@ -176,6 +176,7 @@ fn name(action: Action) -> &'static str {
         Action::Reload => "config.reload",
         Action::ConfigSee => "config.read",
         Action::LogSet => "log.change",
+        Action::Retention => "retention.run",
         Action::Backup => "backup.make",
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::access::{Begun, Seen};
 use super::audit::Privacy;
 use super::auth::{self, Caller, Credentials};
-use super::body::read_body;
+use super::body::{Budget, Held, read_body};
 use super::control::Control;
 use super::dialect::{lemon, omnia, onemetric, vibe};
 use super::origin::{self, REQUEST_ID, RequestIds};
@@ -24,7 +24,8 @@ use super::query::Query;
 use super::route::{Access, Action, Body, Found, Route, Table, form_near, is_socket};
 use super::server::{Handler, Peer, Reply};
 use super::{
-    admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, stats, streams,
+    admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, retention, stats,
+    streams,
 };
 use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
@@ -49,6 +50,9 @@ struct Inner {
     ids: RequestIds,
     ready: Arc<AtomicBool>,
     body_timeout: Duration,
+    bodies: Budget,
+    /// What comes in where the operator does: a flood at the public doors takes no room from it.
+    operators_bodies: Budget,
 }
 
 /// The API on one kind of listener, for one worker: what `server::serve` hands requests to.
@@ -99,7 +103,9 @@ impl Api {
     #[must_use]
     pub fn new(service: Arc<Service>, control: Control, ready: Arc<AtomicBool>, body_timeout: Duration) -> Self {
         let (table, ids) = (Table::new(), RequestIds::new(service.entropy()));
-        Self(Arc::new(Inner { service, control, table, ids, ready, body_timeout }))
+        let shown = service.metrics().request_bodies.clone();
+        let (operators_bodies, bodies) = (Budget::new(shown.apart()), Budget::new(shown));
+        Self(Arc::new(Inner { service, control, table, ids, ready, body_timeout, bodies, operators_bodies }))
     }
 
     /// What listeners of one kind hand their requests to, on one worker if it is one's.
@@ -159,9 +165,10 @@ struct Incoming<'a> {
 }
 
 /// A request that was let in: who sends it, what it holds, and what it leaves so that it is not sent twice.
-struct Entrant {
+struct Entrant<'a> {
     caller: Caller,
-    body: Bytes,
+    /// Until the answer is there, so that its part of the budget is as well.
+    body: Held<'a>,
     mark: Option<Mark>,
 }
 
@@ -215,7 +222,7 @@ impl Inner {
             id: incoming.id,
             query,
             headers: &parts.headers,
-            body: &body,
+            body: &body.bytes,
         };
         match perform(route.action, &call).await {
             Ok(reply) => {
@@ -261,7 +268,7 @@ impl Inner {
     }
 
     /// Recognises the caller and reads the body: in this order, unless the body itself was signed.
-    async fn let_in<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Entrant, Problem>
+    async fn let_in<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Entrant<'_>, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
@@ -273,7 +280,7 @@ impl Inner {
             Credentials::Signed(signed) => {
                 auth::worth_reading(service, &signed)?;
                 let body = self.read_signed(incoming, body).await?;
-                let caller = auth::by_signature(service, &signed, incoming.parts, &body, peer)?;
+                let caller = auth::by_signature(service, &signed, incoming.parts, &body.bytes, peer)?;
                 caller.check(route.access)?;
                 let mark = (route.method != Method::GET).then(|| signed.mark());
                 // The store has the last word. Asked here too, so that who repeats what somebody else has sent uses up
@@ -292,7 +299,7 @@ impl Inner {
 
     /// The body that was signed: for `GET` and `DELETE` an empty one, otherwise what was sent, also where the route has no
     /// use for it.
-    async fn read_signed<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Bytes, Problem>
+    async fn read_signed<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Held<'_>, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
@@ -300,18 +307,17 @@ impl Inner {
         if bodiless || incoming.route.body != Body::None {
             return self.read(incoming, body).await;
         }
-        let length = hygiene::content_length(&incoming.parts.headers);
-        Ok(read_body(body, length, SMALL_BODY_BYTES, self.body_timeout).await?)
+        self.take(incoming, body, SMALL_BODY_BYTES).await
     }
 
-    async fn read<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Bytes, Problem>
+    async fn read<B>(&self, incoming: &Incoming<'_>, body: B) -> Result<Held<'_>, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
         let max = {
             let settings = self.service.settings();
             match incoming.route.body {
-                Body::None => return Ok(Bytes::new()),
+                Body::None => return Ok(Held::default()),
                 Body::Small => SMALL_BODY_BYTES,
                 Body::Batch => settings.batch_bytes,
                 Body::Event if incoming.route.action == Action::Publish => settings.event_bytes,
@@ -319,8 +325,17 @@ impl Inner {
             }
         };
         check_content(&incoming.parts.headers)?;
+        self.take(incoming, body, max).await
+    }
+
+    async fn take<B>(&self, incoming: &Incoming<'_>, body: B, max: usize) -> Result<Held<'_>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let budget = if incoming.surface == Surface::Admin { &self.operators_bodies } else { &self.bodies };
+        let part = budget.part(self.service.settings().batch_bytes);
         let length = hygiene::content_length(&incoming.parts.headers);
-        Ok(read_body(body, length, max, self.body_timeout).await?)
+        Ok(read_body(body, length, max, self.body_timeout, part).await?)
     }
 }
 
@@ -380,6 +395,7 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
         Action::Reload => operate::reload(call).await,
         Action::ConfigSee => operate::config(call).await,
         Action::LogSet => operate::log(call).await,
+        Action::Retention => retention::run(call).await,
         Action::RedriveMany | Action::PurgeMany | Action::Recover => jobs::perform(action, call).await,
         Action::AllRedrive | Action::AllPurge | Action::AnyRecover => jobs::perform(action, call).await,
         Action::JobList | Action::JobSee | Action::JobCancel => jobs::perform(action, call).await,

@@ -277,7 +277,8 @@ impl<'a> ExplanationJson<'a> {
         let webhook = part.webhook.id;
         let attempts = || part.attempts.iter().map(|attempt| AttemptJson::new(event, webhook, attempt)).collect();
         let why_not = part.reason.as_ref().map(|(_, detail)| detail.as_str());
-        let details: Vec<&str> = why_not.into_iter().chain(part.ended.as_deref()).collect();
+        let details: Vec<&str> =
+            why_not.into_iter().chain(part.ended.as_deref()).chain(part.removed.as_deref()).collect();
         Self {
             webhook: webhook.to_string(),
             dialect: part.webhook.dialect.as_str(),

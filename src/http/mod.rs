@@ -29,6 +29,7 @@ mod origin;
 pub mod problem;
 mod query;
 mod reply;
+mod retention;
 pub mod route;
 pub mod server;
 mod show;

@@ -16,6 +16,7 @@ use crate::model::id::{JournalSeq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::time::millis_z;
 use crate::model::webhook::{Filter, WebhookState};
 use crate::service::overview::{Overview, TailQuery, Tailed, Which};
+use crate::service::room::Full;
 use crate::service::subscribe::Seen;
 
 #[derive(Serialize)]
@@ -59,6 +60,13 @@ struct EventsJson {
 #[derive(Serialize)]
 struct StoreJson {
     bytes: Option<u64>,
+    taken_bytes: u64,
+    used_bytes: u64,
+    disk_budget_bytes: Option<u64>,
+    disk_free_bytes: u64,
+    /// Why publishing is refused.
+    full: Option<&'static str>,
+    oldest_event_seconds: Option<u64>,
     last_backup_at: Option<String>,
 }
 
@@ -81,7 +89,16 @@ impl OverviewJson {
                 overdue_seconds: seen.overdue_ms / 1_000,
             },
             events: EventsJson { accepted: seen.accepted, open: seen.open_events },
-            store: StoreJson { bytes: seen.store_bytes, last_backup_at: seen.last_backup_ms.map(millis_z) },
+            store: StoreJson {
+                bytes: seen.store_bytes,
+                taken_bytes: seen.room.taken,
+                used_bytes: seen.room.used,
+                disk_budget_bytes: seen.disk_budget,
+                disk_free_bytes: seen.room.disk_free,
+                full: seen.room.full.map(Full::as_str),
+                oldest_event_seconds: seen.oldest_event_ms.map(|age_ms| age_ms / 1_000),
+                last_backup_at: seen.last_backup_ms.map(millis_z),
+            },
             last_reload: if seen.reload_ok { "ok" } else { "refused" },
         }
     }

@@ -200,6 +200,10 @@ impl From<Error> for Problem {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
                 Self { retry_after_s: Some(retry_after_s), ..problem }
             }
+            Error::Full { code, message, retry_after_s } => {
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
+                Self { retry_after_s: Some(retry_after_s), ..problem }
+            }
             Error::Damaged => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_damaged", message),
             Error::Internal => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
         }
@@ -214,6 +218,7 @@ impl From<Refusal> for Problem {
 
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
-        Self { close: error.close(), ..Self::new(error.status(), error.code(), error.to_string()) }
+        let problem = Self::new(error.status(), error.code(), error.to_string());
+        Self { close: error.close(), retry_after_s: error.retry_after_s(), ..problem }
     }
 }

@@ -142,6 +142,7 @@ pub enum Action {
     Reload,
     ConfigSee,
     LogSet,
+    Retention,
     Backup,
 }
 
@@ -256,6 +257,7 @@ routes! {
     POST   "/admin/reload"                    Admin Admin   None  Admin => Reload;
     GET    "/admin/config"                    Admin Admin   None  Admin => ConfigSee;
     PUT    "/admin/log"                       Admin Admin   Small Admin => LogSet;
+    POST   "/admin/retention"                 Admin Admin   Small Admin => Retention;
     POST   "/admin/backup"                    Admin Admin   None  Admin => Backup;
 }
 

@@ -28,7 +28,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::body::read_body;
+use super::body::{Budget, read_body};
 use super::gate::ConnectionGate;
 use super::hygiene::{self, content_length};
 use super::server::{Handler, Limits, Peer, Reply, ReplyBody, serve};
@@ -71,6 +71,7 @@ struct EchoState {
     release: Notify,
     entered: AtomicUsize,
     body_timeout: Duration,
+    bodies: Budget,
 }
 
 impl Handler for Echo {
@@ -90,8 +91,9 @@ impl Handler for Echo {
         if parts.uri.path() == "/peer" {
             return reply(StatusCode::OK, format!("{peer:?}"), false);
         }
-        match read_body(body, content_length(&parts.headers), BODY_MAX, self.0.body_timeout).await {
-            Ok(body) => reply(StatusCode::OK, body, false),
+        let (length, part) = (content_length(&parts.headers), self.0.bodies.part(BODY_MAX));
+        match read_body(body, length, BODY_MAX, self.0.body_timeout, part).await {
+            Ok(body) => reply(StatusCode::OK, body.bytes, false),
             Err(error) => reply(error.status(), error.code(), error.close()),
         }
     }
@@ -132,6 +134,7 @@ impl Server {
             release: Notify::new(),
             entered: AtomicUsize::new(0),
             body_timeout: limits.body_timeout,
+            bodies: Budget::default(),
         }));
         let listener = socket.listen().unwrap();
         let serving = serve(listener, tls, echo.clone(), limits, Arc::clone(&gate), stop.clone(), connections.clone());

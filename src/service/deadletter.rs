@@ -185,8 +185,9 @@ fn resendable(
     };
     let (mut free, mut pending) = (Vec::new(), false);
     for no in wanted {
-        let chain = fates.get(&no).map_or(Ok(Vec::new()), |newest| view.chain(*newest))?;
-        if state_of(&chain, event.matched.contains(&no), false) == Some(State::Pending) {
+        let fate = fates.get(&no);
+        let chain = fate.map_or(Ok(Vec::new()), |fate| view.chain(fate.number))?;
+        if state_of(&chain, fate, event.matched.contains(&no), false) == Some(State::Pending) {
             pending = true;
         } else {
             free.push(no);

@@ -1,6 +1,7 @@
 //! Why something that was asked did not happen, told apart by what the caller does next. Messages name the member and the
 //! rule and never echo more than 64 bytes of what was sent.
 
+use super::room::Full;
 use crate::limits::ECHO_BYTES_MAX;
 use crate::store::StoreError;
 use crate::store::inbox::SubmitError;
@@ -8,6 +9,9 @@ use crate::store::op::Refusal;
 
 /// When it may be worth asking again whether a tenant's backlog has room.
 const BACKLOG_RETRY_AFTER_S: u64 = 5;
+
+/// When it may be worth asking again whether there is room: retention looks every minute, and at once when there is none.
+const ROOM_RETRY_AFTER_S: u64 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -38,12 +42,25 @@ pub enum Error {
     /// Ask again later. What was under way may have happened.
     #[error("the store can't take this now; try again")]
     Unavailable { retry_after_s: u64 },
+    /// There is no room for more; what is accepted already goes on.
+    #[error("{message}")]
+    Full { code: &'static str, message: &'static str, retry_after_s: u64 },
     /// What this needs of the store is not as it was written; the log says where.
     #[error("a part of the store that this needs is damaged; the operator finds in the log where")]
     Damaged,
     /// Nothing that the caller can mend; the log says what.
     #[error("internal error")]
     Internal,
+}
+
+impl From<Full> for Error {
+    fn from(full: Full) -> Self {
+        let (code, message) = match full {
+            Full::Budget => ("disk_budget", "the store has used up its disk budget; nothing was accepted"),
+            Full::Disk => ("disk_full", "the store's disk is nearly full; nothing was accepted"),
+        };
+        Self::Full { code, message, retry_after_s: ROOM_RETRY_AFTER_S }
+    }
 }
 
 /// A request that breaks the rule of one member.

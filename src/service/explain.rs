@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Error;
+use super::retention::Retention;
 use super::{Service, Settings, inspect};
 use crate::clock::Millis;
 use crate::dispatch::glance::Glance;
@@ -17,6 +18,7 @@ use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::key::Tenant;
 use crate::model::pause::Scope;
 use crate::model::webhook::{Dialect, Filter, Webhook, WebhookState};
+use crate::store::listing::{Fate, Tells};
 use crate::store::op::RowKey;
 use crate::store::ordering::Place;
 use crate::store::record::{Entry, QueueRow};
@@ -46,6 +48,8 @@ pub struct Explanation {
     /// Why it is dead or cancelled, for people.
     pub ended: Option<String>,
     pub attempts: Vec<Attempt>,
+    /// What retention has removed of it, for people.
+    pub removed: Option<String>,
     pub waiting_for: Option<Waiting>,
 }
 
@@ -103,6 +107,10 @@ struct Facts {
     then: Option<Webhook>,
     now: Webhook,
     chain: Vec<(JournalSeq, Entry)>,
+    /// What outlives the records of the chain.
+    fate: Option<Fate>,
+    /// Whether it is among the dead letters.
+    is_letter: bool,
     /// When a queued delivery is due, and its row.
     due_ms: Option<Millis>,
     row: Option<QueueRow>,
@@ -145,7 +153,7 @@ impl Service {
 
     fn explained(&self, settings: &Settings, tenant: Option<&Tenant>, event: &Event, facts: Facts) -> Explanation {
         let matched = event.matched.contains(&facts.now.no);
-        let state = state_of(&facts.chain, matched, facts.now.is_deleted());
+        let state = state_of(&facts.chain, facts.fate.as_ref(), matched, facts.now.is_deleted());
         let waiting_for = (state == Some(State::Pending)).then(|| {
             let glance = self.dispatch.glance(facts.now.no, event.seq);
             let pauses = self.store.shared().registry().pauses().clone();
@@ -156,34 +164,40 @@ impl Service {
             waiting(settings, tenant, &facts, pause, glance, self.clock.now_ms())
         });
         let ended = state.and_then(|state| ended(state, &facts));
+        let removed = removed(settings, state, &facts);
         let reason = (!matched).then(|| unmatched(facts.then.as_ref(), &facts.now, event));
         let attempts = facts.chain.into_iter().filter_map(|(_, entry)| match entry {
             Entry::Attempt(attempt) => Some(attempt),
             _ => None,
         });
-        Explanation { attempts: attempts.collect(), webhook: facts.now, matched, reason, state, ended, waiting_for }
+        Explanation {
+            attempts: attempts.collect(),
+            webhook: facts.now,
+            matched,
+            reason,
+            state,
+            ended,
+            removed,
+            waiting_for,
+        }
     }
 }
 
-fn facts(
-    view: &View<'_>,
-    no: WebhookNo,
-    event: &Event,
-    newest: Option<JournalSeq>,
-) -> Result<Option<Facts>, StoreError> {
+fn facts(view: &View<'_>, no: WebhookNo, event: &Event, fate: Option<Fate>) -> Result<Option<Facts>, StoreError> {
     let then = view.webhook_at(no, event.seq)?;
-    if newest.is_none() && then.as_ref().is_some_and(Webhook::is_deleted) {
+    if fate.is_none() && then.as_ref().is_some_and(Webhook::is_deleted) {
         return Ok(None);
     }
     let Some(now) = view.webhook_newest(no)? else { return Ok(None) };
-    let chain = newest.map_or(Ok(Vec::new()), |newest| view.chain(newest))?;
+    let chain = fate.map_or(Ok(Vec::new()), |fate| view.chain(fate.number))?;
+    let is_letter = view.death_of(no, event.seq)?.is_some();
     let queued = chain.last().and_then(|(_, entry)| entry.queued());
     let row = match queued {
         Some((started, due_ms)) => view.queue_row(no, event.seq, RowKey { started, due_ms })?,
         None => None,
     };
     let before = event.order().map_or(Ok(None), |order| before(view, no, order, event.seq))?;
-    Ok(Some(Facts { then, now, chain, due_ms: queued.map(|(_, due_ms)| due_ms), row, before }))
+    Ok(Some(Facts { then, now, chain, fate, is_letter, due_ms: queued.map(|(_, due_ms)| due_ms), row, before }))
 }
 
 fn before(view: &View<'_>, no: WebhookNo, order: OrderKey, event: Seq) -> Result<Option<Before>, StoreError> {
@@ -197,14 +211,21 @@ fn before(view: &View<'_>, no: WebhookNo, order: OrderKey, event: Seq) -> Result
 }
 
 /// The state that a delivery's journal tells; `None` when there is no delivery, only tests at most. Failures from which
-/// nothing followed tell nothing: tests, and attempts that ended after their delivery.
+/// nothing followed tell nothing: tests, and attempts that ended after their delivery. Where retention has removed the
+/// records, the delivery's fate tells.
 #[must_use]
-pub fn state_of(chain: &[(JournalSeq, Entry)], matched: bool, deleted: bool) -> Option<State> {
+pub fn state_of(chain: &[(JournalSeq, Entry)], fate: Option<&Fate>, matched: bool, deleted: bool) -> Option<State> {
     let is_idle = |entry: &Entry| matches!(entry, Entry::Attempt(Attempt { verdict: Verdict::Single, .. }));
     let newest = chain.iter().rev().map(|(_, entry)| entry).find(|entry| !is_idle(entry));
     let state = match newest {
-        None if matched => State::Pending,
-        None => return None,
+        None => match fate.map(|fate| fate.tells) {
+            Some(Tells::Delivered) => State::Delivered,
+            Some(Tells::Dead(_)) => State::Dead,
+            Some(Tells::Cancelled) => State::Cancelled,
+            Some(Tells::Pending) => State::Pending,
+            Some(Tells::Nothing) | None if matched => State::Pending,
+            Some(Tells::Nothing) | None => return None,
+        },
         Some(Entry::Attempt(attempt)) => match attempt.verdict {
             Verdict::Delivered => State::Delivered,
             Verdict::Dead(_) => State::Dead,
@@ -225,7 +246,11 @@ fn ended(state: State, facts: &Facts) -> Option<String> {
     };
     match (state, facts.now.state) {
         (State::Dead, _) => {
-            let reason = facts.chain.iter().rev().find_map(|(_, entry)| dead(entry))?;
+            let told = || match facts.fate?.tells {
+                Tells::Dead(reason) => Some(reason),
+                _ => None,
+            };
+            let reason = facts.chain.iter().rev().find_map(|(_, entry)| dead(entry)).or_else(told)?;
             Some(format!("{}: {}", reason.as_str(), rule_of(reason)))
         }
         (State::Cancelled, WebhookState::Deleted { at }) if !was_dropped(facts) => {
@@ -235,6 +260,27 @@ fn ended(state: State, facts: &Facts) -> Option<String> {
         (State::Cancelled, _) => Some("it was cancelled by request".to_owned()),
         _ => None,
     }
+}
+
+/// What retention has removed of a delivery, and by which key.
+fn removed(settings: &Settings, state: Option<State>, facts: &Facts) -> Option<String> {
+    let Retention { attempts_ms, dead_letters_ms, max_bytes, .. } = settings.retention;
+    let mut parts = Vec::new();
+    // The oldest record that is left names one before it, or none is left.
+    let first = facts.chain.first().map(|(_, entry)| entry.previous());
+    if let Some(fate) = facts.fate.filter(|_| first.is_none_or(|before| before != 0)) {
+        let bytes = max_bytes.map_or("", |_| " or retention.max_bytes");
+        parts.push(format!(
+            "{} attempts were made; retention.attempts ({}){bytes} has removed what was on record before {}",
+            fate.attempts,
+            span(attempts_ms),
+            if facts.chain.is_empty() { "now" } else { "these" },
+        ));
+    }
+    if state == Some(State::Dead) && !facts.is_letter {
+        parts.push(format!("retention.dead_letters ({}) has removed its dead letter", span(dead_letters_ms)));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn rule_of(reason: DeadReason) -> &'static str {
@@ -247,7 +293,7 @@ fn rule_of(reason: DeadReason) -> &'static str {
 
 /// Whether somebody asked for it to go no further.
 fn was_dropped(facts: &Facts) -> bool {
-    state_of(&facts.chain, false, false) == Some(State::Cancelled)
+    state_of(&facts.chain, facts.fate.as_ref(), false, false) == Some(State::Cancelled)
 }
 
 /// Such as `2 of 3 webhooks matched; 1 delivered, 1 pending; did not match: 1 type`.
@@ -391,6 +437,7 @@ fn backoff_rule(settings: &Settings, tenant: Option<&Tenant>, facts: &Facts) -> 
 
 fn span(ms: Millis) -> String {
     match ms {
+        _ if ms >= 172_800_000 && ms.is_multiple_of(86_400_000) => format!("{} d", ms / 86_400_000),
         _ if ms >= 3_600_000 && ms.is_multiple_of(3_600_000) => format!("{} h", ms / 3_600_000),
         _ if ms >= 60_000 && ms.is_multiple_of(60_000) => format!("{} min", ms / 60_000),
         _ if ms.is_multiple_of(1_000) => format!("{} s", ms / 1_000),

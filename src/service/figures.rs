@@ -31,15 +31,17 @@ impl Service {
         let mut first = webhooks.clone();
         first.sort_unstable_by_key(|webhook| webhook.no);
         first.truncate(self.settings().metrics_webhooks);
+        let now_ms = self.clock.now_ms();
         let read = move |shared: &Shared| {
             let bytes = std::fs::metadata(file).map(|file| file.len());
             let due_ms = sum_up(shared, &webhooks, &streams)?.oldest_due_ms;
-            let last_backup_ms = shared.view()?.last_backup()?;
-            let own = own(shared, &first)?;
-            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), due_ms, last_backup_ms, own))
+            let view = shared.view()?;
+            let oldest_event_ms = view.oldest_event_age_ms(shared.age().at(now_ms))?;
+            let times = (due_ms, oldest_event_ms, view.last_backup()?);
+            Ok::<_, StoreError>((shared.totals()?, bytes.ok(), times, own(shared, &first)?))
         };
         let mut webhooks = Vec::new();
-        if let Ok((totals, bytes, due_ms, last_backup_ms, own)) = self.store.read(read).await {
+        if let Ok((totals, bytes, (due_ms, oldest_event_ms, last_backup_ms), own)) = self.store.read(read).await {
             webhooks = own;
             let pending = [
                 ("fresh", totals.fresh),
@@ -51,8 +53,9 @@ impl Service {
                 metrics.pending.get_or_create(&PendingLabels { state }).set(gauge(count));
             }
             metrics.dead_letters.set(gauge(totals.dead));
-            let age_ms = due_ms.map_or(0, |due| self.clock.now_ms().saturating_sub(due));
+            let age_ms = due_ms.map_or(0, |due| now_ms.saturating_sub(due));
             metrics.oldest_due_seconds.set(age_ms as f64 / 1_000.0);
+            metrics.room.oldest_event_seconds.set(oldest_event_ms.unwrap_or(0) as f64 / 1_000.0);
             metrics.last_backup_seconds.set(last_backup_ms.unwrap_or(0) as f64 / 1_000.0);
             if let Some(bytes) = bytes {
                 metrics.store_bytes.set(gauge(bytes));

@@ -19,10 +19,13 @@ pub mod jobs;
 pub mod overview;
 pub mod publish;
 mod rate;
+pub mod retention;
+pub mod room;
 pub mod settings;
 pub mod stats;
 pub mod stream;
 pub mod subscribe;
+mod trials;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -39,6 +42,7 @@ use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
 use crate::model::webhook::Webhook;
+use crate::store::retention::Sweep;
 use crate::store::writer::Store;
 
 pub use asker::Asker;
@@ -85,7 +89,13 @@ pub struct Service {
     /// How far the wall clock was ahead of schedule time at the start.
     clock_lead_ms: i64,
     rates: rate::Rates,
+    /// Where the next run of retention goes on; held while one runs.
+    sweep: tokio::sync::Mutex<Sweep>,
+    room: room::Gauge,
+    /// A run of retention should not wait for its hour.
+    wanted: tokio::sync::Notify,
     desk: jobs::Desk,
+    trials: trials::Trials,
 }
 
 impl Service {
@@ -104,7 +114,11 @@ impl Service {
             metrics: parts.metrics,
             store_file: parts.store_file,
             rates: rate::Rates::default(),
+            sweep: tokio::sync::Mutex::default(),
+            room: room::Gauge::default(),
+            wanted: tokio::sync::Notify::default(),
             desk: jobs::Desk::default(),
+            trials: trials::Trials::default(),
         }
     }
 
@@ -116,7 +130,9 @@ impl Service {
 
     /// Takes over new settings: what is asked from now on is judged by them.
     pub fn reload(&self, settings: Settings) {
+        self.store.shared().set_idempotency_ms(settings.retention.idempotency_ms);
         self.settings.store(Arc::new(settings));
+        self.wanted.notify_one();
     }
 
     #[must_use]

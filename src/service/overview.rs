@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::Service;
 use super::error::Error;
 use super::subscribe::Seen;
+use super::{Service, room};
 use crate::clock::Millis;
 use crate::egress::stream::Streams;
 use crate::limits::{TAIL_LOOKED_AT_MAX, WEBHOOKS_LOOKED_AT_MAX};
@@ -39,6 +39,11 @@ pub struct Overview {
     pub open_events: u64,
     /// Length of the store file, if it can be told.
     pub store_bytes: Option<u64>,
+    /// How full it is, as measured last, and what it may take.
+    pub room: room::Seen,
+    pub disk_budget: Option<u64>,
+    /// Age of the oldest events, as retention counts it.
+    pub oldest_event_ms: Option<Millis>,
     /// Wall time of the newest whole backup.
     pub last_backup_ms: Option<Millis>,
     /// Whether the last reload was taken over.
@@ -97,6 +102,7 @@ pub(super) struct Sums {
     dead: u64,
     pub oldest_due_ms: Option<Millis>,
     store_bytes: Option<u64>,
+    oldest_event_ms: Option<Millis>,
     last_backup_ms: Option<Millis>,
 }
 
@@ -112,11 +118,12 @@ impl Service {
         };
         let active = webhooks.iter().filter(|webhook| webhook.is_active()).count();
         let inactive = webhooks.len() - active;
-        let file = self.store_file.clone();
+        let (file, now_ms) = (self.store_file.clone(), self.clock.now_ms());
         let streams = self.streams.clone();
         let sums = self.store.read(move |shared| {
             let store_bytes = std::fs::metadata(file).map(|file| file.len()).ok();
-            Ok(Sums { store_bytes, ..sum_up(shared, &webhooks, &streams)? })
+            let oldest_event_ms = shared.view()?.oldest_event_age_ms(shared.age().at(now_ms))?;
+            Ok(Sums { store_bytes, oldest_event_ms, ..sum_up(shared, &webhooks, &streams)? })
         });
         let sums = sums.await?;
         let shared = self.store.shared();
@@ -136,6 +143,9 @@ impl Service {
             accepted: shared.next_event() - 1,
             open_events: shared.next_event().saturating_sub(shared.watermark()),
             store_bytes: sums.store_bytes,
+            room: self.room_seen(),
+            disk_budget: self.settings().disk_budget,
+            oldest_event_ms: sums.oldest_event_ms,
             last_backup_ms: sums.last_backup_ms,
             reload_ok: self.metrics.reload_success.get() == 1,
         })

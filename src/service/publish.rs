@@ -58,6 +58,9 @@ impl Service {
     /// # Errors
     /// Whatever rule the request breaks, or that the store can't say that it is durable.
     pub async fn publish(&self, request: Request<'_>) -> Result<Receipt, Error> {
+        if let Some(full) = self.is_full() {
+            return Err(full.into());
+        }
         let accept = {
             let settings = self.settings();
             if !depth_ok(request.body, JSON_DEPTH_MAX) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::retention::Retention;
 use crate::catalogue::Catalogue;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
@@ -40,6 +41,10 @@ pub struct Settings {
     pub plans: Arc<Plans>,
     /// How long a rotated secret signs along.
     pub rotation_overlap_ms: Millis,
+    /// How long events, attempts, dead letters and idempotency keys are kept.
+    pub retention: Retention,
+    /// Bytes that the store's files may take; publishing is refused before they take more.
+    pub disk_budget: Option<u64>,
     /// How long audit records are kept.
     pub audit_kept_ms: Millis,
     /// Ask for lemon's data privacy headers on its routes.
@@ -70,6 +75,8 @@ impl Default for Settings {
             catalogue: Arc::default(),
             plans: Arc::default(),
             rotation_overlap_ms: 24 * 3_600_000,
+            retention: Retention::default(),
+            disk_budget: None,
             audit_kept_ms: 90 * 24 * 3_600_000,
             require_data_privacy: false,
             trusted_proxies: Vec::new(),

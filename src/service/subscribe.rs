@@ -189,10 +189,12 @@ impl Service {
     /// Sends a test at once, once; inactive webhooks too.
     ///
     /// # Errors
-    /// Not found, or that the test could not be put on record. A receiver's failure is in the attempt.
+    /// Not found, that the tenant has too many under way, or that the test could not be put on record. A receiver's failure is in
+    /// the attempt.
     pub async fn test(&self, tenant: TenantNo, id: WebhookId, trial: Trial, asker: &Asker) -> Result<Tried, Error> {
         let webhook = self.webhook_of(tenant, id)?;
         asker.about(webhook.id);
+        let _under_way = self.trials.begin(tenant)?;
         // As deep as the data of an event that is published: there its envelope is the first level.
         if trial.data.as_ref().is_some_and(|data| !depth_ok(data, JSON_DEPTH_MAX - 1)) {
             return Err(Error::Malformed("data is nested deeper than 127 levels"));

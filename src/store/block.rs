@@ -1,9 +1,9 @@
 //! Blocks: several log records as one value. Owns the framing; what a record means is `record`'s.
 //!
-//! A block is: format byte, checksum, header (three u64: watermark event, watermark journal number, time ms; all little
-//! endian), then each record as a u32 length and its bytes. Its key is the number of its first record, so the record with
-//! number `n` is in the last block whose key is at most `n`, at position `n - key`. Values above a page take power-of-two
-//! page runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`).
+//! A block is: format byte, checksum, header (five u64: watermark event, watermark journal number, time ms, age clock ms, bytes
+//! of the log before it; all little endian), then each record as a u32 length and its bytes. Its key is the number of its
+//! first record, so the record with number `n` is in the last block whose key is at most `n`, at position `n - key`. Values
+//! above a page take power-of-two page runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`).
 //!
 //! Invariant: no record leaves a block whose checksum does not hold. It goes over the log's name and the key too, so that a
 //! block which a damaged page leads to in another's place is no less damaged than one with an altered byte.
@@ -16,7 +16,7 @@ use crate::model::id::{JournalSeq, Seq};
 const FORMAT: u8 = 1;
 /// Where the checksummed bytes begin: behind the format byte and the checksum.
 const SUMMED_FROM: usize = 1 + 4;
-const HEADER_BYTES: usize = SUMMED_FROM + 3 * 8;
+const HEADER_BYTES: usize = SUMMED_FROM + 5 * 8;
 
 /// What start-up needs to know, repeated in every block so that no row of its own is written for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub struct Mark {
     pub journal: JournalSeq,
     /// Schedule time at which the block was written.
     pub at_ms: Millis,
+    /// The same by the clock that retention counts by (`age`).
+    pub aged_ms: Millis,
+    /// Bytes of this log's blocks before this one, those that are gone included: two marks tell what lies between them.
+    pub bytes: u64,
 }
 
 /// Puts records together into blocks.
@@ -34,6 +38,7 @@ pub struct Packer {
     log: Log,
     first: u64,
     next: u64,
+    /// Of the block that is open, or of the next one.
     mark: Mark,
     open: Vec<u8>,
     full: Vec<(u64, Vec<u8>)>,
@@ -84,6 +89,12 @@ impl Packer {
         self.next
     }
 
+    /// Bytes of the log with everything that was packed.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.mark.bytes + self.open.len() as u64
+    }
+
     /// The finished blocks with their keys.
     #[must_use]
     pub fn finish(mut self) -> Vec<(u64, Vec<u8>)> {
@@ -98,14 +109,16 @@ impl Packer {
         self.open.reserve(1024);
         self.open.push(FORMAT);
         self.open.extend_from_slice(&[0; 4]);
-        self.open.extend_from_slice(&self.mark.event.to_le_bytes());
-        self.open.extend_from_slice(&self.mark.journal.to_le_bytes());
-        self.open.extend_from_slice(&self.mark.at_ms.to_le_bytes());
+        let Mark { event, journal, at_ms, aged_ms, bytes } = self.mark;
+        for word in [event, journal, at_ms, aged_ms, bytes] {
+            self.open.extend_from_slice(&word.to_le_bytes());
+        }
     }
 
     fn close(&mut self) {
         let sum = checksum(self.log, self.first, &self.open[SUMMED_FROM..]);
         self.open[1..SUMMED_FROM].copy_from_slice(&sum.to_le_bytes());
+        self.mark.bytes += self.open.len() as u64;
         self.full.push((self.first, std::mem::take(&mut self.open)));
     }
 }
@@ -147,7 +160,7 @@ pub fn read(log: Log, first: u64, bytes: &[u8]) -> Result<Block<'_>, Damaged> {
         let bytes = summed.get(at..at + 8).ok_or(Damaged)?;
         Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| Damaged)?))
     };
-    let mark = Mark { event: word(0)?, journal: word(8)?, at_ms: word(16)? };
+    let mark = Mark { event: word(0)?, journal: word(8)?, at_ms: word(16)?, aged_ms: word(24)?, bytes: word(32)? };
     Ok(Block { mark, records: bytes.get(HEADER_BYTES..).ok_or(Damaged)? })
 }
 
@@ -206,7 +219,7 @@ mod tests {
 
     #[test]
     fn records_come_back_in_order_with_rising_keys() {
-        let mark_in = Mark { event: 3, journal: 9, at_ms: 77 };
+        let mark_in = Mark { event: 3, journal: 9, at_ms: 77, aged_ms: 70, bytes: 1_000 };
         let mut packer = Packer::new(Log::Events, 10, mark_in);
         let sizes = [1_usize, 20_000, 20_000, 70_000, 0, 5];
         for (i, size) in sizes.iter().enumerate() {
@@ -216,20 +229,23 @@ mod tests {
             assert_eq!(packer.get(10 + i as u64, <[u8]>::to_vec), Some(vec![i as u8; *size]));
         }
         assert_eq!((packer.get(9, <[u8]>::len), packer.get(16, <[u8]>::len)), (None, None));
+        let whole = packer.bytes();
         let blocks = packer.finish();
         assert!(blocks.len() > 2);
-        let mut number = 10;
+        let (mut number, mut bytes) = (10, 1_000);
         for (key, block) in &blocks {
             assert_eq!(*key, number);
+            bytes += block.len() as u64;
+            let before = bytes - block.len() as u64;
             let block = read(Log::Events, *key, block).unwrap();
-            assert_eq!(block.mark(), mark_in);
+            assert_eq!(block.mark(), Mark { bytes: before, ..mark_in });
             for record in block.records() {
                 let i = (number - 10) as usize;
                 assert_eq!(record.unwrap(), vec![i as u8; sizes[i]]);
                 number += 1;
             }
         }
-        assert_eq!(number, 16);
+        assert_eq!((number, bytes), (16, whole));
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! The engine's op that cancels what is pending of an event; and how it tells what a delivery's journal says last.
 
-use std::collections::BTreeMap;
-
 use redb::ReadableTable;
 
 use super::StoreError;
 use super::engine::{Engine, Group};
-use super::listing;
+use super::listing::{self, Fates};
 use super::log::{self, Log};
 use super::op::{Done, Refusal, RowKey};
 use super::ordering::{self, Place};
@@ -17,15 +15,16 @@ use crate::model::attempt::{Attempt, Verdict};
 use crate::model::event::{Event, OrderKey};
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
-/// The newest journal record of each of an event's deliveries.
-pub(super) type Told = BTreeMap<WebhookNo, JournalSeq>;
+/// What earlier groups have said of each of an event's deliveries.
+pub(super) type Told = Fates;
 
 /// What the journal says last about a delivery.
 pub(super) struct Newest {
     /// Its newest record.
     pub number: JournalSeq,
-    /// The newest that says how it stands: attempts from which nothing followed do not.
-    pub entry: Entry,
+    /// The newest that says how it stands: attempts from which nothing followed do not. `None`: retention has removed it,
+    /// which it does when the delivery has ended.
+    pub entry: Option<Entry>,
 }
 
 impl Engine {
@@ -45,7 +44,7 @@ impl Engine {
             let newest = self.newest(group, event, webhook, &told)?;
             let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
             let matched = found.matched.contains(&webhook);
-            let entry = newest.as_ref().map(|newest| &newest.entry);
+            let entry = newest.as_ref().and_then(|newest| newest.entry.as_ref());
             if self.withdraw(group, &mut standing, webhook, event, order, (entry, matched))? {
                 let previous = newest.as_ref().map_or(0, |newest| newest.number);
                 group.note(&Entry::Dropped { event, webhook, previous, at_ms: group.wall_ms });
@@ -94,8 +93,7 @@ impl Engine {
 
     /// An event that an earlier group accepted, unless it was erased.
     pub(super) fn logged(&self, group: &Group<'_>, event: Seq) -> Result<Option<Event>, StoreError> {
-        let table = group.txn().open_table(Log::Events.table())?;
-        let found = log::get(Log::Events, &table, event, |bytes| record::read_event(event, bytes))?;
+        let found = log::find(&group.txn(), Log::Events, event, |bytes| record::read_event(event, bytes))?;
         Ok(found.filter(|event| !event.is_erased()))
     }
 
@@ -110,12 +108,12 @@ impl Engine {
         let here = group.entries.iter().rposition(|entry| entry.event == event && entry.webhook == webhook);
         let number = match here {
             Some(place) => Some(self.next_journal + place as JournalSeq),
-            None => told.get(&webhook).copied(),
+            None => told.get(&webhook).map(|fate| fate.number),
         };
         let Some(number) = number else { return Ok(None) };
         let mut at = number;
         loop {
-            let Some(entry) = self.entry(group, at)? else { return Ok(None) };
+            let Some(entry) = self.entry(group, at)? else { return Ok(Some(Newest { number, entry: None })) };
             match entry {
                 Entry::Attempt(Attempt { verdict: Verdict::Single, previous, .. }) if previous != 0 => {
                     if previous >= at {
@@ -123,19 +121,20 @@ impl Engine {
                     }
                     at = previous;
                 }
-                entry => return Ok(Some(Newest { number, entry })),
+                entry => return Ok(Some(Newest { number, entry: Some(entry) })),
             }
         }
     }
 
-    /// The newest journal record of each of an event's deliveries, of those that earlier groups wrote: one look at the tail
-    /// for all of them.
+    /// What earlier groups have said of each of an event's deliveries: one look at the tail for all of them.
     pub(super) fn told(&self, group: &Group<'_>, event: Seq) -> Result<Told, StoreError> {
         let mut told = match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => Told::new(),
         };
-        told.extend(self.shared.tails().fates_of(event));
+        for (webhook, newer) in self.shared.tails().fates_of(event) {
+            listing::add_fate(&mut told, webhook, newer);
+        }
         Ok(told)
     }
 
@@ -145,6 +144,6 @@ impl Engine {
         if number >= self.next_journal {
             return group.journal.get(number, |bytes| record::read(bytes)).transpose();
         }
-        log::get(Log::Journal, &group.txn().open_table(Log::Journal.table())?, number, |bytes| record::read(bytes))
+        log::find(&group.txn(), Log::Journal, number, |bytes| record::read(bytes))
     }
 }

@@ -123,19 +123,20 @@ impl Engine {
         Ok(event)
     }
 
-    /// What was accepted under this key within its time.
+    /// What was accepted under this key within its time, unless retention has taken it early: then the key is unknown.
     fn remembered(&self, group: &Group<'_>, wanted: &Idempotency) -> Result<Option<Remembered>, StoreError> {
         if let Some(found) = group.remembered.get(&wanted.hash) {
             return Ok(Some(*found));
         }
         let table = group.txn().open_table(IDEMPOTENCY)?;
         let today = u32::try_from(group.now / DAY_MS).unwrap_or(u32::MAX);
-        let days = u32::try_from(self.retention_idempotency_ms.div_ceil(DAY_MS)).unwrap_or(1);
+        let days = u32::try_from(self.shared.idempotency_ms().div_ceil(DAY_MS)).unwrap_or(1);
         for day in today.saturating_sub(days)..=today {
             let key = (day, &wanted.hash);
             if let Some(value) = table.get(key)? {
                 let found: Remembered = row::read(IDEMPOTENCY, &key, value.value())?;
-                if group.now.saturating_sub(found.at_ms) < self.retention_idempotency_ms {
+                let young = group.now.saturating_sub(found.at_ms) < self.shared.idempotency_ms();
+                if young && found.first >= log::floor(Log::Events, &group.txn().open_table(Log::Events.table())?)?.0 {
                     return Ok(Some(found));
                 }
             }
@@ -146,11 +147,10 @@ impl Engine {
     /// `None`: what was erased with its tenant was not accepted from whoever has that name now.
     fn accepted_before(&self, group: &Group<'_>, before: &Remembered) -> Result<Option<Vec<Arc<Event>>>, StoreError> {
         let wanted = before.first..before.first + u64::from(before.count);
-        let here = group.accepted.iter().filter(|event| wanted.contains(&event.seq)).cloned();
-        let mut events: Vec<Arc<Event>> = here.collect();
+        let is_wanted = |event: &&Arc<Event>| wanted.contains(&event.seq);
+        let mut events: Vec<Arc<Event>> = group.accepted.iter().filter(is_wanted).cloned().collect();
         if events.is_empty() {
-            let table = group.txn().open_table(Log::Events.table())?;
-            log::scan(Log::Events, &table, before.first, |seq, bytes| {
+            log::scan(Log::Events, &group.txn().open_table(Log::Events.table())?, before.first, |seq, bytes| {
                 if wanted.contains(&seq) {
                     events.push(Arc::new(record::read_event(seq, bytes)?));
                 }
@@ -233,7 +233,7 @@ impl Engine {
                 standing.dead = standing.dead.saturating_sub(1);
             }
             // Asked for again meanwhile: it need not go once more.
-            let entry = newest.as_ref().map(|newest| &newest.entry);
+            let entry = newest.as_ref().and_then(|newest| newest.entry.as_ref());
             self.withdraw(group, &mut standing, webhook, event, outcome.order, (entry, false))?;
         } else {
             attempt.verdict = Verdict::Single;
@@ -250,8 +250,7 @@ impl Engine {
         before: Standing,
         mut standing: Standing,
     ) -> Result<(), StoreError> {
-        let attempt = &outcome.attempt;
-        let webhook = attempt.webhook;
+        let (attempt, webhook) = (&outcome.attempt, outcome.attempt.webhook);
         if attempt.verdict == Verdict::Delivered {
             standing.forget_failures();
             standing.last_success_ms = Some(attempt.at_ms);
@@ -265,9 +264,8 @@ impl Engine {
         }
         self.report(group, outcome, before, &mut standing)?;
         // A success alone is not worth a row: it is written beside the next change, or with the next flush.
-        let quiet = Standing { last_success_ms: before.last_success_ms, ..standing } == before;
         self.standings.insert(webhook, standing);
-        if !quiet {
+        if (Standing { last_success_ms: before.last_success_ms, ..standing }) != before {
             group.dirty.insert(webhook);
         }
         group.effects.settled.push((webhook, attempt.event));
@@ -383,7 +381,7 @@ impl Engine {
         };
         let Some(death) = self.exhume(group, tenant, webhook, event)? else { return Ok(Err(Refusal::NotFound)) };
         let order = self.order_of(group, webhook, event)?;
-        self.revive(group, webhook, event, death, order)?;
+        self.revive(group, webhook, event, (death, 0), order)?;
         Ok(Ok(Done::Count(1)))
     }
 
@@ -418,16 +416,17 @@ impl Engine {
         Ok(death)
     }
 
-    /// Queues a delivery anew with a new budget, unless its line holds it; its history goes on behind `previous`.
+    /// Queues a delivery anew with a new budget, unless its line holds it; its history goes on behind `previous`, which is its
+    /// newest record and, where retention has removed that, how many attempts were made.
     fn revive(
         &mut self,
         group: &mut Group<'_>,
         webhook: WebhookNo,
         event: Seq,
-        previous: JournalSeq,
+        (previous, made): (JournalSeq, u32),
         order: Option<OrderKey>,
     ) -> Result<(), StoreError> {
-        let attempts = self.attempts_made(group, previous)?;
+        let attempts = self.attempts_made(group, previous)?.unwrap_or(made);
         self.requeue(group, (webhook, event), previous, attempts, order)
     }
 
@@ -456,18 +455,18 @@ impl Engine {
         Ok(())
     }
 
-    /// How many attempts the chain that ends at `newest` holds.
-    pub(super) fn attempts_made(&self, group: &Group<'_>, newest: JournalSeq) -> Result<u32, StoreError> {
+    /// How many attempts the chain that ends at `newest` holds; `None`: retention has cut it before it tells.
+    pub(super) fn attempts_made(&self, group: &Group<'_>, newest: JournalSeq) -> Result<Option<u32>, StoreError> {
         let mut number = newest;
         while number != 0 {
             number = match self.entry(group, number)? {
-                Some(Entry::Attempt(attempt)) => return Ok(attempt.number.get()),
-                Some(Entry::Revived { attempts, .. }) => return Ok(attempts),
+                Some(Entry::Attempt(attempt)) => return Ok(Some(attempt.number.get())),
+                Some(Entry::Revived { attempts, .. }) => return Ok(Some(attempts)),
                 Some(other) => other.previous(),
-                None => 0,
+                None => return Ok(None),
             };
         }
-        Ok(0)
+        Ok(Some(0))
     }
 
     pub(super) fn resend(&mut self, group: &mut Group<'_>, event: Seq, webhooks: &[WebhookNo]) -> Decided {
@@ -482,18 +481,19 @@ impl Engine {
             let untold = group.entries.iter().any(|entry| entry.event == event && entry.webhook == *webhook);
             let newest = self.newest(group, event, *webhook, &told)?;
             let pending = match &newest {
-                Some(newest) => untold || newest.entry.queued().is_some(),
+                Some(newest) => untold || newest.entry.as_ref().is_some_and(|entry| entry.queued().is_some()),
                 None => found.matched.contains(webhook),
             };
             if pending {
                 return Ok(Err(Refusal::Pending));
             }
-            plan.push((*webhook, tenant, newest.map_or(0, |newest| newest.number)));
+            let made = told.get(webhook).map_or(0, |fate| u32::from(fate.attempts));
+            plan.push((*webhook, tenant, newest.map_or(0, |newest| newest.number), made));
         }
         let order = found.order();
-        for (webhook, tenant, previous) in &plan {
+        for (webhook, tenant, previous, made) in &plan {
             self.exhume(group, *tenant, *webhook, event)?;
-            self.revive(group, *webhook, event, *previous, order)?;
+            self.revive(group, *webhook, event, (*previous, *made), order)?;
         }
         Ok(Ok(Done::Count(plan.len())))
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use redb::{Database, Durability, Key, TableDefinition, Value, WriteTransaction};
 
 use super::StoreError;
+use super::age::Age;
 use super::block::{Mark, Packer};
 use super::fresh::Fresh;
 use super::group::{self, Heads, Moment};
@@ -60,7 +61,9 @@ pub struct Engine {
     pub(super) sweeps: VecDeque<WebhookNo>,
     /// Webhooks with deaths that no event has told of yet.
     pub(super) untold: BTreeSet<WebhookNo>,
-    pub(super) retention_idempotency_ms: Millis,
+    pub(super) age: Age,
+    /// Bytes of both logs since the store was made.
+    pub(super) bytes: (u64, u64),
     /// The present group as the log gets it.
     pub(super) content: Vec<u8>,
     /// Deliveries that jobs have moved since the last checkpoint: they are hardly to be seen in the log, and each dirties pages.
@@ -122,15 +125,15 @@ enum How {
 }
 
 impl<'txn> Group<'txn> {
-    fn new(txn: &'txn WriteTransaction, moment: Moment, decided: bool, heads: Heads, mark: Mark) -> Self {
+    fn new(txn: &'txn WriteTransaction, moment: Moment, decided: bool, heads: Heads, marks: (Mark, Mark)) -> Self {
         Self {
             now: moment.now,
             wall_ms: moment.wall_ms,
             decided,
             txn,
             queue: None,
-            events: Packer::new(Log::Events, heads.0, mark),
-            journal: Packer::new(Log::Journal, heads.1, mark),
+            events: Packer::new(Log::Events, heads.0, marks.0),
+            journal: Packer::new(Log::Journal, heads.1, marks.1),
             entries: Vec::new(),
             tenants: Vec::new(),
             changes: Vec::new(),
@@ -162,8 +165,7 @@ impl<'txn> Group<'txn> {
 
     /// Appends to the journal; gives the record's number.
     pub(super) fn note(&mut self, entry: &Entry) -> JournalSeq {
-        let attempt = matches!(entry, Entry::Attempt(_));
-        self.entries.push(TailEntry { webhook: entry.webhook(), attempt, event: entry.event() });
+        self.entries.push(TailEntry::of(entry));
         self.journal.push(|out| record::write(out, entry))
     }
 }
@@ -231,7 +233,9 @@ impl Engine {
         let txn = self.db.begin_write()?;
         self.fresh.point(self.next_event, self.next_journal);
         let heads = self.heads();
-        let mut group = Group::new(&txn, moment, how == How::Again, heads, self.fresh.mark(moment.now));
+        let mark = Mark { aged_ms: self.age.at(moment.now), ..self.fresh.mark(moment.now) };
+        let marks = (Mark { bytes: self.bytes.0, ..mark }, Mark { bytes: self.bytes.1, ..mark });
+        let mut group = Group::new(&txn, moment, how == How::Again, heads, marks);
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.decide(&mut group, op)?);
@@ -241,6 +245,7 @@ impl Engine {
         effects.untold = !self.untold.is_empty();
         self.next_event = events.next();
         self.next_journal = journal.next();
+        self.bytes = (events.bytes(), journal.bytes());
         log::append(&txn, Log::Events, events)?;
         log::append(&txn, Log::Journal, journal)?;
         self.write_standings(&txn, &dirty)?;
@@ -316,6 +321,7 @@ impl Engine {
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
             Op::Guarded { guard, op } => self.guarded(group, guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => self.tidy(group, *marks_before, *audit_before_ms, *max),
+            Op::Retain(retain) => self.retain(group, retain),
             Op::Tell => self.tell(group),
             Op::Cancel { event, webhooks } => self.cancel(group, *event, webhooks),
             Op::Pause { scope, paused } => Ok(self.pause(group, scope, *paused)),
@@ -379,6 +385,10 @@ impl Engine {
                     txn.open_table(WEBHOOKS)?.insert(key, row.as_slice())?;
                     put_meta(txn, meta::NEXT_WEBHOOK, &self.next_webhook.to_le_bytes())?;
                 }
+                Change::WebhookGone(no) => {
+                    txn.open_table(WEBHOOKS)?.retain_in((*no, 0)..=(*no, Seq::MAX), |_, _| false)?;
+                    txn.open_table(STANDING)?.remove(no)?;
+                }
                 Change::Key(key) => {
                     let row = row::seal(KEYS, &&key.id.0, record::write_key(key, sealer));
                     txn.open_table(KEYS)?.insert(&key.id.0, row.as_slice())?;
@@ -394,11 +404,6 @@ impl Engine {
                         }
                         None => table.remove(key.as_slice())?,
                     };
-                }
-                Change::WebhookGone(no) => {
-                    let versions = (*no, 0)..=(*no, Seq::MAX);
-                    txn.open_table(WEBHOOKS)?.retain_in(versions, |_, _| false)?;
-                    txn.open_table(STANDING)?.remove(no)?;
                 }
                 Change::KeyGone(id) => drop(txn.open_table(KEYS)?.remove(&id.0)?),
                 Change::JobGone(id) => drop(txn.open_table(JOBS)?.remove(&id.0)?),

@@ -1,11 +1,9 @@
 //! What the next step of an erasure is about, found in a snapshot: the writer looks at each again. Owns how far one step reads.
 
-use std::collections::HashSet;
-
 use super::StoreError;
 use super::erase::{
-    ATTEMPTS, BLOCK, DEAD_LETTERS, EVENTS, HASH_BITS, LAST, RECORDS, REMEMBERED, TOLD, WEBHOOKS, are_erased,
-    attempt_erased, is_its, record_erased,
+    ATTEMPTS, BLOCK, DEAD_LETTERS, EVENTS, HASH_BITS, KEPT_ATTEMPTS, KEPT_EVENTS, LAST, RECORDS, REMEMBERED, TOLD,
+    WEBHOOKS, are_erased, attempt_erased, is_its, record_erased,
 };
 use super::log::{self, Log};
 use super::ordering;
@@ -14,7 +12,9 @@ use super::row;
 use super::schema::{AUDIT, DEAD, IDEMPOTENCY, ORDERING, QUEUE};
 use super::sift::Sifted;
 use super::view::{Shared, View};
-use crate::limits::{ERASE_BLOCKS_MAX, ERASE_EVENTS_LOOKED_AT_MAX, ERASE_READ_BYTES, JOB_LOOKED_AT_MAX};
+use crate::limits::{
+    ERASE_BLOCKS_MAX, ERASE_EVENTS_LOOKED_AT_MAX, ERASE_KEPT_MAX, ERASE_READ_BYTES, JOB_LOOKED_AT_MAX,
+};
 use crate::model::audit::Audit;
 use crate::model::id::{JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use crate::model::job::{Cursor, Erase};
@@ -24,30 +24,33 @@ impl Shared {
     pub(super) fn erasable(&self, erase: &Erase, bound: Seq, from: Cursor, max: usize) -> Result<Sifted, StoreError> {
         let (stage, place) = from;
         let view = self.view()?;
-        let own = || self.registry().webhooks_ever_of(erase.tenant);
+        let attempts = |_, bytes: &[u8]| {
+            let erased = attempt_erased(|webhook| self.registry().is_forgotten(webhook), bytes)?;
+            Ok(erased.is_some())
+        };
         let mut sifted = match stage {
             DEAD_LETTERS => deaths(&view, erase, place, max)?,
-            EVENTS => {
+            EVENTS | KEPT_EVENTS => {
                 let mut told = Vec::new();
-                let mut sifted = blocks(&view, Log::Events, place, bound, |seq, bytes| {
+                let wanted = |seq: Seq, bytes: &[u8]| -> Result<bool, StoreError> {
                     let event = record::read_brief(bytes)?;
                     let is_its = is_its(erase, bound, seq, &event);
                     told.extend((is_its && event.tenant == OPERATOR_NO).then_some((TOLD, seq)));
                     Ok(is_its)
-                })?;
+                };
+                let mut sifted = match stage {
+                    EVENTS => blocks(&view, Log::Events, place, bound, wanted)?,
+                    _ => kept(&view, Log::Events, place, bound, wanted)?,
+                };
                 // Before their blocks: what is erased can't be cancelled any more.
                 sifted.items.splice(0..0, told);
                 sifted
             }
-            ATTEMPTS => {
-                let own: HashSet<WebhookNo> = own().into_iter().collect();
-                blocks(&view, Log::Journal, place, erase.journal_below, |_, bytes| {
-                    Ok(attempt_erased(&own, bytes)?.is_some())
-                })?
-            }
+            ATTEMPTS => blocks(&view, Log::Journal, place, erase.journal_below, attempts)?,
+            KEPT_ATTEMPTS => kept(&view, Log::Journal, place, erase.journal_below, attempts)?,
             REMEMBERED => remembered(&view, place)?,
             RECORDS => records(&view, erase, place, max)?,
-            WEBHOOKS => webhooks(&view, &own(), place, max)?,
+            WEBHOOKS => webhooks(&view, &self.registry().webhooks_ever_of(erase.tenant), place, max)?,
             _ => Sifted::default(),
         };
         let next = sifted.next.map(|(_, place)| (stage, place));
@@ -101,6 +104,32 @@ fn blocks(
             taken => taken?,
         };
         sifted.items.extend(take.then_some((BLOCK, first)));
+    }
+    Ok(sifted)
+}
+
+/// Records that retention has kept and that `wanted` takes, or that do not read.
+fn kept(
+    view: &View<'_>,
+    log: Log,
+    from: u64,
+    below: u64,
+    mut wanted: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
+) -> Result<Sifted, StoreError> {
+    let (mut sifted, mut read) = (Sifted::default(), 0);
+    for row in view.txn.open_table(log.kept())?.range(from..below.max(from))? {
+        let (number, value) = row?;
+        let (number, value) = (number.value(), value.value());
+        if sifted.items.len() >= ERASE_KEPT_MAX || read >= ERASE_READ_BYTES {
+            sifted.next = Some((0, number));
+            break;
+        }
+        read += value.len();
+        let take = match log::kept(log, number, value).and_then(|(_, record)| wanted(number, record)) {
+            Err(error) if error.is_damage() => true,
+            taken => taken?,
+        };
+        sifted.items.extend(take.then_some((BLOCK, number)));
     }
     Ok(sifted)
 }

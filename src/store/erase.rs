@@ -12,7 +12,7 @@
 //! do again, and none is taken while a backup is made: its rows and its logs are of one mind.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use redb::ReadableTable;
@@ -39,20 +39,24 @@ use crate::model::pause::Scope;
 
 type Decided = Result<Result<Done, Refusal>, StoreError>;
 
-/// Stages of an erasure: the first half of its cursor. The second is a death, the first number of a block, a day with the
-/// beginning of a hash, the number of an audit record, or a webhook.
+/// Stages of an erasure: the first half of its cursor. The second is a death, the first number of a block, the number of a
+/// record that retention has kept, a day with the beginning of a hash, the number of an audit record, or a webhook.
 pub(super) const DEAD_LETTERS: u32 = 0;
 pub(super) const EVENTS: u32 = 1;
-pub(super) const ATTEMPTS: u32 = 2;
-pub(super) const REMEMBERED: u32 = 3;
-pub(super) const RECORDS: u32 = 4;
-pub(super) const WEBHOOKS: u32 = 5;
+/// Behind `EVENTS`, as retention may keep one of those meanwhile; so with the attempts.
+pub(super) const KEPT_EVENTS: u32 = 2;
+pub(super) const ATTEMPTS: u32 = 3;
+pub(super) const KEPT_ATTEMPTS: u32 = 4;
+pub(super) const REMEMBERED: u32 = 5;
+pub(super) const RECORDS: u32 = 6;
+pub(super) const WEBHOOKS: u32 = 7;
 /// With this step's commit the write-ahead log is overwritten.
-const TRACES: u32 = 6;
+const TRACES: u32 = 8;
 /// When this is taken, it has been.
-pub(super) const LAST: u32 = 7;
+pub(super) const LAST: u32 = 9;
 
-/// What an item of the stage `EVENTS` begins with: a block follows, or an event that tells the operator of the tenant.
+/// What an item of the logs' stages begins with: a block or a kept record follows, or an event that tells the operator of the
+/// tenant.
 pub(super) const BLOCK: u32 = 0;
 pub(super) const TOLD: u32 = 1;
 
@@ -146,12 +150,15 @@ impl Engine {
     ) -> Result<(), StoreError> {
         match stage {
             DEAD_LETTERS => self.forget_death(group, erase, number, place),
-            EVENTS if number == TOLD => self.withdraw_told(group, place),
+            EVENTS | KEPT_EVENTS if number == TOLD => self.withdraw_told(group, place),
             EVENTS => rewrite(group, Log::Events, place, |seq, bytes| event_erased(erase, bound, seq, bytes)),
-            ATTEMPTS => {
-                let own: HashSet<WebhookNo> = self.registry.webhooks_ever_of(erase.tenant).into_iter().collect();
-                rewrite(group, Log::Journal, place, |_, bytes| attempt_erased(&own, bytes))
-            }
+            KEPT_EVENTS => rewrite_kept(group, Log::Events, place, |seq, bytes| event_erased(erase, bound, seq, bytes)),
+            ATTEMPTS => rewrite(group, Log::Journal, place, |_, bytes| {
+                attempt_erased(|webhook| self.registry.is_forgotten(webhook), bytes)
+            }),
+            KEPT_ATTEMPTS => rewrite_kept(group, Log::Journal, place, |_, bytes| {
+                attempt_erased(|webhook| self.registry.is_forgotten(webhook), bytes)
+            }),
             REMEMBERED => forget_remembered(group, number, place),
             RECORDS => {
                 let mut table = group.txn().open_table(AUDIT)?;
@@ -257,6 +264,7 @@ fn looked_at(erase: &Erase, bound: Seq, (stage, place): Cursor) -> u64 {
     match stage {
         DEAD_LETTERS => 0,
         EVENTS => place.min(bound).saturating_sub(1),
+        KEPT_EVENTS => bound.saturating_sub(1),
         ATTEMPTS => (bound + place.min(erase.journal_below)).saturating_sub(if place == 0 { 1 } else { 2 }),
         _ => total(erase, bound),
     }
@@ -288,10 +296,13 @@ fn event_erased(erase: &Erase, bound: Seq, seq: Seq, bytes: &[u8]) -> Result<Opt
     Ok(Some(out))
 }
 
-/// The record of one of these webhooks' attempts, erased; `None`: it is another's, or says nothing any more.
-pub(super) fn attempt_erased(own: &HashSet<WebhookNo>, bytes: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+/// The record of a forgotten webhook's attempt, erased; `None`: it is another's, or says nothing any more.
+pub(super) fn attempt_erased(
+    is_forgotten: impl Fn(WebhookNo) -> bool,
+    bytes: &[u8],
+) -> Result<Option<Vec<u8>>, StoreError> {
     let Entry::Attempt(attempt) = record::read(bytes)? else { return Ok(None) };
-    let its = own.contains(&attempt.webhook) && !attempt.is_erased();
+    let its = !attempt.is_erased() && is_forgotten(attempt.webhook);
     Ok(its.then(|| record::to_bytes(&Entry::Attempt(attempt.erased()))))
 }
 
@@ -332,6 +343,24 @@ fn rewrite(
     Ok(())
 }
 
+/// Replaces a record that retention has kept, if `erased` gives another.
+fn rewrite_kept(
+    group: &Group<'_>,
+    log: Log,
+    number: u64,
+    erased: impl FnOnce(u64, &[u8]) -> Result<Option<Vec<u8>>, StoreError>,
+) -> Result<(), StoreError> {
+    let mut table = group.txn().open_table(log.kept())?;
+    let Some(value) = table.get(number)? else { return Ok(()) };
+    let (aged_ms, record) = log::kept(log, number, value.value())?;
+    let other = erased(number, record)?.map(|other| log::to_keep(log, number, aged_ms, &other));
+    drop(value);
+    if let Some(other) = other {
+        table.insert(number, other.as_slice())?;
+    }
+    Ok(())
+}
+
 /// Removes a day's idempotency records with this beginning of their hash whose events are all erased.
 fn forget_remembered(group: &Group<'_>, day: u32, beginning: u64) -> Result<(), StoreError> {
     let mut low = [0; 16];
@@ -353,7 +382,8 @@ fn forget_remembered(group: &Group<'_>, day: u32, beginning: u64) -> Result<(), 
     Ok(())
 }
 
-/// Whether all events that an idempotency record is of were erased.
+/// Whether all events that an idempotency record is of were erased. Those that retention has removed were not: it keeps them for
+/// as long as the record counts, and removes the record by its day.
 pub(super) fn are_erased(events: &impl ReadableTable<u64, &'static [u8]>, of: &Remembered) -> Result<bool, StoreError> {
     let (mut erased, wanted) = (0, of.first..of.first + u64::from(of.count));
     log::scan(Log::Events, events, of.first, |seq, bytes| {

@@ -78,7 +78,6 @@ impl Disk {
             }),
             clock: clock.clone(),
             metrics: Arc::new(Metrics::default()),
-            retention_idempotency_ms: DAY_MS,
         }
     }
 

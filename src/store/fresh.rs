@@ -124,10 +124,10 @@ impl Fresh {
         index.and_then(|i| self.open.get(i)).is_some_and(|open| *open > 0)
     }
 
-    /// The mark to write into the next blocks.
+    /// The mark to write into the next blocks, but for what their log and its age add.
     #[must_use]
     pub fn mark(&self, at_ms: Millis) -> Mark {
-        Mark { event: self.base, journal: self.journal, at_ms }
+        Mark { event: self.base, journal: self.journal, at_ms, ..Mark::default() }
     }
 
     fn advance(&mut self) {
@@ -160,11 +160,11 @@ mod tests {
         fresh.point(5, 7);
         fresh.resolve(2, 1);
         fresh.resolve(4, 1);
-        assert_eq!(fresh.mark(0), Mark { event: 1, journal: 1, at_ms: 0 });
+        assert_eq!(fresh.mark(0), Mark { event: 1, journal: 1, ..Mark::default() });
         fresh.resolve(1, 1);
         assert_eq!(fresh.mark(0).event, 2);
         fresh.resolve(2, 2);
-        assert_eq!(fresh.mark(0), Mark { event: 5, journal: 7, at_ms: 0 });
+        assert_eq!(fresh.mark(0), Mark { event: 5, journal: 7, ..Mark::default() });
         assert!(!fresh.is_open(2));
         assert!(fresh.of.is_empty());
     }

@@ -65,7 +65,7 @@ impl Engine {
                 Task::Erase(erase) => (Some(erase.id.to_string()), Some(erase.id.to_string())),
                 _ => (id_of(job.tenant), Some(job.id.to_string())),
             },
-            Done::Count(_) | Done::Nothing => (None, None),
+            Done::Count(_) | Done::Retained(_) | Done::Nothing => (None, None),
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! A success alone is not worth a row of its own, so the newest stand in memory, with the readers, until something else of
 //! the webhook is written or the listings are flushed. What was not written stands in the part of the journal that start-up
-//! reads for the listings anyhow.
+//! reads for the listings anyhow. Retention writes it before it removes an event that this part speaks of (`retain`).
 
-use redb::ReadableTable;
+use redb::ReadTransaction;
 
 use super::StoreError;
 use super::log::{self, Log};
@@ -37,19 +37,25 @@ impl Successes {
         }
     }
 
-    /// The newest of each webhook; tests don't count. A test's event matches nobody, and its attempt has none before it.
+    /// The newest of each webhook; tests don't count. A test's event matches nobody, and its attempt has none before it. Where
+    /// retention has removed the event, the row of the webhook was written then, or later.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn newest(self, events: &impl ReadableTable<u64, &'static [u8]>) -> Result<ByWebhook<Millis>, StoreError> {
+    pub fn newest(self, txn: &ReadTransaction) -> Result<ByWebhook<Millis>, StoreError> {
         let mut newest = ByWebhook::default();
         for (webhook, of) in self.0 {
             for success in of.into_iter().rev() {
                 let event = success.event;
-                let matched =
-                    || log::get(Log::Events, events, event, |bytes| Ok(record::read_event(event, bytes)?.matched));
-                if success.previous != 0 || matched()?.is_some_and(|matched| matched.contains(&webhook)) {
+                let matched = |bytes: &[u8]| Ok(record::read_event(event, bytes)?.matched.contains(&webhook));
+                let counts = match success.previous {
+                    0 => log::find(txn, Log::Events, event, matched)?,
+                    _ => Some(true),
+                };
+                if counts == Some(true) {
                     newest.insert(webhook, success.at_ms);
+                }
+                if counts != Some(false) {
                     break;
                 }
             }

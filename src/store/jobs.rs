@@ -13,14 +13,13 @@ use redb::ReadableTable;
 use super::StoreError;
 use super::cancel::Told;
 use super::engine::{Engine, Group};
-use super::listing;
+use super::listing::{self, Fate, Tells};
 use super::op::{Done, JobStep, Refusal, WebhookPatch};
 use super::record::Entry;
 use super::registry::Change;
 use super::row;
 use super::schema::{DEAD_OF, FATES, FATES_PER_ROW, JOBS};
 use crate::limits::{JOBS_KEPT_MAX, JOBS_KEPT_MS, JOBS_KEPT_OF_ALL_MAX, JOBS_RUNNING_MAX, JOBS_RUNNING_OF_ALL_MAX};
-use crate::model::attempt::{Attempt, Verdict};
 use crate::model::event::OrderKey;
 use crate::model::id::{BROADCAST, JobId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::job::{Job, JobFailure, JobState, Only, Task};
@@ -110,7 +109,7 @@ impl Engine {
         let mut job = Job::clone(job);
         // One look at the tail of the journal for all deliveries of a webhook; `recover` is about one.
         let tail = match &job.task {
-            Task::Recover(recover) => self.shared.tails().newest_of(recover.webhook),
+            Task::Recover(recover) => self.shared.tails().fates_to(recover.webhook),
             _ => HashMap::new(),
         };
         for (webhook, event) in &step.items {
@@ -154,7 +153,7 @@ impl Engine {
         &mut self,
         group: &mut Group<'_>,
         job: &Job,
-        tail: &HashMap<Seq, JournalSeq>,
+        tail: &HashMap<Seq, Fate>,
         webhook: WebhookNo,
         event: Seq,
     ) -> Result<Did, StoreError> {
@@ -179,7 +178,8 @@ impl Engine {
             (_, Some(previous)) => Reviving {
                 tenant,
                 previous,
-                attempts: self.attempts_made(group, previous)?,
+                // Retention leaves a dead letter its history.
+                attempts: self.attempts_made(group, previous)?.unwrap_or(0),
                 order: self.order_of(group, webhook, event)?,
             },
             (Task::Recover(recover), None) if recover.only != Only::Failed => {
@@ -201,7 +201,7 @@ impl Engine {
         &self,
         group: &Group<'_>,
         only: Only,
-        tail: &HashMap<Seq, JournalSeq>,
+        tail: &HashMap<Seq, Fate>,
         (webhook, event): (WebhookNo, Seq),
         tenant: TenantNo,
     ) -> Result<Option<Reviving>, StoreError> {
@@ -214,18 +214,16 @@ impl Engine {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => Told::new(),
         };
-        let number = tail.get(&event).or_else(|| on_disk.get(&webhook)).copied();
-        let told: Told = number.into_iter().map(|number| (webhook, number)).collect();
-        let (previous, attempts) = match self.newest(group, event, webhook, &told)? {
+        let fate = listing::joined(on_disk.get(&webhook).copied(), tail.get(&event).copied());
+        // Retention may have taken the records: the fate says as much.
+        let (previous, attempts) = match fate {
             // Without a record it is pending if it matched.
             None if found.matched.contains(&webhook) => return Ok(None),
             None => (0, 0),
-            Some(newest) => match newest.entry {
-                Entry::Attempt(Attempt { verdict: Verdict::Delivered, number, .. }) if only == Only::All => {
-                    (newest.number, number.get())
-                }
-                _ => return Ok(None),
-            },
+            Some(Fate { number, tells: Tells::Delivered, attempts }) if only == Only::All => {
+                (number, self.attempts_made(group, number)?.unwrap_or(u32::from(attempts)))
+            }
+            Some(_) => return Ok(None),
         };
         Ok(Some(Reviving { tenant, previous, attempts, order: found.order() }))
     }

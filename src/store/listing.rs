@@ -1,7 +1,8 @@
 //! Listings: which events a tenant has, which attempts a webhook has, what became of an event's deliveries. Owns the
 //! posting lists on disk and their unwritten tails in memory.
 //!
-//! Everything here is derived from the event log and the journal and can be made again from them. A list row per event
+//! Everything here is derived from the event log and the journal and can be made again from them, but for the fates of
+//! deliveries whose attempts retention has removed: they say how each ended for as long as its event is there. A list row per event
 //! would cost four times the event (it touches a scattered leaf page each), so new entries stand in memory (`Tails`),
 //! readable at once, and go to disk in small steps beside other commits once enough have gathered (`Flush`). A crash loses
 //! the tails and start-up reads them back from the logs; rows of a flush that was cut short are written again under the
@@ -9,12 +10,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, Table, WriteTransaction};
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::engine::put_meta;
+use super::log::{self, Log};
+use super::record::Entry;
 use super::row::{self, Rows};
 use super::schema::{BY_TENANT, BY_WEBHOOK, FATES, FATES_PER_ROW, META, PostingKey, meta};
+use crate::model::attempt::{DeadReason, Verdict};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
 /// Entries that gather before a flush starts: at 16 bytes each this bounds the tails' memory to about 1 MiB, and start-up
@@ -23,12 +28,97 @@ pub const FLUSH_AT: usize = 64 * 1024;
 /// List rows written beside one commit. More would show in the time of that commit.
 const ROWS_PER_STEP: usize = 48;
 
+/// What a journal record says of how its delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tells {
+    /// Nothing: a test's failure, or an attempt from which nothing followed.
+    Nothing,
+    Pending,
+    Delivered,
+    Dead(DeadReason),
+    Cancelled,
+}
+
+/// What became of a delivery, as far as its newest records tell: this outlives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fate {
+    /// The newest journal record.
+    pub number: JournalSeq,
+    pub tells: Tells,
+    /// Attempts made in all.
+    pub attempts: u16,
+}
+
+impl Fate {
+    /// With what a newer record says.
+    #[must_use]
+    pub fn then(self, newer: Self) -> Self {
+        let tells = if newer.tells == Tells::Nothing { self.tells } else { newer.tells };
+        Self { number: newer.number, tells, attempts: self.attempts.max(newer.attempts) }
+    }
+}
+
+/// The fate of each of an event's deliveries that the journal says something of.
+pub type Fates = BTreeMap<WebhookNo, Fate>;
+
+/// Takes a newer fate in.
+pub fn add_fate(fates: &mut Fates, webhook: WebhookNo, newer: Fate) {
+    fates.entry(webhook).and_modify(|fate| *fate = fate.then(newer)).or_insert(newer);
+}
+
+/// What two sources say of one delivery, `newer` what has not left the tail or only just has.
+#[must_use]
+pub fn joined(older: Option<Fate>, newer: Option<Fate>) -> Option<Fate> {
+    match (older, newer) {
+        (Some(older), Some(newer)) if older.number < newer.number => Some(older.then(newer)),
+        (Some(older), _) => Some(older),
+        (None, newer) => newer,
+    }
+}
+
 /// What a journal record adds to the listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailEntry {
-    pub webhook: WebhookNo,
-    pub attempt: bool,
     pub event: Seq,
+    pub webhook: WebhookNo,
+    /// Attempts made with this one; 0: it says nothing of them.
+    pub attempts: u16,
+    pub attempt: bool,
+    pub tells: Tells,
+}
+
+impl TailEntry {
+    #[must_use]
+    pub fn of(entry: &Entry) -> Self {
+        let (tells, attempts) = match entry {
+            Entry::Attempt(attempt) => (
+                match attempt.verdict {
+                    Verdict::Delivered => Tells::Delivered,
+                    Verdict::RetryAt(_) => Tells::Pending,
+                    Verdict::Dead(reason) => Tells::Dead(reason),
+                    Verdict::Single => Tells::Nothing,
+                },
+                attempt.number.get(),
+            ),
+            Entry::Queued { .. } => (Tells::Pending, 0),
+            Entry::Revived { attempts, .. } => (Tells::Pending, *attempts),
+            Entry::Died { reason, .. } => (Tells::Dead(*reason), 0),
+            Entry::Dropped { .. } => (Tells::Cancelled, 0),
+        };
+        Self {
+            event: entry.event(),
+            webhook: entry.webhook(),
+            attempts: u16::try_from(attempts).unwrap_or(u16::MAX),
+            attempt: matches!(entry, Entry::Attempt(_)),
+            tells,
+        }
+    }
+
+    /// What it says of its delivery, as record `number`.
+    #[must_use]
+    pub fn fate(&self, number: JournalSeq) -> Fate {
+        Fate { number, tells: self.tells, attempts: self.attempts }
+    }
 }
 
 /// The newest entries of all lists: those at or above the bases, not yet (all) on disk.
@@ -95,27 +185,38 @@ impl Tails {
         self.journal.iter().filter(|entry| entry.webhook == webhook).map(|entry| entry.event).collect()
     }
 
-    /// The newest unwritten journal record about each event's delivery to `webhook`.
+    /// What the unwritten journal records say of each event's delivery to `webhook`.
     #[must_use]
-    pub fn newest_of(&self, webhook: WebhookNo) -> HashMap<Seq, JournalSeq> {
-        let numbered = (self.journal_base..).zip(&self.journal);
-        numbered.filter(|(_, entry)| entry.webhook == webhook).map(|(number, entry)| (entry.event, number)).collect()
+    pub fn fates_to(&self, webhook: WebhookNo) -> HashMap<Seq, Fate> {
+        let mut fates: HashMap<Seq, Fate> = HashMap::new();
+        for (number, entry) in self.entries().filter(|(_, entry)| entry.webhook == webhook) {
+            let newer = entry.fate(number);
+            fates.entry(entry.event).and_modify(|fate| *fate = fate.then(newer)).or_insert(newer);
+        }
+        fates
     }
 
-    /// The newest unwritten journal records of an event's deliveries.
+    /// What the unwritten journal records say of an event's deliveries.
     #[must_use]
-    pub fn fates_of(&self, event: Seq) -> BTreeMap<WebhookNo, JournalSeq> {
-        let numbered = (self.journal_base..).zip(&self.journal);
-        numbered.filter(|(_, entry)| entry.event == event).map(|(number, entry)| (entry.webhook, number)).collect()
+    pub fn fates_of(&self, event: Seq) -> Fates {
+        let mut fates = Fates::new();
+        for (number, entry) in self.entries().filter(|(_, entry)| entry.event == event) {
+            add_fate(&mut fates, entry.webhook, entry.fate(number));
+        }
+        fates
+    }
+
+    /// The unwritten journal records with their numbers.
+    pub fn entries(&self) -> impl Iterator<Item = (JournalSeq, &TailEntry)> {
+        (self.journal_base..).zip(&self.journal)
     }
 
     /// As `fates_of`, for many events with one look at the tail.
     #[must_use]
-    pub fn fates_of_each(&self, events: &HashSet<Seq>) -> HashMap<Seq, BTreeMap<WebhookNo, JournalSeq>> {
-        let mut fates: HashMap<Seq, BTreeMap<WebhookNo, JournalSeq>> = HashMap::new();
-        let numbered = (self.journal_base..).zip(&self.journal);
-        for (number, entry) in numbered.filter(|(_, entry)| events.contains(&entry.event)) {
-            fates.entry(entry.event).or_default().insert(entry.webhook, number);
+    pub fn fates_of_each(&self, events: &HashSet<Seq>) -> HashMap<Seq, Fates> {
+        let mut fates: HashMap<Seq, Fates> = HashMap::new();
+        for (number, entry) in self.entries().filter(|(_, entry)| events.contains(&entry.event)) {
+            add_fate(fates.entry(entry.event).or_default(), entry.webhook, entry.fate(number));
         }
         fates
     }
@@ -133,11 +234,11 @@ impl Tails {
 enum Row {
     Tenant(TenantNo, Vec<Seq>),
     Webhook(WebhookNo, Vec<JournalSeq>),
-    Fates(u64, Vec<Fate>),
+    Fates(u64, Vec<FateRow>),
 }
 
-/// (event's offset in its row, webhook, newest journal record)
-type Fate = (u8, WebhookNo, JournalSeq);
+/// (event's offset in its row, webhook, its fate)
+pub type FateRow = (u8, WebhookNo, Fate);
 
 /// A flush under way: the rows still to be written, and the bases to set when all are.
 pub struct Flush {
@@ -154,16 +255,18 @@ impl Flush {
             tenants.entry(*tenant).or_default().push(seq);
         }
         let mut webhooks: BTreeMap<WebhookNo, Vec<JournalSeq>> = BTreeMap::new();
-        let mut fates: BTreeMap<u64, BTreeMap<(u8, WebhookNo), JournalSeq>> = BTreeMap::new();
+        let mut fates: BTreeMap<u64, BTreeMap<(u8, WebhookNo), Fate>> = BTreeMap::new();
         for (number, entry) in (tails.journal_base..).zip(&tails.journal) {
             if entry.attempt {
                 webhooks.entry(entry.webhook).or_default().push(number);
             }
             let offset = u8::try_from(entry.event % FATES_PER_ROW).unwrap_or(u8::MAX);
-            fates.entry(entry.event / FATES_PER_ROW).or_default().insert((offset, entry.webhook), number);
+            let row = fates.entry(entry.event / FATES_PER_ROW).or_default();
+            let newer = entry.fate(number);
+            row.entry((offset, entry.webhook)).and_modify(|fate| *fate = fate.then(newer)).or_insert(newer);
         }
         let fates = fates.into_iter().map(|(row, of)| {
-            Row::Fates(row, of.into_iter().map(|((offset, webhook), number)| (offset, webhook, number)).collect())
+            Row::Fates(row, of.into_iter().map(|((offset, webhook), fate)| (offset, webhook, fate)).collect())
         });
         let rows = tenants
             .into_iter()
@@ -183,6 +286,7 @@ impl Flush {
         let mut by_tenant = txn.open_table(BY_TENANT)?;
         let mut by_webhook = txn.open_table(BY_WEBHOOK)?;
         let mut fates = txn.open_table(FATES)?;
+        let floor = log::floor(Log::Events, &txn.open_table(Log::Events.table())?)?.0;
         for row in self.rows.drain(..ROWS_PER_STEP.min(self.rows.len())) {
             match row {
                 Row::Tenant(tenant, list) => {
@@ -193,17 +297,32 @@ impl Flush {
                     let key = (webhook, list[0]);
                     by_webhook.insert(key, pack(BY_WEBHOOK, key, &list).as_slice())?;
                 }
-                Row::Fates(number, new) => {
-                    let before = fates.get(number)?.map(|old| row::read(FATES, &number, old.value())).transpose();
-                    let mut all: Vec<Fate> = match before {
+                Row::Fates(number, mut new) => {
+                    if number * FATES_PER_ROW < floor {
+                        // Of an event that retention has removed nothing is to be left.
+                        let kept = txn.open_table(Log::Events.kept())?;
+                        let there = |offset: u8| -> Result<bool, StoreError> {
+                            let event = number * FATES_PER_ROW + u64::from(offset);
+                            Ok(event >= floor || kept.get(event)?.is_some())
+                        };
+                        let left: Result<Vec<bool>, _> = new.iter().map(|(offset, ..)| there(*offset)).collect();
+                        let mut left = left?.into_iter();
+                        new.retain(|_| left.next().unwrap_or(true));
+                    }
+                    let before = fates.get(number)?.map(|old| rows_of(number, old.value())).transpose();
+                    let before = match before {
                         // It stays damaged, which whoever reads it is told: half a row would pass for a whole one.
                         Err(error) if error.is_damage() => continue,
                         before => before?.unwrap_or_default(),
                     };
-                    all.retain(|(offset, webhook, _)| !new.iter().any(|(o, w, _)| o == offset && w == webhook));
-                    all.extend(new);
-                    all.sort_unstable();
-                    fates.insert(number, row::write(FATES, &number, &all).as_slice())?;
+                    let mut all: BTreeMap<(u8, WebhookNo), Fate> =
+                        before.into_iter().map(|(o, w, fate)| ((o, w), fate)).collect();
+                    for (offset, webhook, newer) in new {
+                        let fate = all.entry((offset, webhook)).or_insert(newer);
+                        *fate = fate.then(newer);
+                    }
+                    let all = all.into_iter().map(|((o, w), fate)| (o, w, fate)).collect();
+                    write_fates(&mut fates, number, all)?;
                 }
             }
         }
@@ -267,10 +386,34 @@ pub fn unpack(table: Rows<PostingKey>, key: PostingKey, bytes: &[u8]) -> Result<
 ///
 /// # Errors
 /// When it does not read.
-pub fn fates_in(bytes: &[u8], event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
-    let all: Vec<Fate> = row::read(FATES, &(event / FATES_PER_ROW), bytes)?;
+pub fn fates_in(bytes: &[u8], event: Seq) -> Result<Fates, StoreError> {
     let wanted = |offset: u8| u64::from(offset) == event % FATES_PER_ROW;
-    Ok(all.into_iter().filter(|(offset, ..)| wanted(*offset)).map(|(_, webhook, number)| (webhook, number)).collect())
+    let own = rows_of(event / FATES_PER_ROW, bytes)?.into_iter().filter(|(offset, ..)| wanted(*offset));
+    Ok(own.map(|(_, webhook, fate)| (webhook, fate)).collect())
+}
+
+/// Whether a list of this owner's is left.
+pub(super) fn is_listed(lists: &impl ReadableTable<(u32, u64), &'static [u8]>, owner: u32) -> Result<bool, StoreError> {
+    Ok(lists.range((owner, 0)..=(owner, u64::MAX))?.next().transpose()?.is_some())
+}
+
+/// Reads a row of `FATES`.
+pub(super) fn rows_of(number: u64, bytes: &[u8]) -> Result<Vec<FateRow>, StoreError> {
+    row::read(FATES, &number, bytes)
+}
+
+/// Writes a row of `FATES`, which is not there when it says nothing.
+pub(super) fn write_fates(
+    table: &mut Table<'_, u64, &'static [u8]>,
+    number: u64,
+    all: Vec<FateRow>,
+) -> Result<(), StoreError> {
+    if all.is_empty() {
+        table.remove(number)?;
+    } else {
+        table.insert(number, row::write(FATES, &number, &all).as_slice())?;
+    }
+    Ok(())
 }
 
 /// The events of row number `row` of `FATES` that it says something of for one webhook.
@@ -278,17 +421,16 @@ pub fn fates_in(bytes: &[u8], event: Seq) -> Result<BTreeMap<WebhookNo, JournalS
 /// # Errors
 /// When it does not read.
 pub fn events_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<Vec<Seq>, StoreError> {
-    Ok(newest_in(bytes, row, webhook)?.into_keys().collect())
+    Ok(fates_to_in(bytes, row, webhook)?.into_keys().collect())
 }
 
-/// The same, with the newest journal record of each.
+/// The same, with what became of each one's delivery.
 ///
 /// # Errors
 /// When it does not read.
-pub fn newest_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<BTreeMap<Seq, JournalSeq>, StoreError> {
-    let all: Vec<Fate> = row::read(FATES, &row, bytes)?;
-    let own = all.into_iter().filter(|(_, of, _)| *of == webhook);
-    Ok(own.map(|(offset, _, number)| (row * FATES_PER_ROW + u64::from(offset), number)).collect())
+pub fn fates_to_in(bytes: &[u8], row: u64, webhook: WebhookNo) -> Result<BTreeMap<Seq, Fate>, StoreError> {
+    let own = rows_of(row, bytes)?.into_iter().filter(|(_, of, _)| *of == webhook);
+    Ok(own.map(|(offset, _, fate)| (row * FATES_PER_ROW + u64::from(offset), fate)).collect())
 }
 
 #[cfg(test)]
@@ -309,12 +451,15 @@ mod tests {
         for tenant in [1, 2, 0, 1] {
             tails.push_event(tenant);
         }
-        tails.push_entry(TailEntry { webhook: 5, attempt: true, event: 10 });
-        tails.push_entry(TailEntry { webhook: 6, attempt: false, event: 10 });
-        tails.push_entry(TailEntry { webhook: 5, attempt: true, event: 10 });
+        let entry = |webhook, attempts, tells| TailEntry { event: 10, webhook, attempts, attempt: attempts > 0, tells };
+        tails.push_entry(entry(5, 1, Tells::Delivered));
+        tails.push_entry(entry(6, 0, Tells::Pending));
+        tails.push_entry(entry(5, 2, Tells::Nothing));
         assert_eq!(tails.events_of([1, 0]), [10, 12, 13]);
         assert_eq!(tails.attempts_of(5), [100, 102]);
-        assert_eq!(tails.fates_of(10), BTreeMap::from([(5, 102), (6, 101)]));
+        let fate = |number, tells, attempts| Fate { number, tells, attempts };
+        let wanted = [(5, fate(102, Tells::Delivered, 2)), (6, fate(101, Tells::Pending, 0))];
+        assert_eq!(tails.fates_of(10), Fates::from(wanted));
         let flush = Flush::plan(&tails);
         tails.push_event(2);
         flush.settle(&mut tails);

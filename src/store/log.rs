@@ -1,10 +1,18 @@
-//! The two append-only logs, events and journal: appending blocks, finding a record by its number, reading ranges.
+//! The two append-only logs, events and journal: appending blocks, finding a record by its number, reading ranges, letting
+//! the oldest blocks go.
+//!
+//! Where a record stands is answered here and nowhere else: in the block whose key is the largest one up to its number, or,
+//! when retention has removed that block, among the kept ones; a range begins with the oldest block that is left. Whatever
+//! holds blocks besides the two tables is put in here. Invariant: the last block of a log always stays, so that numbers
+//! rise for ever.
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::StoreError;
 use super::block::{self, Block, Mark, Packer};
-use super::schema::{EVENTS, JOURNAL};
+use super::row;
+use super::schema::{EVENTS, JOURNAL, KEPT_EVENTS, KEPT_JOURNAL};
+use crate::clock::Millis;
 
 pub(super) const MISSING: &str = "a block of the log is missing";
 
@@ -32,6 +40,40 @@ impl Log {
             Self::Journal => "journal",
         }
     }
+
+    /// Records whose blocks are gone.
+    #[must_use]
+    pub fn kept(self) -> TableDefinition<'static, u64, &'static [u8]> {
+        match self {
+            Self::Events => KEPT_EVENTS,
+            Self::Journal => KEPT_JOURNAL,
+        }
+    }
+}
+
+/// A transaction that a log is read in.
+pub trait Source {
+    type Rows: ReadableTable<u64, &'static [u8]>;
+
+    /// # Errors
+    /// When the store fails.
+    fn rows(&self, table: TableDefinition<'static, u64, &'static [u8]>) -> Result<Self::Rows, StoreError>;
+}
+
+impl Source for ReadTransaction {
+    type Rows = redb::ReadOnlyTable<u64, &'static [u8]>;
+
+    fn rows(&self, table: TableDefinition<'static, u64, &'static [u8]>) -> Result<Self::Rows, StoreError> {
+        Ok(self.open_table(table)?)
+    }
+}
+
+impl<'txn> Source for &'txn WriteTransaction {
+    type Rows = Table<'txn, u64, &'static [u8]>;
+
+    fn rows(&self, table: TableDefinition<'static, u64, &'static [u8]>) -> Result<Self::Rows, StoreError> {
+        Ok(self.open_table(table)?)
+    }
 }
 
 /// Appends what was packed.
@@ -50,7 +92,28 @@ pub fn append(txn: &WriteTransaction, log: Log, packer: Packer) -> Result<(), St
     Ok(())
 }
 
-/// Reads record `number` of a log where it stands.
+/// Reads record `number`, wherever it stands.
+///
+/// # Errors
+/// When the store fails or the block is damaged.
+pub fn find<T>(
+    source: &impl Source,
+    log: Log,
+    number: u64,
+    read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let mut read = Some(read);
+    let mut once = |record: &[u8]| read.take().map(|read| read(record)).transpose();
+    if let Some(found) = get(log, &source.rows(log.table())?, number, &mut once)? {
+        return Ok(found);
+    }
+    match source.rows(log.kept())?.get(number)? {
+        Some(value) => once(kept(log, number, value.value())?.1),
+        None => Ok(None),
+    }
+}
+
+/// Reads record `number` of a log where it stands in its block.
 ///
 /// # Errors
 /// When the store fails, or the block is damaged or missing between others.
@@ -60,7 +123,13 @@ pub fn get<T>(
     number: u64,
     read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
-    let Some(found) = table.range(..=number)?.next_back() else { return Ok(None) };
+    let Some(found) = table.range(..=number)?.next_back() else {
+        // Before the oldest block there is nothing. One that stands before `number` and is not found has damage above it.
+        return match table.first()? {
+            Some((first, _)) if first.value() <= number => Err(StoreError::Damaged(MISSING)),
+            _ => Ok(None),
+        };
+    };
     let (first, block) = found?;
     let place = usize::try_from(number - first.value()).unwrap_or(usize::MAX);
     let first = first.value();
@@ -102,6 +171,25 @@ pub fn scan(
         expected = Some(next);
     }
     Ok(())
+}
+
+/// The same, those before the oldest block among them that are kept.
+///
+/// # Errors
+/// As `scan`.
+pub fn scan_all(
+    source: &impl Source,
+    log: Log,
+    from: u64,
+    mut each: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    for found in source.rows(log.kept())?.range(from..)? {
+        let (number, value) = found?;
+        if !each(number.value(), kept(log, number.value(), value.value())?.1)? {
+            return Ok(());
+        }
+    }
+    scan(log, &source.rows(log.table())?, from, each)
 }
 
 /// Calls `each` with whole blocks as they stand, in order: those whose first record is at or above `from` and below `below`,
@@ -171,20 +259,126 @@ impl Run {
     }
 }
 
-/// The end of a log: the number its next record gets, and the mark of its last block.
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The number its next record gets.
+    pub next: u64,
+    /// Of its last block.
+    pub mark: Option<Mark>,
+    /// What the next block's mark says of the bytes before it.
+    pub bytes: u64,
+}
+
+/// The end of a log.
 ///
 /// # Errors
 /// When the store fails or the block is damaged.
-pub fn end(log: Log, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<(u64, Option<Mark>), StoreError> {
-    let Some((first, bytes)) = table.last()? else { return Ok((1, None)) };
+pub fn end(log: Log, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<End, StoreError> {
+    let Some((first, bytes)) = table.last()? else { return Ok(End { next: 1, mark: None, bytes: 0 }) };
     let first = first.value();
     let block = block_at(log, first, bytes.value())?;
-    let mut next = first;
+    let mark = block.mark();
+    let next = first + count(log, first, &block)?;
+    Ok(End { next, mark: Some(mark), bytes: mark.bytes + bytes.value().len() as u64 })
+}
+
+/// The number of the oldest record that is left in a log, and the mark of its block.
+///
+/// # Errors
+/// When the store fails or the block is damaged.
+pub fn floor(log: Log, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<(u64, Option<Mark>), StoreError> {
+    match table.first()? {
+        Some((first, bytes)) => Ok((first.value(), Some(block_at(log, first.value(), bytes.value())?.mark()))),
+        None => Ok((1, None)),
+    }
+}
+
+/// The block that would hold record `number`: its key and mark.
+///
+/// # Errors
+/// When the store fails or the block is damaged.
+pub fn mark_at(
+    log: Log,
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    number: u64,
+) -> Result<Option<(u64, Mark)>, StoreError> {
+    match table.range(..=number)?.next_back() {
+        Some(found) => {
+            let (first, bytes) = found?;
+            Ok(Some((first.value(), block_at(log, first.value(), bytes.value())?.mark())))
+        }
+        None => Ok(None),
+    }
+}
+
+/// A block that was taken out of its log, with the number of its first record.
+pub type Taken = (u64, Vec<u8>);
+
+/// Takes whole blocks off the low end, until `max` records or more are taken: those that end at `to` or below, and never the
+/// last one.
+///
+/// # Errors
+/// When the store fails or a block is damaged.
+pub fn take(txn: &WriteTransaction, log: Log, to: u64, max: usize) -> Result<Vec<Taken>, StoreError> {
+    let mut table = txn.open_table(log.table())?;
+    let (mut taken, mut records) = (Vec::new(), 0);
+    let Some(last) = table.last()?.map(|(first, _)| first.value()) else { return Ok(taken) };
+    while records < max as u64 {
+        let Some((first, count)) = first_block(log, &table)? else { break };
+        if first == last || first + count > to {
+            break;
+        }
+        records += count;
+        taken.extend(table.pop_first()?.map(|(first, block)| (first.value(), block.value().to_vec())));
+    }
+    Ok(taken)
+}
+
+/// The oldest block's first number, and how many records it holds.
+fn first_block(log: Log, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<Option<(u64, u64)>, StoreError> {
+    let Some((first, bytes)) = table.first()? else { return Ok(None) };
+    let first = first.value();
+    Ok(Some((first, count(log, first, &block_at(log, first, bytes.value())?)?)))
+}
+
+fn count(log: Log, first: u64, block: &Block<'_>) -> Result<u64, StoreError> {
+    let mut count = 0;
     for record in block.records() {
         record.map_err(|_| damaged(log, first))?;
-        next += 1;
+        count += 1;
     }
-    Ok((next, Some(block.mark())))
+    Ok(count)
+}
+
+/// A record as it is kept when its block goes.
+#[must_use]
+pub fn to_keep(log: Log, number: u64, aged_ms: Millis, record: &[u8]) -> Vec<u8> {
+    row::seal(log.kept(), &number, [&aged_ms.to_le_bytes(), record].concat())
+}
+
+/// Reads what `to_keep` made: the age of its block, and the record.
+///
+/// # Errors
+/// When it is not what was written there.
+pub fn kept(log: Log, number: u64, value: &[u8]) -> Result<(Millis, &[u8]), StoreError> {
+    let bytes = row::open(log.kept(), &number, value)?;
+    let (age, record) = bytes.split_first_chunk::<8>().ok_or(StoreError::Damaged("a kept record does not read"))?;
+    Ok((u64::from_le_bytes(*age), record))
+}
+
+/// The records of a block that was taken.
+///
+/// # Errors
+/// `StoreError::DamagedAt`.
+pub fn records(
+    log: Log,
+    (first, bytes): &Taken,
+) -> Result<impl Iterator<Item = Result<(u64, &[u8]), StoreError>>, StoreError> {
+    let first = *first;
+    let block = block_at(log, first, bytes)?;
+    let numbered = (first..).zip(block.records());
+    Ok(numbered.map(move |(number, record)| Ok((number, record.map_err(|_| damaged(log, first))?))))
 }
 
 /// Reads the block that stands under `first`.

@@ -5,6 +5,7 @@
 //! `listing` the derived lists, `news` what the engine reports of itself, `registry` what is small enough to stand in memory, `open` how a file is made and found,
 //! `backup` how it is copied while it serves and made again from the copy.
 
+pub mod age;
 pub mod backlog;
 pub mod backup;
 pub mod block;
@@ -40,6 +41,9 @@ pub mod record;
 pub mod recover;
 pub mod registry;
 pub mod reseal;
+mod retain;
+pub mod retention;
+pub mod room;
 pub mod row;
 pub mod schema;
 pub mod seal;

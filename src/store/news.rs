@@ -293,8 +293,7 @@ impl Engine {
         if let Some(here) = group.accepted.iter().find(|accepted| accepted.seq == event) {
             return Ok(Some(Source { id: here.id, kind: here.kind.clone() }));
         }
-        let table = group.txn().open_table(Log::Events.table())?;
-        let found = log::get(Log::Events, &table, event, record::read_event_name)?;
+        let found = log::find(&group.txn(), Log::Events, event, record::read_event_name)?;
         Ok(found.map(|(id, kind)| Source { id, kind }))
     }
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::room::Room;
+use super::view::DeadLetter;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
 use crate::model::audit::Audit;
 use crate::model::event::{Event, OrderKey};
-use crate::model::id::{EventId, JobId, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
+use crate::model::id::{EventId, JobId, JournalSeq, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::job::{Cursor, Job, JobState};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::Scope;
@@ -89,6 +91,8 @@ pub enum Op {
         audit_before_ms: Millis,
         max: usize,
     },
+    /// One step of retention.
+    Retain(Box<Retain>),
     /// Tells of deaths that were not told yet because another was told of less than a minute before.
     Tell,
     /// What is pending of an event for these webhooks is cancelled. An attempt under way may still end.
@@ -126,6 +130,47 @@ pub enum Op {
     },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
+}
+
+/// What one step of retention is to remove. Nothing that is pending is touched, nor what a dead letter needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retain {
+    /// Blocks of the logs that end here or below.
+    pub events_to: Seq,
+    pub journal_to: JournalSeq,
+    /// Dead letters, with their tenants.
+    pub dead: Vec<(TenantNo, DeadLetter)>,
+    /// Records that were kept although their blocks are gone, if nothing needs them any more.
+    pub kept_events: Vec<Seq>,
+    pub kept_journal: Vec<JournalSeq>,
+    /// Idempotency records of days before this one.
+    pub days_to: u32,
+    /// Versions of webhooks that no event is judged by any more.
+    pub versions: Vec<(WebhookNo, Seq)>,
+    /// Deleted webhooks that nothing speaks of any more.
+    pub webhooks: Vec<WebhookNo>,
+    /// The store's room as it was measured, if it is to be written down.
+    pub room: Option<Room>,
+    /// Records of each log, and rows of each table, that this step takes: a block more at most.
+    pub max: usize,
+}
+
+/// What a step of retention has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retained {
+    pub events: u64,
+    /// Records of the journal.
+    pub journal: u64,
+    pub dead_letters: u64,
+    pub idempotency: u64,
+    /// Rows that went with what they belonged to, and records that were kept until now.
+    pub others: u64,
+    /// Bytes of blocks.
+    pub bytes: u64,
+    /// The listings are being written, which comes before their part of the logs may go.
+    pub flushing: bool,
+    /// Nothing was removed: a backup holds the logs.
+    pub held: bool,
 }
 
 /// What stands or falls with an op.
@@ -280,6 +325,7 @@ pub enum Done {
     Job(Arc<Job>),
     /// How many deliveries it concerned.
     Count(usize),
+    Retained(Retained),
     Nothing,
 }
 

@@ -203,8 +203,7 @@ impl Engine {
         webhook: WebhookNo,
         event: Seq,
     ) -> Result<Option<OrderKey>, StoreError> {
-        let table = group.txn().open_table(Log::Events.table())?;
-        match log::get(Log::Events, &table, event, record::read_order) {
+        match log::find(&group.txn(), Log::Events, event, record::read_order) {
             Err(error) if error.is_damage() => line_of(&group.txn().open_table(ORDERING)?, webhook, event),
             order => Ok(order?.flatten()),
         }

@@ -60,9 +60,12 @@ impl Shared {
             (tails.events_of([query.tenant, BROADCAST]), tails.bases().0)
         };
         let view = self.view()?;
+        let table = view.txn.open_table(Log::Events.table())?;
+        // Lists are pruned after what they lead to.
+        let floor = log::floor(Log::Events, &table)?.0;
         let mut low = match query.since_ms {
-            Some(since) => view.first_event_at(since)?,
-            None => 0,
+            Some(since) => view.first_event_at(since)?.max(floor),
+            None => floor,
         };
         let mut high = match query.until_ms {
             Some(until) => view.first_event_at(until.saturating_add(1))?,
@@ -75,7 +78,6 @@ impl Shared {
         }
         let bounds = Bounds { low, high, base, ascending: query.ascending };
         let numbers = merged(&view.txn, BY_TENANT, &[query.tenant, BROADCAST], tail, bounds)?;
-        let table = view.txn.open_table(Log::Events.table())?;
         gather(numbers, query.limit, |seq| {
             let event = log::get(Log::Events, &table, seq, |bytes| record::read_event(seq, bytes))?;
             Ok(event.filter(|event| wanted(event, query)))
@@ -92,8 +94,8 @@ impl Shared {
             (tails.attempts_of(webhook), tails.bases().1)
         };
         let view = self.view()?;
-        let bounds = Bounds { low: 0, high: JournalSeq::MAX, base, ascending: false };
         let table = view.txn.open_table(Log::Journal.table())?;
+        let bounds = Bounds { low: log::floor(Log::Journal, &table)?.0, high: JournalSeq::MAX, base, ascending: false };
         for number in merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)? {
             if let Some(Entry::Attempt(attempt)) = log::get(Log::Journal, &table, number?, |bytes| record::read(bytes))?
                 && !each(&attempt)
@@ -119,9 +121,10 @@ impl Shared {
             (tails.attempts_of(webhook), tails.bases().1)
         };
         let view = self.view()?;
-        let bounds = Bounds { low: 0, high: before.unwrap_or(JournalSeq::MAX), base, ascending: false };
-        let numbers = merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)?;
         let table = view.txn.open_table(Log::Journal.table())?;
+        let high = before.unwrap_or(JournalSeq::MAX);
+        let bounds = Bounds { low: log::floor(Log::Journal, &table)?.0, high, base, ascending: false };
+        let numbers = merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)?;
         gather(numbers, limit, |number| match log::get(Log::Journal, &table, number, |bytes| record::read(bytes))? {
             Some(Entry::Attempt(attempt)) => Ok(Some((number, attempt))),
             _ => Ok(None),
@@ -136,16 +139,25 @@ impl View<'_> {
     /// When the store fails.
     pub fn first_event_at(&self, at_ms: Millis) -> Result<Seq, StoreError> {
         let table = self.txn.open_table(Log::Events.table())?;
-        let (end, _) = log::end(Log::Events, &table)?;
+        let kept = self.txn.open_table(Log::Events.kept())?;
+        let (floor, end) = (log::floor(Log::Events, &table)?.0, log::end(Log::Events, &table)?.next);
+        let accepted = |seq: Seq, bytes: &[u8]| Ok(record::read_event(seq, bytes)?.accepted_ms);
         let (mut low, mut high) = (1, end);
         while low < high {
             let middle = low + (high - low) / 2;
-            let accepted = log::get(Log::Events, &table, middle, |bytes| {
-                record::read_event(middle, bytes).map(|event| event.accepted_ms)
-            })?;
-            // What retention has removed was accepted earlier than everything that is there.
-            if accepted.is_none_or(|accepted| accepted < at_ms) {
-                low = middle + 1;
+            // The first one there is from the middle on.
+            let left = if middle < floor { kept.range(middle..floor)?.next().transpose()? } else { None };
+            let (seq, accepted_ms) = match left {
+                Some((seq, value)) => {
+                    (seq.value(), Some(accepted(seq.value(), log::kept(Log::Events, seq.value(), value.value())?.1)?))
+                }
+                None => {
+                    let seq = middle.max(floor);
+                    (seq, log::get(Log::Events, &table, seq, |bytes| accepted(seq, bytes))?)
+                }
+            };
+            if accepted_ms.is_none_or(|accepted_ms| accepted_ms < at_ms) {
+                low = seq + 1;
             } else {
                 high = middle;
             }

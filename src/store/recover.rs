@@ -8,6 +8,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::StoreError;
+use super::age::Age;
 use super::block::Mark;
 use super::engine::{Engine, read_wal_row};
 use super::fresh::Fresh;
@@ -15,7 +16,7 @@ use super::group::Heads;
 use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
-use super::log::{self, Log};
+use super::log::{self, End, Log};
 use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
@@ -107,14 +108,16 @@ fn read_back(
     for (no, at_ms) in &logs.successes {
         standings.entry(*no).or_default().last_success_ms = Some(*at_ms);
     }
-    clock.lift_to(logs.newest_ms);
-    drop(meta_table);
-    drop(txn);
+    clock.lift_to(logs.newest.map_or(0, |mark| mark.at_ms));
+    let age = Age::new(logs.newest, clock.now_ms());
+    drop((meta_table, txn));
 
     *shared.registry_mut() = registry.clone();
     *shared.tails_mut() = logs.tails;
     shared.set_heads(logs.next_event, logs.next_journal, logs.open.mark(0).event);
     shared.set_fresh(logs.open.len());
+    shared.set_age(age);
+    shared.set_idempotency_ms(retention_idempotency_ms);
     let succeeded = logs.successes.keys().copied().collect();
     shared.set_successes(logs.successes);
     shared.set_db(Some(db.clone()));
@@ -145,7 +148,8 @@ fn read_back(
         succeeded,
         sweeps,
         untold,
-        retention_idempotency_ms,
+        age,
+        bytes: logs.bytes,
         content: Vec::new(),
         moved: 0,
         wipe,
@@ -205,8 +209,11 @@ fn read_standings(txn: &redb::ReadTransaction) -> Result<ByWebhook<Standing>, St
 struct Logs {
     next_event: Seq,
     next_journal: JournalSeq,
+    /// Of both logs.
+    bytes: (u64, u64),
     newest_id: Option<crate::model::id::EventId>,
-    newest_ms: Millis,
+    /// The mark of the newest block.
+    newest: Option<Mark>,
     tails: Tails,
     open: Fresh,
     fresh: Vec<(WebhookNo, Arc<Event>)>,
@@ -217,12 +224,10 @@ struct Logs {
 fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, JournalSeq)) -> Result<Logs, StoreError> {
     let events = txn.open_table(Log::Events.table())?;
     let journal = txn.open_table(Log::Journal.table())?;
-    let (next_event, events_mark) = log::end(Log::Events, &events)?;
-    let (next_journal, journal_mark) = log::end(Log::Journal, &journal)?;
-    let start = Mark { event: 1, journal: 1, at_ms: 0 };
-    let marks = [start, events_mark.unwrap_or(start), journal_mark.unwrap_or(start)];
-    let mark = marks.into_iter().max_by_key(|mark| (mark.event, mark.journal)).unwrap_or(start);
-    let newest_ms = marks.iter().map(|mark| mark.at_ms).max().unwrap_or(0);
+    let ends = (log::end(Log::Events, &events)?, log::end(Log::Journal, &journal)?);
+    let (next_event, next_journal) = (ends.0.next, ends.1.next);
+    let mark = newest_mark(ends);
+    let newest = ends.0.mark.into_iter().chain(ends.1.mark).max_by_key(|mark| mark.at_ms);
 
     let mut tails = Tails::new(flushed.0, flushed.1);
     let mut settled: HashSet<(Seq, WebhookNo)> = HashSet::new();
@@ -232,7 +237,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         let entry: Entry = record::read(bytes)?;
         let (event, webhook) = (entry.event(), entry.webhook());
         if number >= flushed.1 {
-            tails.push_entry(TailEntry { webhook, attempt: matches!(entry, Entry::Attempt(_)), event });
+            tails.push_entry(TailEntry::of(&entry));
             if let Entry::Attempt(attempt) = &entry {
                 successes.see(attempt);
             }
@@ -272,14 +277,37 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         }
         Ok(true)
     })?;
-    if newest_id.is_none() && next_event > 1 {
-        newest_id =
-            log::get(Log::Events, &events, next_event - 1, |bytes| Ok(record::read_event(next_event - 1, bytes)?.id))?;
-    }
-    let mut successes = successes.newest(&events)?;
+    let newest_id = newest_id.map_or_else(|| last_id(&events, next_event), |id| Ok(Some(id)))?;
+    let mut successes = successes.newest(txn)?;
     // Of a tenant that was deleted nothing is noted again.
     successes.retain(|no, _| !registry.is_forgotten(*no));
-    Ok(Logs { next_event, next_journal, newest_id, newest_ms, tails, open, fresh, successes })
+    Ok(Logs {
+        next_event,
+        next_journal,
+        bytes: (ends.0.bytes, ends.1.bytes),
+        newest_id,
+        newest,
+        tails,
+        open,
+        fresh,
+        successes,
+    })
+}
+
+/// The id of the newest event, where there is one.
+fn last_id(
+    events: &impl ReadableTable<u64, &'static [u8]>,
+    next: Seq,
+) -> Result<Option<crate::model::id::EventId>, StoreError> {
+    let last = next - 1;
+    log::get(Log::Events, events, last, |bytes| Ok(record::read_event(last, bytes)?.id))
+}
+
+/// From where on start-up reads the logs, by the marks of their last blocks: retention stays below it.
+pub(super) fn newest_mark((events, journal): (End, End)) -> Mark {
+    let start = Mark { event: 1, journal: 1, ..Mark::default() };
+    let marks = events.mark.into_iter().chain(journal.mark);
+    marks.max_by_key(|mark| (mark.event, mark.journal)).unwrap_or(start)
 }
 
 #[cfg(test)]

@@ -35,12 +35,12 @@ pub enum Change {
     Tenant(Arc<Tenant>),
     TenantGone(TenantNo),
     Webhook(Arc<Webhook>),
+    /// A deleted one of which nothing is kept any more.
+    WebhookGone(WebhookNo),
     Key(Arc<Key>),
     /// `None`: nothing is to be known of it any more.
     Pause(Scope, Option<Pause>),
     Job(Arc<Job>),
-    /// Nothing is kept of these any more.
-    WebhookGone(WebhookNo),
     KeyGone(KeyId),
     JobGone(JobId),
 }
@@ -126,7 +126,7 @@ impl Registry {
         self.webhooks.get(&no)
     }
 
-    /// Whether a webhook's tenant was deleted: nothing about it may be kept any more.
+    /// Whether a webhook's tenant was deleted, or no attempt of a deleted one is left: nothing about it may be kept any more.
     #[must_use]
     pub fn is_forgotten(&self, no: WebhookNo) -> bool {
         let kept = |(tenant, deleted): (&TenantNo, &Vec<WebhookNo>)| {

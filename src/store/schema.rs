@@ -17,6 +17,11 @@ pub const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 /// The journal, what became of deliveries: first journal number of a block → the block.
 pub const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal");
 
+/// Records of blocks that retention has removed, which something pending or a dead letter still needs: number → age clock of
+/// their block (u64, little endian) and the record.
+pub const KEPT_EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("kept_events");
+pub const KEPT_JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("kept_journal");
+
 /// The durable queue: (webhook, started, due ms, event) → what the next attempt must know. `started` is 1 when an attempt
 /// was made: behind an open circuit those keep their schedule while the others wait.
 pub const QUEUE: TableDefinition<QueueKey, &[u8]> = TableDefinition::new("queue");
@@ -57,20 +62,12 @@ pub const BY_TENANT: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("
 pub type PostingKey = (u32, u64);
 /// Derived: (webhook, first journal number) → the webhook's attempts, as a posting list.
 pub const BY_WEBHOOK: TableDefinition<PostingKey, &[u8]> = TableDefinition::new("by_webhook");
-/// Derived: event / 64 → for these events, the newest journal record of each of their deliveries.
+/// Event / 64 → for these events, the newest journal record of each of their deliveries, how it stands, and attempts made:
+/// derived while the journal has these records, and what is left of it when retention has removed them.
 pub const FATES: TableDefinition<u64, &[u8]> = TableDefinition::new("fates");
 
 /// Events that share one row of `FATES`.
 pub const FATES_PER_ROW: u64 = 64;
-
-/// Something to be done with tables of all shapes.
-pub trait Visit {
-    type Error;
-
-    /// # Errors
-    /// As the visitor says.
-    fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Self::Error>;
-}
 
 /// Visits every table there is: the one list of them. What is not in it is neither made with a new store nor copied into a
 /// backup or a compacted file; a test counts.
@@ -81,6 +78,8 @@ pub fn visit<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
     visitor.table(META)?;
     visitor.table(EVENTS)?;
     visitor.table(JOURNAL)?;
+    visitor.table(KEPT_EVENTS)?;
+    visitor.table(KEPT_JOURNAL)?;
     visitor.table(QUEUE)?;
     visitor.table(ORDERING)?;
     visitor.table(STANDING)?;
@@ -99,6 +98,15 @@ pub fn visit<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
     visitor.table(FATES)
 }
 
+/// Something to be done with tables of all shapes.
+pub trait Visit {
+    type Error;
+
+    /// # Errors
+    /// As the visitor says.
+    fn table<K: Key, V: Value>(&mut self, definition: TableDefinition<'static, K, V>) -> Result<(), Self::Error>;
+}
+
 /// Keys of `META`.
 pub mod meta {
     pub const FORMAT: &str = "format";
@@ -114,6 +122,8 @@ pub mod meta {
     pub const WAL: &str = "wal";
     pub const NEXT_WEBHOOK: &str = "next_webhook";
     pub const NEXT_TENANT: &str = "next_tenant";
+    /// What the store's file held when it was fullest: two u64, little endian (see `room`).
+    pub const ROOM: &str = "room";
     /// u64, little endian; absent while there was no audit record.
     pub const NEXT_AUDIT: &str = "next_audit";
     /// Wall time in ms of the newest whole backup, u64, little endian; absent before the first.

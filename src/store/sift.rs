@@ -6,18 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use redb::ReadTransaction;
-
 use super::StoreError;
-use super::listing;
+use super::listing::{self, Fate, Tells};
 use super::log::{self, Log};
 use super::news;
-use super::record::{self, Brief, Entry};
+use super::record::{self, Brief};
 use super::row;
 use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, JOBS, WEBHOOKS};
 use super::view::{Shared, View};
 use crate::limits::JOB_LOOKED_AT_MAX;
-use crate::model::attempt::{Attempt, Verdict};
 use crate::model::id::{BROADCAST, JobId, JournalSeq, Seq, TenantNo, WebhookNo};
 use crate::model::job::{Cursor, Job, Letters, Only, Recover, Task};
 use crate::model::webhook::Webhook;
@@ -127,14 +124,14 @@ impl Shared {
         let live = self.registry().webhook(no).filter(|webhook| wanted.is_of(webhook)).cloned();
         let Some(webhook) = live else { return Ok(Sifted::default()) };
         // The tail first: what leaves it from now on stands in the snapshot's rows.
-        let tail = self.tails().newest_of(no);
+        let tail = self.tails().fates_to(no);
         let view = self.view()?;
         let range = range_of(&view, recover, wanted.bound, from.1)?;
         let (fates, dead_of) = (view.txn.open_table(FATES)?, view.txn.open_table(DEAD_OF)?);
         let mut versions = Versions { view: &view, no, known: None };
-        let mut row_read: Option<(u64, BTreeMap<Seq, JournalSeq>)> = None;
+        let mut row_read: Option<(u64, BTreeMap<Seq, Fate>)> = None;
         let (mut sifted, mut looked_at) = (Sifted::default(), 0);
-        log::scan(Log::Events, &view.txn.open_table(Log::Events.table())?, range.start, |seq, bytes| {
+        log::scan_all(&view.txn, Log::Events, range.start, |seq, bytes| {
             if seq >= range.end {
                 return Ok(false);
             }
@@ -149,15 +146,16 @@ impl Shared {
             }
             let row = seq / FATES_PER_ROW;
             if row_read.as_ref().is_none_or(|(read, _)| *read != row) {
-                let newest = fates.get(row)?.map(|value| listing::newest_in(value.value(), row, no)).transpose()?;
-                row_read = Some((row, newest.unwrap_or_default()));
+                let found = fates.get(row)?.map(|value| listing::fates_to_in(value.value(), row, no)).transpose()?;
+                row_read = Some((row, found.unwrap_or_default()));
             }
-            let on_disk = || row_read.as_ref().and_then(|(_, newest)| newest.get(&seq));
-            let take = match tail.get(&seq).or_else(on_disk) {
+            let on_disk = row_read.as_ref().and_then(|(_, fates)| fates.get(&seq));
+            let fate = listing::joined(on_disk.copied(), tail.get(&seq).copied());
+            let take = match fate {
                 None => !event.matched.contains(&no) && versions.at(seq)?.is_some_and(|then| has_missed(then, &event)),
                 Some(_) if recover.only == Only::Missing => false,
                 Some(_) if dead_of.get((no, seq))?.is_some() => true,
-                Some(number) => recover.only == Only::All && is_delivered(&view.txn, *number)?,
+                Some(fate) => recover.only == Only::All && fate.tells == Tells::Delivered,
             };
             if take {
                 sifted.items.push((no, seq));
@@ -216,8 +214,7 @@ fn is_among(view: &View<'_>, letters: &Letters, event: Seq, death: JournalSeq) -
         }
     }
     let Some(kind) = &letters.kind else { return Ok(true) };
-    let table = view.txn.open_table(Log::Events.table())?;
-    Ok(log::get(Log::Events, &table, event, |bytes| Ok(record::read_brief(bytes)?.kind == kind))?.unwrap_or(false))
+    Ok(log::find(&view.txn, Log::Events, event, |bytes| Ok(record::read_brief(bytes)?.kind == kind))?.unwrap_or(false))
 }
 
 /// Whether a webhook, as it was then, would have got an event had it been active.
@@ -226,24 +223,6 @@ fn has_missed(then: &Webhook, event: &Brief<'_>) -> bool {
         && !then.is_deleted()
         && then.wants(event.kind, event.channel)
         && !news::is_about(event.kind, event.context, then.id)
-}
-
-/// Whether the chain of records that ends here says last that it was delivered.
-fn is_delivered(txn: &ReadTransaction, newest: JournalSeq) -> Result<bool, StoreError> {
-    let journal = txn.open_table(Log::Journal.table())?;
-    let mut number = newest;
-    loop {
-        match log::get(Log::Journal, &journal, number, |bytes| record::read::<Entry>(bytes))? {
-            Some(Entry::Attempt(Attempt { verdict: Verdict::Single, previous, .. })) if previous != 0 => {
-                if previous >= number {
-                    return Err(StoreError::Damaged("a journal chain does not lead back"));
-                }
-                number = previous;
-            }
-            Some(Entry::Attempt(attempt)) => return Ok(attempt.verdict == Verdict::Delivered),
-            _ => return Ok(false),
-        }
-    }
 }
 
 /// A webhook's versions along the log, each read once.

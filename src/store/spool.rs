@@ -10,7 +10,7 @@
 //! Record, 56 bytes little endian: seq, event id, webhook, attempt number, wall time ms, duration ms, status, zero, and the
 //! first 8 bytes of the SHA-256 of all that. The id ties it to its store: a spool beside a restored backup is ignored.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -19,6 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
+use super::listing::Fates;
 use super::op::{Op, Outcome, RowKey};
 use super::record::QueueRow;
 use super::recover::Recovered;
@@ -26,7 +27,7 @@ use super::view::{Shared, View};
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::event::OrderKey;
-use crate::model::id::{AttemptNumber, EventId, JournalSeq, Seq, WebhookNo};
+use crate::model::id::{AttemptNumber, EventId, Seq, WebhookNo};
 
 const RECORD_BYTES: usize = 56;
 const BODY_BYTES: usize = RECORD_BYTES - 8;
@@ -187,15 +188,11 @@ struct Before {
 }
 
 /// The row of a queued delivery whose next attempt was this success.
-fn queued(
-    view: &View<'_>,
-    success: &Success,
-    tail: BTreeMap<WebhookNo, JournalSeq>,
-) -> Result<Option<Before>, StoreError> {
+fn queued(view: &View<'_>, success: &Success, tail: Fates) -> Result<Option<Before>, StoreError> {
     let Some(event) = view.event(success.event)?.filter(|event| event.id == success.id) else { return Ok(None) };
     let fates = view.fates_beside(success.event, tail)?;
     let Some(newest) = fates.get(&success.webhook) else { return Ok(None) };
-    let Some((started, due_ms)) = view.entry(*newest)?.and_then(|entry| entry.queued()) else { return Ok(None) };
+    let Some((started, due_ms)) = view.entry(newest.number)?.and_then(|entry| entry.queued()) else { return Ok(None) };
     let key = RowKey { started, due_ms };
     let row = view.queue_row(success.webhook, success.event, key)?;
     let row = row.filter(|row| row.attempts + 1 == success.number.get());

@@ -3,16 +3,16 @@
 //! A view lives for one question and never across a wait on the network: a snapshot that stays open keeps every page that
 //! is freed after it.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use super::StoreError;
+use super::age::Age;
 use super::hold::Hold;
 use super::ids::Mask;
-use super::listing::{self, Tails};
+use super::listing::{self, Fates, Tails};
 use super::log::{self, Log};
 use super::numbers::ByWebhook;
 use super::op::RowKey;
@@ -40,6 +40,9 @@ pub struct Shared {
     next_journal: AtomicU64,
     watermark: AtomicU64,
     fresh: AtomicU64,
+    /// How long idempotency records are kept.
+    idempotency_ms: AtomicU64,
+    age: RwLock<Age>,
     hold: Hold,
     pub(super) sealer: Sealer,
     pub(super) mask: Mask,
@@ -57,6 +60,8 @@ impl Shared {
             next_journal: AtomicU64::new(1),
             watermark: AtomicU64::new(1),
             fresh: AtomicU64::new(0),
+            idempotency_ms: AtomicU64::new(0),
+            age: RwLock::default(),
             hold: Hold::default(),
             sealer,
             mask,
@@ -128,6 +133,33 @@ impl Shared {
         self.watermark.load(Ordering::Acquire)
     }
 
+    /// From where on the listings are not, or not all, on disk: (event, journal record).
+    #[must_use]
+    pub fn unwritten_from(&self) -> (Seq, JournalSeq) {
+        self.tails().bases()
+    }
+
+    /// How long an idempotency key is remembered.
+    #[must_use]
+    pub fn idempotency_ms(&self) -> Millis {
+        self.idempotency_ms.load(Ordering::Relaxed)
+    }
+
+    /// From now on keys are remembered for this long.
+    pub fn set_idempotency_ms(&self, kept_ms: Millis) {
+        self.idempotency_ms.store(kept_ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_age(&self, age: Age) {
+        *self.age.write().unwrap_or_else(PoisonError::into_inner) = age;
+    }
+
+    /// The clock that retention counts by.
+    #[must_use]
+    pub fn age(&self) -> Age {
+        *self.age.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A snapshot of what is committed now.
     ///
     /// # Errors
@@ -160,11 +192,11 @@ impl Shared {
         Some(if (1..=newest).contains(&claimed) { claimed } else { 1 + claimed % newest })
     }
 
-    /// A snapshot, and the newest journal record of each delivery of an event in it.
+    /// A snapshot, and the fate of each delivery of an event in it.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn view_with_fates(&self, event: Seq) -> Result<(View<'_>, BTreeMap<WebhookNo, JournalSeq>), StoreError> {
+    pub fn view_with_fates(&self, event: Seq) -> Result<(View<'_>, Fates), StoreError> {
         // The tail first: what it names is committed and so in the snapshot, and what leaves it later is so too.
         let tail = self.tails().fates_of(event);
         let view = self.view()?;
@@ -206,8 +238,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn event(&self, seq: Seq) -> Result<Option<Event>, StoreError> {
-        let table = self.txn.open_table(Log::Events.table())?;
-        log::get(Log::Events, &table, seq, |bytes| record::read_event(seq, bytes))
+        log::find(&self.txn, Log::Events, seq, |bytes| record::read_event(seq, bytes))
     }
 
     /// The event with this public id.
@@ -252,8 +283,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn entry(&self, number: JournalSeq) -> Result<Option<Entry>, StoreError> {
-        let table = self.txn.open_table(Log::Journal.table())?;
-        log::get(Log::Journal, &table, number, |bytes| record::read(bytes))
+        log::find(&self.txn, Log::Journal, number, |bytes| record::read(bytes))
     }
 
     /// The journal records of one delivery, oldest first, from its newest back.
@@ -261,14 +291,11 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn chain(&self, newest: JournalSeq) -> Result<Vec<(JournalSeq, Entry)>, StoreError> {
-        let table = self.txn.open_table(Log::Journal.table())?;
         let mut chain = Vec::new();
         let mut number = newest;
         while number != 0 {
             // Cut by retention: what is older is gone.
-            let Some(entry) = log::get(Log::Journal, &table, number, |bytes| record::read::<Entry>(bytes))? else {
-                break;
-            };
+            let Some(entry) = self.entry(number)? else { break };
             let previous = entry.previous();
             chain.push((number, entry));
             if previous >= number {
@@ -280,30 +307,28 @@ impl View<'_> {
         Ok(chain)
     }
 
-    /// The newest journal record of each delivery of an event that has one. The unwritten ones are as of now: a record may
+    /// The fate of each delivery of an event that the journal says something of. The unwritten ones are as of now: a record may
     /// be newer than this snapshot. `Shared::view_with_fates` gives both of one moment.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn fates(&self, event: Seq) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
+    pub fn fates(&self, event: Seq) -> Result<Fates, StoreError> {
         // The tail is read before the row, and the row from a snapshot taken after that: what left the tail stands there.
         let tail = self.shared.tails().fates_of(event);
         let db = self.db.clone();
         View { txn: db.begin_read()?, db, shared: self.shared }.fates_beside(event, tail)
     }
 
-    pub(super) fn fates_beside(
-        &self,
-        event: Seq,
-        tail: BTreeMap<WebhookNo, JournalSeq>,
-    ) -> Result<BTreeMap<WebhookNo, JournalSeq>, StoreError> {
+    pub(super) fn fates_beside(&self, event: Seq, tail: Fates) -> Result<Fates, StoreError> {
         let mut fates = match self.txn.open_table(FATES)?.get(event / FATES_PER_ROW)? {
             Some(row) => listing::fates_in(row.value(), event)?,
-            None => BTreeMap::new(),
+            None => Fates::new(),
         };
-        for (webhook, number) in tail {
-            let newest = fates.entry(webhook).or_insert(number);
-            *newest = number.max(*newest);
+        for (webhook, newer) in tail {
+            // What has left the tail since it was read may stand in the row already.
+            if fates.get(&webhook).is_none_or(|fate| fate.number < newer.number) {
+                listing::add_fate(&mut fates, webhook, newer);
+            }
         }
         Ok(fates)
     }

@@ -70,7 +70,6 @@ pub struct Parts {
     pub reopen: Reopen,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    pub retention_idempotency_ms: Millis,
 }
 
 impl Parts {
@@ -106,7 +105,6 @@ impl Parts {
             reopen: Box::new(move || Ok((open::open_file(&path, cache)?, open::open_wal(&wal)?))),
             clock: clock.clone(),
             metrics: metrics.clone(),
-            retention_idempotency_ms,
         })
     }
 
@@ -225,7 +223,6 @@ impl Store {
             reopen: parts.reopen,
             clock: parts.clock,
             metrics: parts.metrics,
-            retention_idempotency_ms: parts.retention_idempotency_ms,
             downstream,
             last_start: None,
             last_size: 0,
@@ -241,7 +238,6 @@ struct Writer {
     reopen: Reopen,
     clock: Clock,
     metrics: Arc<Metrics>,
-    retention_idempotency_ms: Millis,
     downstream: Arc<dyn Downstream>,
     last_start: Option<Instant>,
     last_size: usize,

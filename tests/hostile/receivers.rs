@@ -1,7 +1,7 @@
 //! Receivers that do what they can to be a burden. Each costs its own lane, and nobody else's deliveries are later for it.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,26 @@ fn pouring(name: &'static str, first: &[u8], again: &[u8], class: Option<&'stati
     Burden { name, url, class, says, receiver: None, reads_nothing: false }
 }
 
+/// An address that drops every SYN: the queue of its listener holds one connection, and nobody accepts it.
+fn dropping(name: &'static str) -> Burden {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+    socket.listen(0).expect("a listener");
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().expect("an address");
+    let first = TcpStream::connect(address).expect("a place in the queue");
+    let second = TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    assert_eq!(second.err().map(|error| error.kind()), Some(ErrorKind::TimedOut), "it drops what comes");
+    std::thread::spawn(move || {
+        let _kept = (listener, first);
+        loop {
+            std::thread::park();
+        }
+    });
+    let url = format!("http://{name}.localhost:{}/", address.port());
+    Burden { name, url, class: Some("timeout"), says: "connecting", receiver: None, reads_nothing: false }
+}
+
 fn burdens(authority: &Authority) -> Vec<Burden> {
     let raw = |bytes: &[u8]| Reply::Raw(bytes.to_vec());
     let drip = |text: &[u8]| Reply::Drip { bytes: text.to_vec(), every: Duration::from_millis(50) };
@@ -70,6 +90,7 @@ fn burdens(authority: &Authority) -> Vec<Burden> {
         plain("bomb", bomb, None, ""),
         plain("head-dripped", drip(b"HTTP/1.1 200 OK\r\nX-Slow: 1234567890"), Some("timeout"), "response headers"),
         plain("hanging", Reply::Hang, Some("timeout"), "response headers"),
+        dropping("syn-dropped"),
         plain("reset", Reply::Reset, Some("protocol"), ""),
         plain("closed", Reply::Close, Some("protocol"), ""),
         plain("garbage", raw(b"NONSENSE\r\n\r\n"), Some("protocol"), ""),

@@ -26,7 +26,7 @@ pub fn state_of(shared: &Shared, webhook: WebhookNo, seq: Seq) -> Result<State, 
         let event = view.event(seq)?.ok_or(StoreError::Damaged("an accepted event is missing"))?;
         return Ok(if event.matched.contains(&webhook) { State::Pending } else { State::NotMatched });
     };
-    let entry = view.entry(*newest)?.ok_or(StoreError::Damaged("a record that is pointed to is missing"))?;
+    let entry = view.entry(newest.number)?.ok_or(StoreError::Damaged("a record that is pointed to is missing"))?;
     Ok(match &entry {
         Entry::Dropped { .. } => State::Dropped,
         Entry::Died { .. } => State::Dead,
@@ -51,7 +51,7 @@ fn has_failed(shared: &Shared, webhook: WebhookNo, seq: Seq) -> bool {
 /// Whether the failure that a receiver saw is on record as the newest of its delivery: a crash may have taken it.
 pub fn is_on_record(shared: &Shared, webhook: WebhookNo, seq: Seq, number: u32) -> bool {
     let (view, fates) = shared.view_with_fates(seq).unwrap();
-    let newest = fates.get(&webhook).and_then(|newest| view.entry(*newest).unwrap());
+    let newest = fates.get(&webhook).and_then(|newest| view.entry(newest.number).unwrap());
     matches!(newest, Some(Entry::Attempt(attempt)) if attempt.number.get() == number)
 }
 

@@ -130,7 +130,6 @@ impl World {
             reopen: Box::new(move || open(&disk)),
             clock: clock.clone(),
             metrics: Arc::new(Metrics::default()),
-            retention_idempotency_ms: RETENTION_MS,
         }
     }
 

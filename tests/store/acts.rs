@@ -19,6 +19,9 @@ const IN_FLIGHT_MAX: usize = 12;
 impl World {
     /// One group of whatever happens at this moment.
     pub fn step(&mut self) -> Result<(), String> {
+        if self.chance.percent(12) {
+            self.retain()?;
+        }
         let pause = match self.chance.below(100) {
             0..=89 => self.chance.below(3_000),
             90..=97 => self.chance.below(3_600_000),
@@ -224,7 +227,7 @@ impl World {
         self.hold_and_cancel(&live, ops);
         let events = self.model.events.len() as u64;
         if self.chance.percent(10) && events > 0 {
-            let event = 1 + self.chance.below(events);
+            let event = self.model.floor.max(1) + self.chance.below(events + 1 - self.model.floor.max(1));
             let owner = self.model.events[event as usize - 1].draft.tenant;
             let mut webhooks = live;
             webhooks.retain(|no| [BROADCAST, self.model.hooks[no].tenant].contains(&owner));
@@ -277,7 +280,12 @@ impl World {
         if self.chance.percent(15) && events > 0 {
             // Mostly a young one: of those something is pending.
             let young = self.chance.below(events.min(8));
-            let event = if self.chance.percent(80) { events - young } else { 1 + self.chance.below(events) };
+            let floor = self.model.floor.max(1);
+            let event = if self.chance.percent(80) {
+                (events - young).max(floor)
+            } else {
+                floor + self.chance.below(events + 1 - floor)
+            };
             let mut webhooks = live.to_vec();
             self.chance.shuffle(&mut webhooks);
             webhooks.truncate(1 + self.chance.index(4));
@@ -289,7 +297,7 @@ impl World {
     fn some_tested(&mut self) -> Option<(WebhookNo, Seq)> {
         let tests = (1..).zip(&self.model.events).filter(|(_, fact)| fact.draft.test).map(|(seq, _)| seq);
         let untold = |seq: &Seq| !self.model.journal.iter().any(|entry| entry.event() == *seq);
-        let tests: Vec<Seq> = tests.filter(untold).collect();
+        let tests: Vec<Seq> = tests.filter(untold).filter(|seq| *seq >= self.model.floor).collect();
         let live: Vec<WebhookNo> = self.model.hooks.keys().copied().filter(|no| self.model.live(*no)).collect();
         Some((*self.chance.pick(&live)?, *self.chance.pick(&tests)?))
     }

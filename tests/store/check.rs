@@ -8,6 +8,7 @@ use webhookd::model::event::Event;
 use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::WebhookState;
 use webhookd::store::backlog::Backlog;
+use webhookd::store::listing::Tells;
 use webhookd::store::ordering::Place;
 use webhookd::store::page::EventQuery;
 use webhookd::store::queue::Queued;
@@ -74,16 +75,31 @@ fn equals(event: &Event, fact: &Fact) -> bool {
 }
 
 fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
+    let floor = view.floors().map_err(text)?.0;
     let mut found = Vec::new();
     view.scan_events(1, |event| {
         found.push(event);
         true
     })
     .map_err(text)?;
-    same(|| "events".to_owned(), &found.len(), &model.events.len())?;
+    let left = model.events.len() + 1 - floor as usize;
+    same(|| format!("events from {floor} on"), &found.len(), &left)?;
     same(|| "next event".to_owned(), &shared.next_event(), &model.heads().0)?;
+    for (seq, fact) in (1..floor).zip(&model.events) {
+        match view.event(seq).map_err(text)? {
+            Some(event) if equals(&event, fact) || erase::is_erased(&event, fact, model) => {}
+            None if !model.must_have(seq, floor) => {
+                let gone = fact.id.map_or(Ok(None), |id| view.event_by_id(id)).map_err(text)?;
+                same(|| format!("the id of event {seq}, which is gone"), &gone, &None)?;
+                let mut fates = view.fates(seq).map_err(text)?;
+                fates.retain(|_, fate| fate.number < shared.unwritten_from().1);
+                same(|| format!("written fates of {seq}, which is gone: {fates:?}"), &fates.len(), &0)?;
+            }
+            other => return Err(format!("kept event {seq} is {other:?}, wanted {fact:?}")),
+        }
+    }
     let mut before = (EventId([0; 16]), 0);
-    for (event, fact) in found.iter().zip(&model.events) {
+    for (event, fact) in found.iter().zip(&model.events[floor as usize - 1..]) {
         if !equals(event, fact) && !erase::is_erased(event, fact, model) {
             return Err(format!("event {} is {event:?}, wanted {fact:?}", event.seq));
         }
@@ -102,8 +118,12 @@ fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
 }
 
 fn journal(view: &View<'_>, model: &Model) -> Checked {
+    let floor = view.floors().map_err(text)?.1;
     for (number, wanted) in (1..).zip(&model.journal) {
         let found = view.entry(number).map_err(text)?;
+        if found.is_none() && number < floor.min(model.needed_from(wanted.event(), wanted.webhook()).unwrap_or(floor)) {
+            continue;
+        }
         if !found.as_ref().is_some_and(|found| erase::is_blotted(found, wanted, model)) {
             same(|| format!("journal record {number}"), &found.as_ref(), &Some(wanted))?;
         }
@@ -121,9 +141,15 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
     same(|| "tenants".to_owned(), &known, &tenants(model).collect())?;
     let live = model.hooks.values().filter(|hook| hook.life != Life::Deleted).count();
     same(|| "live webhooks".to_owned(), &registry.webhooks().count(), &live)?;
+    let first = view.floors().map_err(text)?.0;
+    let first = (1..first).find(|seq| model.must_have(*seq, first)).unwrap_or(first);
     for (no, hook) in &model.hooks {
         if model.gone.contains(&hook.tenant) {
             same(|| format!("webhook {no}"), &registry.webhook(*no).is_some(), &false)?;
+            continue;
+        }
+        // Of a deleted one, retention has removed what nothing speaks of any more, whether or not it was answered.
+        if hook.life == Life::Deleted && model.asked.0 > 0 && view.webhook_newest(*no).map_err(text)?.is_none() {
             continue;
         }
         let standing = view.standing(*no).map_err(text)?;
@@ -167,7 +193,7 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
         let wanted = (hook.life != Life::Deleted).then(|| (hook.life, hook.url.clone()));
         same(|| format!("webhook {no}"), &here, &wanted)?;
         let bounds: BTreeSet<Seq> = hook.versions.keys().flat_map(|from| [from.saturating_sub(1), *from]).collect();
-        for seq in bounds {
+        for seq in bounds.into_iter().filter(|seq| *seq >= first) {
             let version = view.webhook_at(*no, seq).map_err(text)?.map(|w| (life(&w.state), w.url));
             let wanted = hook.versions.range(..=seq).next_back().map(|(_, version)| version.clone());
             same(|| format!("webhook {no} at {seq}"), &version, &wanted)?;
@@ -211,8 +237,13 @@ fn fates(view: &View<'_>, model: &Model) -> Checked {
     for (number, entry) in (1..).zip(&model.journal) {
         chains.entry(entry.event()).or_default().entry(entry.webhook()).or_default().push(number);
     }
+    let floors = view.floors().map_err(text)?;
     for seq in 1..model.heads().0 {
-        let found = view.fates(seq).map_err(text)?;
+        let found: BTreeMap<WebhookNo, JournalSeq> =
+            view.fates(seq).map_err(text)?.into_iter().map(|(webhook, fate)| (webhook, fate.number)).collect();
+        if seq < floors.0 && view.event(seq).map_err(text)?.is_none() {
+            continue;
+        }
         let of_event = chains.remove(&seq).unwrap_or_default();
         let wanted: BTreeMap<_, _> = of_event.iter().map(|(no, list)| (*no, *list.last().unwrap())).collect();
         same(|| format!("fates of {seq}"), &found, &wanted)?;
@@ -221,7 +252,15 @@ fn fates(view: &View<'_>, model: &Model) -> Checked {
             let numbers: Vec<JournalSeq> = chain.iter().map(|(number, _)| *number).collect();
             if !model.forked.contains(&(seq, webhook)) {
                 let entries: Vec<&Entry> = wanted.iter().map(|number| &model.journal[*number as usize - 1]).collect();
-                same(|| format!("chain of {seq} for {webhook}, {entries:?}"), &numbers, &wanted)?;
+                // Retention may have cut what is not needed.
+                let from = model.needed_from(seq, webhook).unwrap_or(floors.1).min(floors.1);
+                let least = wanted.iter().filter(|number| **number >= from).count();
+                let whole = wanted.ends_with(&numbers) && numbers.len() >= least;
+                same(
+                    || format!("chain of {seq} for {webhook}, {entries:?}: {numbers:?} of {wanted:?}"),
+                    &whole,
+                    &true,
+                )?;
             }
         }
     }
@@ -253,6 +292,7 @@ fn lines(view: &View<'_>, model: &Model) -> Checked {
 
 /// Each delivery is in exactly one of pending, delivered, dead, cancelled.
 fn conservation(view: &View<'_>, model: &Model) -> Checked {
+    let floor = view.floors().map_err(text)?.0;
     let mut deliveries: BTreeSet<(Seq, WebhookNo)> = BTreeSet::new();
     for (seq, fact) in (1..).zip(&model.events) {
         deliveries.extend(fact.matched.iter().map(|webhook| (seq, *webhook)));
@@ -264,17 +304,27 @@ fn conservation(view: &View<'_>, model: &Model) -> Checked {
             *queued.entry((row.event, *webhook)).or_default() += 1;
         }
     }
+    deliveries.retain(|(event, _)| model.must_have(*event, floor));
     for (event, webhook) in deliveries {
         let fresh = model.fresh.contains(&(event, webhook));
         let rows = queued.get(&(event, webhook)).copied().unwrap_or(0);
         let dead = view.death_of(webhook, event).map_err(text)?.is_some();
-        let newest = view.fates(event).map_err(text)?.get(&webhook).copied();
-        let mut newest = newest.map(|number| view.entry(number)).transpose().map_err(text)?.flatten();
+        let fate = view.fates(event).map_err(text)?.get(&webhook).copied();
+        let mut newest = fate.map(|fate| view.entry(fate.number)).transpose().map_err(text)?.flatten();
         // A failure from which nothing followed says nothing about the delivery.
         while let Some(Entry::Attempt(Attempt { verdict: Verdict::Single, previous: previous @ 1.., .. })) = newest {
             newest = view.entry(previous).map_err(text)?;
         }
+        let expired = model.expired.contains(&(event, webhook)) && !dead;
+        let is_dead = fate.is_some_and(|fate| matches!(fate.tells, Tells::Dead(_)));
         let ended = match &newest {
+            // What outlives the records tells.
+            None if fate.is_some_and(|fate| matches!(fate.tells, Tells::Delivered | Tells::Cancelled)) => true,
+            // A test's failure.
+            None if fate.is_some_and(|fate| fate.tells == Tells::Nothing) => {
+                model.events[event as usize - 1].draft.test
+            }
+            _ if expired && is_dead => true,
             Some(Entry::Attempt(Attempt { verdict: Verdict::Delivered | Verdict::Single, .. })) => true,
             Some(Entry::Dropped { .. }) => true,
             _ => !model.live(webhook) && !dead && rows == 0,
@@ -317,7 +367,8 @@ fn guards(view: &View<'_>, model: &Model) -> Checked {
 }
 
 fn event_pages(shared: &Shared, model: &Model, tenant: u32, chance: &mut Chance) -> Checked {
-    let facts: Vec<(Seq, &Fact)> = (1..).zip(&model.events).collect();
+    let floor = shared.view().map_err(text)?.floors().map_err(text)?.0;
+    let facts: Vec<(Seq, &Fact)> = (1..).zip(&model.events).filter(|(seq, _)| *seq >= floor).collect();
     let its = |(seq, fact): &&(Seq, &Fact)| [tenant, 0].contains(&fact.draft.tenant) && !model.erased.contains(seq);
     let mine: Vec<&(Seq, &Fact)> = facts.iter().filter(its).collect();
     for ascending in [true, false] {
@@ -357,8 +408,9 @@ fn event_pages(shared: &Shared, model: &Model, tenant: u32, chance: &mut Chance)
 
 fn attempt_pages(shared: &Shared, model: &Model, webhook: WebhookNo, chance: &mut Chance) -> Checked {
     let mine = |entry: &&Entry| matches!(entry, Entry::Attempt(attempt) if attempt.webhook == webhook);
-    let mut wanted: Vec<JournalSeq> =
-        (1..).zip(&model.journal).filter(|(_, entry)| mine(entry)).map(|(number, _)| number).collect();
+    let floor = shared.view().map_err(text)?.floors().map_err(text)?.1;
+    let left = (1..).zip(&model.journal).filter(|(number, entry)| *number >= floor && mine(entry));
+    let mut wanted: Vec<JournalSeq> = left.map(|(number, _)| number).collect();
     wanted.reverse();
     let limit = 1 + chance.index(30);
     let (mut found, mut before) = (Vec::new(), None);

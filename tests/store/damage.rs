@@ -190,7 +190,7 @@ fn g10_flips_in_the_header_are_told_or_harmless() {
 #[test]
 fn g10_overwritten_pages_are_told_or_harmless() {
     damage_many("g10 pages", flips(100), |chance, [store, _]| {
-        let pages = used(store) / 4096 + 1;
+        let pages = used(store).div_ceil(4096);
         let page = chance.index(pages) * 4096;
         match chance.index(3) {
             0 => store[page..page + 4096].fill(0),

@@ -18,8 +18,9 @@ use crate::world::World;
 
 /// Stages of an erasure, as far as they leave traces in the model.
 const EVENTS: u32 = 1;
-const RECORDS: u32 = 4;
-/// In a step of the stage `EVENTS`: an event that tells the operator of the tenant.
+const KEPT_EVENTS: u32 = 2;
+const RECORDS: u32 = 6;
+/// In a step of one of the stages of events: an event that tells the operator of the tenant.
 const TOLD: u32 = 1;
 
 impl Model {
@@ -63,7 +64,7 @@ impl Model {
         let Task::Erase(erase) = job.task.clone() else { return Err(Refusal::NotFound) };
         for (kind, place) in &step.items {
             match (step.from.0, *kind) {
-                (EVENTS, TOLD) => self.withdraw_told(*place),
+                (EVENTS | KEPT_EVENTS, TOLD) => self.withdraw_told(*place),
                 (RECORDS, _) => {
                     if let Some(record) = self.audit.get_mut(place)
                         && record.tenant.as_deref() == Some(erase.id.as_str())
@@ -86,7 +87,7 @@ impl Model {
     }
 
     fn withdraw_told(&mut self, event: Seq) {
-        if self.erased.contains(&event) {
+        if self.erased.contains(&event) || self.lost.contains(&event) {
             return;
         }
         let on_record = self.journal.iter().filter(|entry| entry.event() == event).map(Entry::webhook);
@@ -129,10 +130,12 @@ pub fn is_erased(event: &Event, fact: &Fact, model: &Model) -> bool {
         && fact.id.is_none_or(|id| id == event.id)
 }
 
-/// Whether a record is what is left of an attempt for a tenant that is gone.
+/// Whether a record is what is left of an attempt for a tenant that is gone, or for a webhook that nothing was kept of.
 pub fn is_blotted(found: &Entry, wanted: &Entry, model: &Model) -> bool {
     let Entry::Attempt(attempt) = wanted else { return false };
-    model.gone.contains(&model.hooks[&attempt.webhook].tenant) && *found == Entry::Attempt(attempt.erased())
+    let is_gone =
+        model.gone.contains(&model.hooks[&attempt.webhook].tenant) || model.removed.contains(&attempt.webhook);
+    is_gone && *found == Entry::Attempt(attempt.erased())
 }
 
 /// Takes out of a job what follows from how the logs are cut.
@@ -191,12 +194,17 @@ impl World {
         let view = shared.view().unwrap();
         let model = &self.model;
         let is_due = |seq: &Seq| model.doomed.get(seq).is_some_and(|job| !model.is_running(*job));
-        view.scan_events(1, |event| {
+        let mut see = |event: Event| {
             if event.is_erased() {
                 erased.insert(event.seq);
             } else if is_due(&event.seq) {
                 left = Some(event.seq);
             }
+        };
+        let kept = 1..view.floors().unwrap().0;
+        kept.filter_map(|seq| view.event(seq).unwrap()).for_each(&mut see);
+        view.scan_events(1, |event| {
+            see(event);
             true
         })
         .unwrap();

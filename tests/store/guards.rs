@@ -31,7 +31,7 @@ impl Model {
                 Expected::Webhook(no) => Some(of(self.hooks[no].tenant)),
                 Expected::Tenant(no) => Some(of(*no)),
                 Expected::Job(no) => Some(self.deleted_name(op).unwrap_or_else(|| of(*no))),
-                Expected::Count(_) | Expected::Nothing => None,
+                Expected::Count(_) | Expected::Retained(_) | Expected::Nothing => None,
             };
             // Those of deleted tenants are called nothing.
             let tenant = tenant.filter(|name| !name.is_empty()).or(draft.tenant.clone());

@@ -120,7 +120,8 @@ impl Model {
             Some(Entry::Attempt(Attempt { verdict: Verdict::Delivered, .. })) => only == Only::All,
             Some(_) => false,
         };
-        if only == Only::Failed || is_told || !wanted || self.erased.contains(&event) {
+        let is_unreadable = self.erased.contains(&event) || self.lost.contains(&event);
+        if only == Only::Failed || is_told || !wanted || is_unreadable {
             return false;
         }
         let previous = self.newest(event, webhook).unwrap_or(0);
@@ -167,6 +168,9 @@ impl Model {
     }
 
     fn is_recovered(&self, recover: &Recover, event: Seq) -> bool {
+        if self.lost.contains(&event) {
+            return false;
+        }
         let (webhook, fact) = (recover.webhook, &self.events[event as usize - 1]);
         let hook = &self.hooks[&webhook];
         let at = fact.accepted_ms;

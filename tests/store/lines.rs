@@ -4,7 +4,7 @@ use webhookd::clock::Millis;
 use webhookd::limits::FAILING_FOR_MS;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::{OrderKey, order_of};
-use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::model::id::{JournalSeq, Seq, WebhookNo};
 use webhookd::model::pause::{Pause, Scope};
 use webhookd::store::op::Refusal;
 use webhookd::store::record::{Entry, QueueRow};
@@ -25,6 +25,14 @@ impl Model {
         free
     }
 
+    /// A record that follows upon another than the newest: an attempt that was under way when the delivery was asked for again
+    /// has ended meanwhile.
+    pub fn follow(&mut self, event: Seq, webhook: WebhookNo, previous: JournalSeq) {
+        if self.newest(event, webhook).unwrap_or(0) != previous {
+            self.forked.insert((event, webhook));
+        }
+    }
+
     /// A delivery has ended: the next one of its line goes, if it was the one under way.
     pub fn leave_line(&mut self, webhook: WebhookNo, event: Seq) {
         let Some(order) = self.order_of(event) else { return };
@@ -36,10 +44,7 @@ impl Model {
         let Some((place, Some(row))) = next.map(|(place, row)| (*place, *row)) else { return };
         let (event, due_ms) = (place.2, row.since_ms);
         self.lines.insert(place, None);
-        if self.newest(event, webhook).unwrap_or(0) != row.previous {
-            // An attempt that was under way when it was asked for again has ended while it was held.
-            self.forked.insert((event, webhook));
-        }
+        self.follow(event, webhook, row.previous);
         let number = self.note(Entry::Queued { event, webhook, previous: row.previous, due_ms });
         let row = QueueRow { since_ms: self.now, previous: number, ..row };
         self.queue.insert((webhook, false, due_ms, event), row);

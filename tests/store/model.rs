@@ -58,6 +58,8 @@ pub enum Expected {
     Webhook(WebhookNo),
     Tenant(TenantNo),
     Count(usize),
+    /// How many dead letters it has removed.
+    Retained(u64),
     /// Whose job.
     Job(TenantNo),
     Nothing,
@@ -78,6 +80,15 @@ pub struct Model {
     pub lines: BTreeMap<(WebhookNo, OrderKey, Seq), Option<QueueRow>>,
     pub pauses: BTreeMap<Scope, Pause>,
     pub dead: BTreeMap<(WebhookNo, Seq), JournalSeq>,
+    /// Dead letters that retention has removed: their deliveries stay dead.
+    pub expired: BTreeSet<(Seq, WebhookNo)>,
+    /// Up to where retention was asked to remove: (event, journal record). How far it went the store tells.
+    pub asked: (Seq, JournalSeq),
+    /// The oldest event that is left in the log, and which of those before it are not kept either.
+    pub floor: Seq,
+    pub lost: BTreeSet<Seq>,
+    /// Webhooks that retention was asked to know nothing of any more.
+    pub removed: BTreeSet<WebhookNo>,
     pub remembered: HashMap<[u8; 16], Remembered>,
     /// Marks of accepted signatures, and whether they are still kept.
     pub marks: Vec<(Mark, bool)>,
@@ -115,8 +126,7 @@ impl Model {
 
     /// A group of ops at one time; says what the store should answer.
     pub fn apply(&mut self, ops: &[Op], now: Millis, wall_ms: Millis) -> Vec<Result<Expected, Refusal>> {
-        self.group_journal = self.journal.len();
-        self.group_events = self.events.len();
+        (self.group_journal, self.group_events) = (self.journal.len(), self.events.len());
         (self.now, self.wall_ms) = (now, wall_ms);
         ops.iter().map(|op| self.op(op)).collect()
     }
@@ -172,14 +182,14 @@ impl Model {
                 Ok(Expected::Count(1))
             }
             Op::DropDead { webhook, event } => {
-                let previous = self.exhume(*webhook, *event)?;
-                let at_ms = self.wall_ms;
+                let (previous, at_ms) = (self.exhume(*webhook, *event)?, self.wall_ms);
                 self.note(Entry::Dropped { event: *event, webhook: *webhook, previous, at_ms });
                 Ok(Expected::Count(1))
             }
             Op::Resend { event, webhooks } => self.resend(*event, webhooks),
             Op::Guarded { guard, op } => self.guarded(guard, op),
             Op::Tidy { marks_before, audit_before_ms, max } => Ok(self.tidy(*marks_before, *audit_before_ms, *max)),
+            Op::Retain(retain) => Ok(self.retain(retain)),
             Op::Tell => Ok(self.tell()),
             Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),
             Op::Pause { scope, paused } => self.pause(scope, *paused),
@@ -216,7 +226,7 @@ impl Model {
     fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {
         let key = accept.idempotency;
         if let Some(key) = key
-            && let Some(before) = self.remembered.get(&key.hash)
+            && let Some(before) = self.remembered.get(&key.hash).filter(|before| before.first >= self.floor)
             && self.now.saturating_sub(before.at_ms) < self.retention_ms
         {
             if before.body_hash != key.body_hash {
@@ -235,8 +245,7 @@ impl Model {
         }
         let first = self.heads().0;
         for draft in &accept.drafts {
-            let seq = self.heads().0;
-            let matched = self.matched(draft);
+            let (seq, matched) = (self.heads().0, self.matched(draft));
             self.events.push(Fact { draft: draft.clone(), accepted_ms: self.now, matched: matched.clone(), id: None });
             let row = QueueRow { since_ms: self.now, ..QueueRow::default() };
             for no in matched {
@@ -249,8 +258,7 @@ impl Model {
         if let Some(key) = key
             && !events.is_empty()
         {
-            let count = u32::try_from(events.len()).unwrap();
-            let at_ms = self.now;
+            let (count, at_ms) = (u32::try_from(events.len()).unwrap(), self.now);
             self.remembered.insert(key.hash, Remembered { body_hash: key.body_hash, first, count, at_ms });
         }
         Ok(Expected::Accepted { events, replayed: false })
@@ -290,8 +298,7 @@ impl Model {
             Some(key) => self.queue.remove(&(webhook, key.started, key.due_ms, event)).is_some(),
             None => self.fresh.remove(&(event, webhook)),
         };
-        let live = self.live(webhook);
-        let newest = self.newest(event, webhook).unwrap_or(0);
+        let (live, newest) = (self.live(webhook), self.newest(event, webhook).unwrap_or(0));
         // Something was decided about the delivery while it was in flight: the attempt is on record, and a success counts.
         let late = live && !pending;
         if late {
@@ -305,8 +312,7 @@ impl Model {
         } else if attempt.previous != newest {
             self.forked.insert((event, webhook));
         }
-        let failed = attempt.class.is_some();
-        let (at_ms, tries) = (attempt.at_ms, attempt.number.get());
+        let (at_ms, tries, failed) = (attempt.at_ms, attempt.number.get(), attempt.class.is_some());
         let number = self.note(Entry::Attempt(attempt));
         match verdict {
             Verdict::RetryAt(due) if live && pending => {
@@ -363,6 +369,7 @@ impl Model {
             for (place, row) in &old {
                 self.queue.remove(place);
                 let (event, at_ms, reason) = (place.3, self.wall_ms, DeadReason::CircuitExpired);
+                self.follow(event, webhook, row.previous);
                 let number = self.note(Entry::Died { event, webhook, previous: row.previous, at_ms, reason });
                 if self.live(webhook) {
                     self.dead.insert((webhook, event), number);

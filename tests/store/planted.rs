@@ -91,7 +91,7 @@ fn g03_store_check_finds_what_does_not_agree() {
         let row = row::write(QUEUE, &key, &webhookd::store::record::QueueRow::default());
         txn.open_table(QUEUE).unwrap().insert(key, row.as_slice()).unwrap();
     });
-    finds("is dead by record", &|txn| lose(txn, DEAD_OF, |key| live(key.0)));
+    finds("standing at ", &|txn| lose(txn, DEAD_OF, |key| live(key.0)));
     finds("dead at ", &|txn| lose(txn, DEAD_OF, |_| true));
     finds("dead_of: ", &|txn| lose(txn, DEAD, |_| true));
     finds("the records up to", &|txn| {

@@ -86,7 +86,6 @@ impl Running {
             }),
             clock,
             metrics: Arc::new(Metrics::default()),
-            retention_idempotency_ms: RETENTION_MS,
         };
         let store = parts.store();
         let desk = Arc::new(Desk::default());

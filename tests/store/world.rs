@@ -24,6 +24,8 @@ use crate::drafts;
 use crate::model::{Expected, Model};
 
 pub const RETENTION_MS: Millis = 86_400_000;
+/// 400 days.
+const CLOCK_JUMP_MS: Millis = 400 * 86_400_000;
 const CACHE_BYTES: usize = 1 << 20;
 /// So little that it is full after a few groups.
 const WAL_BYTES: u64 = 4 << 10;
@@ -53,6 +55,8 @@ pub struct Tally {
     pub recovered: u64,
     pub events: u64,
     pub attempts: u64,
+    /// Steps of retention that removed something of the logs, or were asked to.
+    pub retained: u64,
 }
 
 impl Tally {
@@ -63,6 +67,7 @@ impl Tally {
         self.recovered += other.recovered;
         self.events += other.events;
         self.attempts += other.attempts;
+        self.retained += other.retained;
     }
 }
 
@@ -178,9 +183,14 @@ impl World {
                 let calls = self.chance.below(self.opening_calls + 1);
                 self.disk.set_fuse(Some(calls));
             }
-            // The wall clock may have fallen back meanwhile.
-            let fell_back = if self.chance.percent(20) { self.chance.below(3_600_000) } else { 0 };
-            self.clock = Clock::manual(self.clock.now_ms() - fell_back);
+            // The wall clock may have fallen back meanwhile, or be wrong by more than a year.
+            let now = self.clock.now_ms();
+            self.clock = Clock::manual(match self.chance.below(100) {
+                0..=19 => now - self.chance.below(3_600_000),
+                20..=22 => now + CLOCK_JUMP_MS,
+                23..=24 => now - CLOCK_JUMP_MS,
+                _ => now,
+            });
             match self.try_open() {
                 Ok(recovered) if !self.disk.is_dark() => break recovered,
                 Ok(_) => {}
@@ -227,11 +237,15 @@ impl World {
         self.see_erased();
         let mut after = after;
         after.erased.clone_from(&self.model.erased);
-        let mut chance = self.chance.clone();
-        let as_before = check(&shared, &self.model, &mut chance);
-        if heads != self.model.heads() || as_before.is_err() {
-            let as_after = check(&shared, &after, &mut chance);
+        // Where the logs end tells, unless the group has appended nothing.
+        let is_before = || {
+            let as_before = check(&shared, &self.model, &mut self.chance.clone());
+            as_before.and_then(|()| no_new_mark(&shared, &self.model, &after))
+        };
+        let as_before = if heads == self.model.heads() { is_before() } else { Err("it ends elsewhere".to_owned()) };
+        if heads != self.model.heads() || (heads == after.heads() && as_before.is_err()) {
             // What is neither is told as what it is no longer, and what it is not yet.
+            let as_after = check(&shared, &after, &mut self.chance.clone());
             assert!(as_after.is_ok(), "neither as before a group, {as_before:?}, nor as after it, {as_after:?}");
             self.model = after;
             self.tally.recovered += 1;
@@ -255,6 +269,7 @@ impl World {
         engine.set_flush_at(self.flush_at);
         self.engine = Some(engine);
         self.check();
+        self.learn_floor();
         let model = &mut self.model;
         let view = self.shared.as_ref().unwrap().view().unwrap();
         view.scan_events(1, |event| {
@@ -280,6 +295,7 @@ impl World {
             Ok(applied) => {
                 self.model = after;
                 self.learn(&applied, &expected);
+                self.learn_floor();
                 if ops.iter().any(|op| matches!(op, Op::EraseStep(_))) {
                     self.see_erased();
                 }
@@ -309,10 +325,16 @@ impl World {
         self.disk.set_quiet(false);
         let report = report.unwrap();
         assert!(report.is_clean(), "webhookd store check finds {:#?}", report.findings);
-        let (events, records) = (self.model.events.len() as u64, self.model.journal.len() as u64);
+        // What retention has left of the logs.
+        let (heads, floors) = (self.model.heads(), self.shared.as_ref().unwrap().view().unwrap().floors().unwrap());
+        let (events, records) = (heads.0 - floors.0, heads.1 - floors.1);
         assert_eq!((report.events, report.records), (events, records), "what it looked at");
         let dead = self.model.dead.keys().filter(|(webhook, _)| self.model.live(*webhook)).count() as u64;
-        assert!(report.deliveries.dead.abs_diff(dead) <= self.model.forked.len() as u64, "{report:?}, {dead} dead");
+        // A delivery whose letter retention has removed stays dead for as long as its event is there.
+        let (least, most) = (dead, dead + self.model.expired.len() as u64);
+        let forked = self.model.forked.len() as u64;
+        let found = report.deliveries.dead;
+        assert!(found + forked >= least && found <= most + forked, "{report:?}, {least} to {most} dead");
     }
 
     fn learn(&mut self, applied: &Applied, expected: &[Result<Expected, Refusal>]) {
@@ -332,6 +354,7 @@ impl World {
                 Done::Tenant(tenant) => Expected::Tenant(tenant.no),
                 Done::Job(job) => Expected::Job(job.tenant),
                 Done::Count(count) => Expected::Count(*count),
+                Done::Retained(retained) => Expected::Retained(retained.dead_letters),
                 Done::Key(_) | Done::Nothing => Expected::Nothing,
             });
             assert_eq!(&shown, expected, "an answer");
@@ -353,6 +376,14 @@ impl World {
             }
         }
     }
+}
+
+/// The model of before can't name marks that a group brought, and a group may bring nothing else.
+fn no_new_mark(shared: &Shared, before: &Model, after: &Model) -> Result<(), String> {
+    let view = shared.view().map_err(|error| error.to_string())?;
+    let new = after.marks.iter().filter(|marked| marked.1 && !before.marks.contains(marked));
+    let found = new.filter(|(mark, _)| view.is_marked(mark).unwrap_or(true)).count();
+    if found == 0 { Ok(()) } else { Err(format!("{found} marks that nobody had made")) }
 }
 
 /// What is on the disk, to be checked.

@@ -60,6 +60,7 @@ fn ask(client: &Client, loaded: Option<&Loaded>, findings: &mut Findings) -> Res
         findings.problem("daemon", "it runs but is not ready", "journalctl -u webhookd tells what it waits for");
     }
     clock(&stats, findings);
+    room(&stats["store"], findings);
     configuration(client, &stats, loaded, findings)?;
     deliveries(&stats, findings);
     webhooks(client, findings)?;
@@ -75,6 +76,25 @@ fn clock(stats: &Value, findings: &mut Findings) {
         let (way, by) = (if moved_s > 0 { "forward" } else { "back" }, print::span(moved_s.unsigned_abs()));
         let what = format!("the wall clock was moved {by} {way} since the daemon started; receivers see its time");
         findings.note("clock", what, "timedatectl tells whether it is synchronised now");
+    }
+}
+
+fn room(store: &Value, findings: &mut Findings) {
+    findings.look_at("room");
+    let size = |name: &str| bytesize::ByteSize(store[name].as_u64().unwrap_or(0));
+    match store["full"].as_str() {
+        Some("budget") => {
+            let (used, budget) = (size("used_bytes"), size("disk_budget_bytes"));
+            let what = format!("the store uses {used} of its disk budget of {budget}: publishing is answered with 503");
+            let mend = "raise store.disk_budget, or set retention.max_bytes below it, then webhookd reload";
+            findings.problem("room", what, mend);
+        }
+        Some(_) => {
+            let what =
+                format!("the store's disk has {} left: publishing is answered with 503", size("disk_free_bytes"));
+            findings.problem("room", what, "make room on it, or shorten retention and run webhookd reload");
+        }
+        None => {}
     }
 }
 

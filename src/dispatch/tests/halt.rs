@@ -24,7 +24,7 @@ impl Daemon {
 
     fn newest(&self, event: Seq, webhook: WebhookNo) -> Entry {
         let view = self.store.shared().view().unwrap();
-        view.entry(view.fates(event).unwrap()[&webhook]).unwrap().unwrap()
+        view.entry(view.fates(event).unwrap()[&webhook].number).unwrap().unwrap()
     }
 }
 

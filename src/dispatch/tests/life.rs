@@ -15,7 +15,7 @@ async fn what_is_accepted_is_delivered_and_on_record() {
     daemon.settled().await;
     assert_eq!(receiver.seen(), [Seen { id: event.id.to_string(), attempt: 1 }]);
     let view = daemon.store.shared().view().unwrap();
-    let number = view.fates(event.seq).unwrap()[&no];
+    let number = view.fates(event.seq).unwrap()[&no].number;
     let Some(Entry::Attempt(attempt)) = view.entry(number).unwrap() else { panic!("no attempt on record") };
     assert_eq!((attempt.event, attempt.webhook, attempt.status), (event.seq, no, Some(204)));
     assert_eq!((attempt.verdict, attempt.remote), (Verdict::Delivered, Some(receiver.addr)));

@@ -109,7 +109,7 @@ async fn names_that_do_not_resolve_fail_as_such() {
     }
 }
 
-/// A name server that knows `good.test`, keeps silent about `silent.test`, and denies everything else.
+/// A name server that knows `good.test`, keeps silent about `silent.test`, fails at `broken.test`, and denies everything else.
 async fn name_server() -> (SystemResolver, Arc<Mutex<Vec<String>>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut over_udp = ConnectionConfig::udp();
@@ -131,6 +131,8 @@ async fn name_server() -> (SystemResolver, Arc<Mutex<Vec<String>>>) {
             response.add_query(query.clone());
             if name == "good.test." && query.query_type() == RecordType::A {
                 response.add_answer(Record::from_rdata(query.name().clone(), 60, RData::A(A::new(192, 0, 2, 7))));
+            } else if name == "broken.test." {
+                response.metadata.response_code = ResponseCode::ServFail;
             } else if name != "good.test." {
                 response.metadata.response_code = ResponseCode::NXDomain;
             }
@@ -155,6 +157,23 @@ async fn the_system_resolver_answers_denies_and_gives_up() {
     resolver.resolve("silent.test").await.unwrap_err();
     assert!(started.elapsed() < crate::limits::RESOLVE_TIMEOUT * 2);
     assert!(asked.lock().unwrap().iter().all(|query| query.ends_with(".test.")), "{asked:?}");
+}
+
+/// The runtime's clock stands while anything is to be done and jumps when nothing is: two seconds are two, on any machine.
+#[tokio::test(start_paused = true)]
+async fn d_names_that_are_denied_broken_or_met_with_silence_fail_within_two_seconds() {
+    let (resolver, _) = name_server().await;
+    let egress = egress_with(settings(), resolver);
+    let mut took = Vec::new();
+    for name in ["missing.test", "broken.test", "silent.test"] {
+        let started = tokio::time::Instant::now();
+        let exchange = post(&egress, &Pool::default(), &format!("http://{name}/"), LONG).await;
+        assert_eq!((class(&exchange), exchange.remote), (Some(Class::Resolve), None), "{exchange:?}");
+        assert!(detail(&exchange).contains(name), "{exchange:?}");
+        took.push(started.elapsed());
+    }
+    assert!(took.iter().all(|took| *took <= Duration::from_secs(2)), "{took:?}");
+    assert!(took[2] > Duration::from_secs(1), "silence is waited for: {took:?}");
 }
 
 #[tokio::test]

@@ -178,6 +178,7 @@ fn of_the_rest(made: &Made) -> Vec<Change> {
         change("POST", "/admin/keys", "", r#"{"role":"admin"}"#, 201, Some("key.create"), (None, None)),
         change("DELETE", "/admin/keys/{id}", &made.key, "", 204, Some("key.revoke"), (None, Some(made.key.clone()))),
         change("POST", "/admin/reload", "", "", 200, Some("config.reload"), (None, None)),
+        change("POST", "/admin/retention", "", "{}", 200, Some("retention.run"), (None, None)),
         change("POST", "/admin/backup", "", "", 200, Some("backup.make"), (None, None)),
         change("PUT", "/admin/log", "", r#"{"level":"debug"}"#, 200, Some("log.change"), (None, None)),
     ]

@@ -43,7 +43,7 @@ fn places(action: Action) -> &'static [Place] {
         Action::KeyCreate | Action::KeyList | Action::KeyRevoke | Action::AuditList => &[],
         Action::Pause | Action::Resume | Action::PauseList => &[],
         Action::Overview | Action::AllWebhooks | Action::AllAttempts => &[],
-        Action::Reload | Action::ConfigSee | Action::LogSet | Action::Backup => &[],
+        Action::Reload | Action::ConfigSee | Action::LogSet | Action::Backup | Action::Retention => &[],
         Action::AllRedrive | Action::AllPurge | Action::AnyRecover => &[],
         Action::AllJobs | Action::AnyJobSee | Action::AnyJobCancel => &[],
         Action::RedriveMany | Action::PurgeMany => &[Body("webhook")],

@@ -350,7 +350,7 @@ impl World {
         let shared = self.store.shared();
         let (previous, row) = {
             let view = shared.view().unwrap();
-            let newest = view.fates(event.seq).unwrap().get(&webhook).copied();
+            let newest = view.fates(event.seq).unwrap().get(&webhook).map(|fate| fate.number);
             let entry = newest.and_then(|newest| view.entry(newest).unwrap());
             let row = entry.and_then(|entry| entry.queued()).map(|(started, due_ms)| RowKey { started, due_ms });
             (newest.unwrap_or(0), row)

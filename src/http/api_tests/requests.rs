@@ -201,6 +201,46 @@ async fn p_a_body_over_the_limit_is_413_and_not_read_on() {
 }
 
 #[tokio::test]
+async fn g17_without_room_for_its_body_a_request_is_503_and_not_read() {
+    let world = World::new().await;
+    let held = &world.service.metrics().request_bodies.held;
+    let room = i64::try_from(crate::limits::REQUEST_BODIES_BYTES_MAX).unwrap();
+    for (route, path) in with_body() {
+        held.set(room);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let got = send(&world, route, &path, &[("content-length", "100")], Flood(taken.clone())).await;
+        let told = told(route.form, &got);
+        if surface(route.on) == Surface::Admin {
+            assert_ne!(got.status, 503, "{path}: the operator has room of its own");
+            continue;
+        }
+        assert_eq!((told.status, told.code), in_form(route.form, 503, "overloaded"), "{path}");
+        assert_eq!((got.header("retry-after"), got.header("connection")), (Some("1"), Some("close")), "{path}");
+        assert_eq!(taken.load(Ordering::Relaxed), 0, "{path}");
+        assert_eq!(held.get(), room, "{path}: nothing of it is held");
+        held.set(0);
+        let got = send(&world, route, &path, &[], Full::from("{}")).await;
+        assert_ne!(got.status, 503, "{path}");
+        assert_eq!(held.get(), 0, "{path}: given back");
+    }
+    assert_eq!(world.call("GET", "/v1/events?tenant=acme", &world.admin, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn g17_a_body_is_counted_until_its_request_is_answered() {
+    let world = World::new().await;
+    let held = &world.service.metrics().request_bodies.held;
+    let mut publishing = Box::pin(world.call("POST", "/v1/events", &world.publisher, EVENT));
+    // The store's sync takes longer than asking for it.
+    assert!(
+        std::future::poll_fn(|context| std::task::Poll::Ready(publishing.as_mut().poll(context).is_pending())).await
+    );
+    assert_eq!(held.get(), i64::try_from(EVENT.len()).unwrap());
+    assert_eq!(publishing.await.status, 201);
+    assert_eq!(held.get(), 0);
+}
+
+#[tokio::test]
 async fn p_events_have_a_limit_alone_and_in_a_batch() {
     let world = World::with(Settings { event_bytes: 1_000, batch_bytes: 5_000, ..Settings::default() }).await;
     let event = |size: usize| {

@@ -122,3 +122,15 @@ async fn webhooks_are_listed_in_pages() {
     }
     assert_eq!(seen, made);
 }
+
+#[tokio::test]
+async fn a_tenant_has_so_many_tests_under_way_and_no_more() {
+    let world = World::new().await;
+    let path = format!("/v1/webhooks/{}/test", world.webhook(&["a"]).await);
+    let most = crate::limits::TESTS_PER_TENANT_MAX;
+    // Each waits for the store, so that all are under way when the last one comes.
+    let mut got = all((0..=most).map(|_| world.call("POST", &path, &world.acme, ""))).await;
+    assert_eq!(got.pop().unwrap().told(), (409, "too_many_tests".to_owned()));
+    assert!(got.iter().all(|got| got.status == 200), "{:?}", got.iter().map(|got| got.status).collect::<Vec<_>>());
+    assert_eq!(world.call("POST", &path, &world.acme, "").await.status, 200);
+}

@@ -155,7 +155,7 @@ impl Copy {
 }
 
 fn ends(txn: &ReadTransaction) -> Result<[u64; 2], StoreError> {
-    let end = |log: Log| Ok::<_, StoreError>(log::end(log, &txn.open_table(log.table())?)?.0);
+    let end = |log: Log| Ok::<_, StoreError>(log::end(log, &txn.open_table(log.table())?)?.next);
     Ok([end(Log::Events)?, end(Log::Journal)?])
 }
 

@@ -20,6 +20,7 @@ use crate::model::secret::Secret;
 use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
 use crate::store::StoreError;
 use crate::store::engine::Engine;
+use crate::store::log::{self, Log};
 use crate::store::op::{Accept, Draft, Guard, Idempotency, Mark, Op, Outcome, Quota, WebhookPatch};
 use crate::store::open::{KEY_FILE, Place, STORE_FILE};
 use crate::store::schema::EVENTS;
@@ -147,6 +148,12 @@ impl Filled {
         filled.apply([outcome(1, Verdict::Dead(DeadReason::Exhausted))]);
         filled.apply([outcome(2, Verdict::RetryAt(START + 60_000))]);
         filled.apply([outcome(3, Verdict::Delivered)]);
+        // As if retention had kept something of a block that it has removed.
+        let txn = filled.engine.db.begin_write().unwrap();
+        for log in [Log::Events, Log::Journal] {
+            txn.open_table(log.kept()).unwrap().insert(0, log::to_keep(log, 0, START, b"kept").as_slice()).unwrap();
+        }
+        txn.commit().unwrap();
         let patch = WebhookPatch { url: Some("https://example.com/2".to_owned()), ..WebhookPatch::default() };
         filled.apply([Op::UpdateWebhook { no: 1, patch: Box::new(patch) }]);
         filled

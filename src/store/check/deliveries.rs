@@ -7,6 +7,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 use crate::store::StoreError;
+use crate::store::listing::{Fate, Tells};
 use crate::store::log::{self, Log};
 use crate::store::numbers::ByWebhook;
 use crate::store::op::RowKey;
@@ -33,12 +34,15 @@ pub(super) struct Counts {
 /// The journal, by number.
 pub(super) struct Journal {
     table: ReadOnlyTable<u64, &'static [u8]>,
+    /// Records whose blocks retention has removed.
+    saved: ReadOnlyTable<u64, &'static [u8]>,
     kept: VecDeque<(JournalSeq, Vec<Entry>)>,
 }
 
 impl Journal {
     pub(super) fn new(txn: &ReadTransaction) -> Result<Self, StoreError> {
-        Ok(Self { table: txn.open_table(Log::Journal.table())?, kept: VecDeque::new() })
+        let saved = txn.open_table(Log::Journal.kept())?;
+        Ok(Self { table: txn.open_table(Log::Journal.table())?, saved, kept: VecDeque::new() })
     }
 
     /// A record, if it is there.
@@ -46,7 +50,7 @@ impl Journal {
         let holds =
             |(first, entries): &(JournalSeq, Vec<Entry>)| (*first..*first + entries.len() as u64).contains(&number);
         if !self.kept.iter().any(holds) {
-            let Some(found) = self.table.range(..=number)?.next_back() else { return Ok(None) };
+            let Some(found) = self.table.range(..=number)?.next_back() else { return self.saved(number) };
             let (first, bytes) = found?;
             let block = log::block_at(Log::Journal, first.value(), bytes.value())?;
             let cut = |_| StoreError::Damaged("a block of the journal is cut short");
@@ -59,6 +63,16 @@ impl Journal {
         }
         let found = self.kept.iter().find(|block| holds(block));
         Ok(found.and_then(|(first, entries)| entries.get(usize::try_from(number - first).ok()?)))
+    }
+
+    fn saved(&mut self, number: JournalSeq) -> Result<Option<&Entry>, StoreError> {
+        let Some(value) = self.saved.get(number)? else { return Ok(None) };
+        let entry = record::read(log::kept(Log::Journal, number, value.value())?.1)?;
+        if self.kept.len() >= BLOCKS_KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((number, vec![entry]));
+        Ok(self.kept.back().and_then(|(_, entries)| entries.first()))
     }
 
     /// The newest record up to `number` that says how its delivery stands, with its number.
@@ -110,18 +124,17 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// Judges a delivery: `order`, the line of its event; `newest`, its newest record in the journal.
+    /// Judges a delivery: `order`, the line of its event; `fate`, what the listings say of it.
     pub(super) fn see(
         &mut self,
         event: Seq,
         order: Option<u64>,
         webhook: WebhookNo,
-        newest: Option<JournalSeq>,
+        fate: Option<Fate>,
     ) -> Result<(), StoreError> {
-        let told = newest.map(|newest| self.journal.telling(newest)).transpose()?.flatten();
-        if newest.is_some() && told.is_none() {
-            self.note(event, webhook, "its newest record in the journal is missing".to_owned());
-            return Ok(());
+        let told = fate.map(|fate| self.journal.telling(fate.number)).transpose()?.flatten();
+        if let Some(fate) = fate.filter(|_| told.is_none()) {
+            return self.see_cut(event, webhook, fate);
         }
         if self.registry.webhook(webhook).is_none() {
             // Whatever it was, it is no more; what is left of its rows is swept.
@@ -157,6 +170,8 @@ impl<'a> Judge<'a> {
             },
             Some((number, entry)) if is_death(entry) => match death {
                 Some(death) if death == *number && pending == 0 => self.count(|states| &mut states.dead),
+                // Retention has removed its letter: it stays dead.
+                None if pending == 0 => self.count(|states| &mut states.dead),
                 _ => Some(format!("it is dead by record {number}, and its rows say otherwise")),
             },
             Some((number, entry)) => {
@@ -167,6 +182,27 @@ impl<'a> Judge<'a> {
                     Some(format!("it has ended by record {number}, and still has a row"))
                 }
             }
+        };
+        if let Some(problem) = problem {
+            self.note(event, webhook, problem);
+        }
+        Ok(())
+    }
+
+    /// Judges a delivery whose records retention has removed: it has ended, and its fate tells how.
+    fn see_cut(&mut self, event: Seq, webhook: WebhookNo, fate: Fate) -> Result<(), StoreError> {
+        let letter = self.dead_of.get((webhook, event))?.is_some();
+        let live = self.registry.webhook(webhook).is_some();
+        let problem = match fate.tells {
+            Tells::Pending if live => Some("it is pending, and its newest record in the journal is missing".to_owned()),
+            _ if letter && live => {
+                Some("it is a dead letter, and its newest record in the journal is missing".to_owned())
+            }
+            Tells::Delivered => self.count(|states| &mut states.delivered),
+            Tells::Dead(_) if live => self.count(|states| &mut states.dead),
+            Tells::Cancelled | Tells::Pending | Tells::Dead(_) => self.count(|states| &mut states.cancelled),
+            // A test's.
+            Tells::Nothing => None,
         };
         if let Some(problem) = problem {
             self.note(event, webhook, problem);

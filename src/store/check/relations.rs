@@ -5,7 +5,7 @@
 //! delivery whose records have two ends (something was decided while an attempt was in flight) is known by that, and judged less
 //! strictly.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
 
@@ -15,7 +15,7 @@ use super::{FINDINGS_MAX, Report, Tell};
 use crate::model::event::Event;
 use crate::model::id::{BROADCAST, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookNo};
 use crate::store::StoreError;
-use crate::store::listing;
+use crate::store::listing::{self, Fate, FateRow, Fates, TailEntry};
 use crate::store::log::{self, Log};
 use crate::store::numbers::ByWebhook;
 use crate::store::ordering::Place;
@@ -53,8 +53,8 @@ struct Look<'a, 't> {
     named: Bits,
     /// Records that are some delivery's newest.
     newest: Bits,
-    /// The newest records behind `flushed`, by event.
-    tail: HashMap<Seq, BTreeMap<WebhookNo, JournalSeq>>,
+    /// What the records behind `flushed` say, by event.
+    tail: HashMap<Seq, Fates>,
 }
 
 /// Looks at all of it.
@@ -174,7 +174,7 @@ impl Look<'_, '_> {
                 report.found("journal", number, "its webhook's tenant was deleted, and it was not erased");
             }
             if number >= flushed.1 {
-                tail.entry(event).or_default().insert(webhook, number);
+                listing::add_fate(tail.entry(event).or_default(), webhook, TailEntry::of(&entry).fate(number));
             } else if matches!(entry, Entry::Attempt(_)) {
                 attempts.entry(webhook).or_default().add(number);
             }
@@ -197,6 +197,15 @@ impl Look<'_, '_> {
         let fates = self.view.txn.open_table(FATES)?;
         let mut events: HashMap<u32, Sum> = HashMap::new();
         let (mut before, mut row) = (None, (u64::MAX, Vec::new()));
+        for kept in self.view.txn.open_table(Log::Events.kept())?.iter()? {
+            let (seq, value) = kept?;
+            let seq = seq.value();
+            let event = record::read_event(seq, log::kept(Log::Events, seq, value.value())?.1)?;
+            if event.tenant != BROADCAST && !event.is_erased() && self.is_left(event.tenant) {
+                self.report.found("kept_events", seq, "its tenant was deleted, and it was not erased");
+            }
+            self.deliveries(judge, &event, &row_of(&fates, seq / FATES_PER_ROW)?)?;
+        }
         log::scan(Log::Events, &table, 1, |seq, bytes| {
             let event = record::read_event(seq, bytes)?;
             if before.is_some_and(|before| before >= event.id) || !is_rising(&event.matched) {
@@ -223,21 +232,18 @@ impl Look<'_, '_> {
         Ok(events)
     }
 
-    fn deliveries(
-        &mut self,
-        judge: &mut Judge<'_>,
-        event: &Event,
-        row: &[(u8, WebhookNo, JournalSeq)],
-    ) -> Result<(), StoreError> {
+    fn deliveries(&mut self, judge: &mut Judge<'_>, event: &Event, row: &[FateRow]) -> Result<(), StoreError> {
         let mine = row.iter().filter(|(offset, ..)| u64::from(*offset) == event.seq % FATES_PER_ROW);
-        let mut fates: BTreeMap<WebhookNo, JournalSeq> = mine.map(|(_, webhook, number)| (*webhook, *number)).collect();
-        for (webhook, number) in self.tail.get(&event.seq).into_iter().flatten() {
-            let newest = fates.entry(*webhook).or_default();
-            *newest = (*newest).max(*number);
+        let mut fates: Fates = mine.map(|(_, webhook, fate)| (*webhook, *fate)).collect();
+        for (webhook, newer) in self.tail.get(&event.seq).into_iter().flatten() {
+            listing::add_fate(&mut fates, *webhook, *newer);
         }
-        for (webhook, number) in &fates {
+        let first = first_of(self.view, Log::Journal)?;
+        for (webhook, Fate { number, .. }) in &fates {
             let owner = judge.journal.entry(*number)?.map(|entry| (entry.event(), entry.webhook()));
-            if owner != Some((event.seq, *webhook)) || self.named.has(*number) {
+            // Retention may have removed it: the fate is what is left.
+            let is_cut = owner.is_none() && *number < first;
+            if (owner != Some((event.seq, *webhook)) && !is_cut) || self.named.has(*number) {
                 self.report.found(
                     "fates",
                     format!("event {}, webhook {webhook}", event.seq),
@@ -249,7 +255,7 @@ impl Look<'_, '_> {
         let order = event.order();
         let untold =
             event.matched.iter().filter(|webhook| !fates.contains_key(webhook)).map(|webhook| (*webhook, None));
-        let told = fates.iter().map(|(webhook, number)| (*webhook, Some(*number)));
+        let told = fates.iter().map(|(webhook, fate)| (*webhook, Some(*fate)));
         for (webhook, newest) in told.chain(untold) {
             judge.see(event.seq, order, webhook, newest)?;
         }
@@ -268,10 +274,9 @@ impl Look<'_, '_> {
             let Some(entry) = judge.journal.entry(number)? else { continue };
             let (event, webhook) = (entry.event(), entry.webhook());
             let row = row_of(&fates, event / FATES_PER_ROW)?;
-            let mine =
-                |fate: &&(u8, WebhookNo, JournalSeq)| fate.1 == webhook && u64::from(fate.0) == event % FATES_PER_ROW;
-            let written = row.iter().find(mine).map(|(.., number)| *number);
-            let later = self.tail.get(&event).and_then(|tail| tail.get(&webhook)).copied();
+            let mine = |fate: &&FateRow| fate.1 == webhook && u64::from(fate.0) == event % FATES_PER_ROW;
+            let written = row.iter().find(mine).map(|(.., fate)| fate.number);
+            let later = self.tail.get(&event).and_then(|tail| tail.get(&webhook)).map(|fate| fate.number);
             if written.max(later).is_some_and(|newest| newest > number) {
                 if forked.len() < FINDINGS_MAX * FINDINGS_MAX {
                     forked.insert((event, webhook));
@@ -417,8 +422,8 @@ impl Look<'_, '_> {
     }
 }
 
-fn row_of(fates: &ReadOnlyTable<u64, &'static [u8]>, row: u64) -> Result<Vec<(u8, WebhookNo, JournalSeq)>, StoreError> {
-    fates.get(row)?.map_or(Ok(Vec::new()), |value| row::read(FATES, &row, value.value()))
+fn row_of(fates: &ReadOnlyTable<u64, &'static [u8]>, row: u64) -> Result<Vec<FateRow>, StoreError> {
+    fates.get(row)?.map_or(Ok(Vec::new()), |value| listing::rows_of(row, value.value()))
 }
 
 fn is_rising<T: PartialOrd>(list: &[T]) -> bool {

@@ -8,13 +8,14 @@ use crate::model::audit::Audit;
 use crate::model::job::Job;
 use crate::model::pause::Pause;
 use crate::store::StoreError;
+use crate::store::listing::FateRow;
 use crate::store::log::{self, Log};
 use crate::store::ordering::Place;
 use crate::store::record::{self, Entry, QueueRow, Remembered, Standing};
 use crate::store::row::{self, Rows};
 use crate::store::schema::{
-    AUDIT, BY_TENANT, BY_WEBHOOK, DEAD, DEAD_OF, FATES, IDEMPOTENCY, JOBS, KEYS, MARKS, META, ORDERING, PAUSES, QUEUE,
-    STANDING, TENANTS, WEBHOOKS,
+    AUDIT, BY_TENANT, BY_WEBHOOK, DEAD, DEAD_OF, FATES, IDEMPOTENCY, JOBS, KEPT_EVENTS, KEPT_JOURNAL, KEYS, MARKS,
+    META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, WEBHOOKS,
 };
 
 type Read = Result<(), StoreError>;
@@ -39,7 +40,14 @@ pub(super) fn check(txn: &ReadTransaction, report: &mut Report, tell: &mut Tell<
     rows(txn, AUDIT, report, tell, |bytes| record::read::<Audit>(bytes).map(drop));
     rows(txn, BY_TENANT, report, tell, |bytes| record::read::<Vec<u64>>(bytes).map(drop));
     rows(txn, BY_WEBHOOK, report, tell, |bytes| record::read::<Vec<u64>>(bytes).map(drop));
-    rows(txn, FATES, report, tell, |bytes| record::read::<Vec<(u8, u32, u64)>>(bytes).map(drop));
+    rows(txn, FATES, report, tell, |bytes| record::read::<Vec<FateRow>>(bytes).map(drop));
+    rows(txn, KEPT_EVENTS, report, tell, |bytes| record::read_event(0, kept(bytes)?).map(drop));
+    rows(txn, KEPT_JOURNAL, report, tell, |bytes| record::read::<Entry>(kept(bytes)?).map(drop));
+}
+
+/// The record of a row that keeps one: its age stands before it.
+fn kept(bytes: &[u8]) -> Result<&[u8], StoreError> {
+    bytes.get(8..).ok_or(StoreError::Damaged("a kept record is cut short"))
 }
 
 fn rows<K: Key>(

@@ -8,4 +8,5 @@ mod inbox;
 mod ordering;
 mod page;
 mod queue;
+mod retention;
 mod spool;

@@ -120,7 +120,7 @@ fn a_success_that_was_not_committed_is_recorded_at_the_next_start() {
     assert_eq!(fresh, [events[2].seq, events[3].seq]);
     for event in &events[..2] {
         let (view, fates) = parts.shared.view_with_fates(event.seq).unwrap();
-        let chain = view.chain(fates[&1]).unwrap();
+        let chain = view.chain(fates[&1].number).unwrap();
         let delivered =
             |(_, entry): &&(u64, Entry)| matches!(entry, Entry::Attempt(Attempt { verdict: Verdict::Delivered, .. }));
         assert_eq!(chain.iter().filter(delivered).count(), 1, "{chain:?}");

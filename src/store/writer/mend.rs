@@ -136,7 +136,7 @@ impl Writer {
                 }
                 other => StoreError::Unavailable(other.to_string()),
             })?;
-            recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.retention_idempotency_ms)
+            recover::recover(Arc::new(db), self.shared.clone(), &self.clock, wal, self.shared.idempotency_ms())
         })
     }
 }
