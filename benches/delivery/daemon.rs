@@ -28,9 +28,9 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it in `folder` with one webhook for each of `receivers`.
     pub fn start(folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
-        let address = free_address();
+        let (address, secure) = (free_address(), with_tls.then(free_address));
         let config = folder.join("webhookd.toml");
-        std::fs::write(&config, settings(folder, address, permits, with_tls)).expect("writing the configuration");
+        std::fs::write(&config, settings(folder, address, secure, permits)).expect("writing the configuration");
         let log = std::fs::File::create(folder.join("log")).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
         command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
@@ -50,6 +50,7 @@ impl Daemon {
             let (status, answer) = exchange(stream, "POST", "/v1/webhooks", token(&tenant), &body);
             assert_eq!(status, 201, "registering a webhook: {answer}");
         }
+        let address = secure.unwrap_or(address);
         Self { process, address, publisher_token: token(&publisher).to_owned(), idle_rss_kib }
     }
 }
@@ -58,15 +59,19 @@ fn token(key: &Value) -> &str {
     key["token"].as_str().expect("a token in the answer")
 }
 
-fn settings(folder: &Path, address: SocketAddr, permits: usize, with_tls: bool) -> String {
+/// `secure`: the address that speaks TLS, where there is one. Tenant and webhooks are made over the plain one.
+fn settings(folder: &Path, address: SocketAddr, secure: Option<SocketAddr>, permits: usize) -> String {
     let state = folder.join("state");
     let socket = folder.join("admin.sock");
+    let listen = secure.map_or_else(String::new, |address| format!("\"{address}\""));
     let mut text = format!(
-        "state_dir = {state:?}\n\n[server]\nlisten = []\nplaintext_listen = [\"{address}\"]\n\n[admin]\nsocket = {socket:?}\n\n\
+        "state_dir = {state:?}\n\n[server]\nlisten = [{listen}]\nplaintext_listen = [\"{address}\"]\n\n[admin]\nsocket = {socket:?}\n\n\
          [egress]\nrequire_https = false\nallow = [\"127.0.0.0/8\"]\nmax_in_flight_per_webhook = {permits}\n"
     );
-    if with_tls {
-        writeln!(text, "ca_file = {:?}", folder.join(tls::AUTHORITY)).expect("writing to a string");
+    if secure.is_some() {
+        let [authority, certificate, key] = [tls::AUTHORITY, tls::CERTIFICATE, tls::KEY].map(|name| folder.join(name));
+        writeln!(text, "ca_file = {authority:?}\n\n[server.tls]\ncert = {certificate:?}\nkey = {key:?}")
+            .expect("writing to a string");
     }
     text
 }

@@ -17,6 +17,7 @@ mod receiver;
 mod report;
 mod run;
 mod tls;
+mod wire;
 
 use options::Options;
 

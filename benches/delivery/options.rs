@@ -5,12 +5,13 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 cargo bench --bench delivery -- [options]
   --publishers 1,16,64,256  connections that publish in a closed loop
-  --receivers 1,10          receivers, each of which gets every event
+  --receivers 1,10          receivers, each of which gets every event; with 0 the control is a raw append log
   --seconds 5               measured time of one run, after one second of warm-up
   --rounds 3                runs of each kind, control and daemon in turns
   --permits 64              requests in flight per receiver
-  --bytes 600               size of the published body
-  --tls                     receivers speak TLS 1.3 with a private authority
+  --bytes 600               size of an event as it is published
+  --batch 1                 events in a request
+  --tls                     publisher and receivers speak TLS 1.3, with a private authority
   --only control|daemon     leave the other one out
   --json FILE               write all samples";
 
@@ -38,6 +39,7 @@ pub struct Options {
     pub rounds: usize,
     pub permits: usize,
     pub bytes: usize,
+    pub batch: usize,
     pub tls: bool,
     pub subjects: Vec<Subject>,
     pub json: Option<PathBuf>,
@@ -53,6 +55,7 @@ impl Options {
             rounds: 3,
             permits: 64,
             bytes: 600,
+            batch: 1,
             tls: false,
             subjects: vec![Subject::Control, Subject::Daemon],
             json: None,
@@ -69,6 +72,7 @@ impl Options {
                 "--rounds" => options.rounds = number(value()?)?,
                 "--permits" => options.permits = number(value()?)?,
                 "--bytes" => options.bytes = number(value()?)?,
+                "--batch" => options.batch = number(value()?)?,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--only" => options.subjects = vec![subject(value()?)?],
                 _ => return Err(format!("unknown argument {flag}\n{HELP}")),

@@ -1,18 +1,21 @@
-//! The publisher of all runs: one thread, one epoll loop, N kept connections, each of which sends its next event when
-//! the last one is acknowledged. Owns the count of acknowledged events and the time that an acknowledgement takes.
+//! The publisher of all runs: one thread, one epoll loop, N kept connections, each of which sends its next request, an event
+//! or a batch of them, when the last one is acknowledged. Owns the count of acknowledged events and the time that an acknowledgement takes.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::{ClientConfig, ClientConnection};
 use serde_json::json;
 
 use crate::histogram::Histogram;
 use crate::receiver::{SENT_DIGITS, SENT_MARK};
-use crate::{children, options, wall_us};
+use crate::wire::Wire;
+use crate::{children, options, tls, wall_us};
 
 const WORD: Token = Token(usize::MAX);
 /// How long answers are waited for after the last request.
@@ -26,10 +29,13 @@ pub fn main(arguments: &[String]) {
         address,
         options::after(arguments, "--token").unwrap_or("none"),
         options::number_after(arguments, "--bytes"),
+        options::number_after(arguments, "--batch"),
     );
+    let config = options::after(arguments, "--tls").map(|folder| tls::client(Path::new(folder)));
     let poll = Poll::new().expect("an epoll");
     let waker = Waker::new(poll.registry(), WORD).expect("a waker");
-    let connections = (0..connections).map(|at| Connection::open(address, at, &poll)).collect();
+    let open = |at| Connection::open(address, config.as_ref(), at, &poll);
+    let connections = (0..connections).map(open).collect();
     let (words, heard) = channel();
     children::listen(move |word| {
         words.send(word).expect("a loop that runs");
@@ -70,23 +76,29 @@ pub fn main(arguments: &[String]) {
 struct Template {
     bytes: Vec<u8>,
     sent_at: usize,
+    events: u64,
 }
 
 impl Template {
-    /// A request whose body is `body_bytes` long, padded inside `data`.
-    fn new(address: SocketAddr, token: &str, body_bytes: usize) -> Self {
+    /// A request with `events` events, each `event_bytes` long, padded inside `data`.
+    fn new(address: SocketAddr, token: &str, event_bytes: usize, events: usize) -> Self {
         let zeros = "0".repeat(SENT_DIGITS);
         let mark = String::from_utf8_lossy(SENT_MARK);
         let open = format!(r#"{{"type":"bench.event","tenant":"bench","data":{{{mark}{zeros},"padding":""#);
-        let padding = body_bytes.checked_sub(open.len() + 3).expect("--bytes is too small for an event");
-        let body = format!("{open}{}\"}}}}", "x".repeat(padding));
+        let padding = event_bytes.checked_sub(open.len() + 3).expect("--bytes is too small for an event");
+        let event = format!("{open}{}\"}}}}", "x".repeat(padding));
+        let (path, body) = if events == 1 {
+            ("/v1/events", event)
+        } else {
+            ("/v1/events/batch", format!(r#"{{"events":[{}]}}"#, vec![event; events].join(",")))
+        };
         let head = format!(
-            "POST /v1/events HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         let sent_at = head.len() + body.find(mark.as_ref()).expect("the mark") + mark.len();
-        Self { bytes: format!("{head}{body}").into_bytes(), sent_at }
+        Self { bytes: format!("{head}{body}").into_bytes(), sent_at, events: events as u64 }
     }
 
     fn stamp(&mut self, now_us: u64) -> &[u8] {
@@ -135,7 +147,7 @@ impl Load {
         let Some(status) = connection.readable() else { return };
         let sent_us = connection.sent_us.take().expect("an answer to a request");
         if status == 201 {
-            self.acked += 1;
+            self.acked += self.template.events;
             self.latency.record(wall_us().saturating_sub(sent_us));
         } else {
             self.refused += 1;
@@ -147,40 +159,43 @@ impl Load {
 }
 
 struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     buffer: Vec<u8>,
     filled: usize,
     sent_us: Option<u64>,
 }
 
 impl Connection {
-    fn open(address: SocketAddr, at: usize, poll: &Poll) -> Self {
-        let stream = std::net::TcpStream::connect(address).expect("something that listens");
+    fn open(address: SocketAddr, config: Option<&Arc<ClientConfig>>, at: usize, poll: &Poll) -> Self {
+        let mut stream = std::net::TcpStream::connect(address).expect("something that listens");
         stream.set_nodelay(true).expect("no delay");
+        let tls = config.map(|config| {
+            let name = address.ip().into();
+            let mut tls = ClientConnection::new(config.clone(), name).expect("a TLS state");
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream).expect("a handshake");
+            }
+            tls.into()
+        });
         stream.set_nonblocking(true).expect("no blocking");
         let mut stream = TcpStream::from_std(stream);
         poll.registry().register(&mut stream, Token(at), Interest::READABLE).expect("registering");
-        Self { stream, buffer: vec![0; 16 * 1024], filled: 0, sent_us: None }
+        Self { wire: Wire::new(stream, tls), buffer: vec![0; 16 * 1024], filled: 0, sent_us: None }
     }
 
     fn send(&mut self, template: &mut Template) {
         let now_us = wall_us();
-        let mut bytes = template.stamp(now_us);
         self.sent_us = Some(now_us);
-        while !bytes.is_empty() {
-            match self.stream.write(bytes) {
-                Ok(written) => bytes = &bytes[written..],
-                // Only large bodies get here: the socket is full until the other side reads.
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
-                Err(error) => panic!("publishing: {error}"),
-            }
-        }
+        self.wire.write_all(template.stamp(now_us)).expect("a connection that takes events");
     }
 
     /// Reads what is there; the status once the answer is whole.
     fn readable(&mut self) -> Option<u16> {
         loop {
-            match self.stream.read(&mut self.buffer[self.filled..]) {
+            if self.filled == self.buffer.len() {
+                self.buffer.resize(self.filled * 2, 0);
+            }
+            match self.wire.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => {
                     panic!("closed while publishing, after {:?}", String::from_utf8_lossy(&self.buffer[..self.filled]))
                 }

@@ -1,19 +1,19 @@
 //! The receivers of all runs: one thread, one epoll loop, any number of ports. Owns the count of deliveries and the time
 //! from publish to receipt; answers 200 to every request as cheaply as can be, so that what is measured is the sender.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use memchr::memmem;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustls::{ServerConfig, ServerConnection};
 use serde_json::json;
 
 use crate::histogram::Histogram;
+use crate::wire::Wire;
 use crate::{children, options, tls, wall_us};
 
 /// What marks the time of sending in a body; 16 digits of microseconds follow.
@@ -100,9 +100,9 @@ impl Sink {
             let token = Token(self.listeners.len() + free);
             poll.registry().register(&mut stream, token, Interest::READABLE).expect("registering");
             drop(stream.set_nodelay(true));
-            let tls = self.config.clone().map(|config| ServerConnection::new(config).expect("a TLS state"));
+            let tls = self.config.clone().map(|config| ServerConnection::new(config).expect("a TLS state").into());
             let buffer = vec![0; BUFFER_BYTES];
-            self.connections[free] = Some(Connection { stream, tls, buffer, filled: 0 });
+            self.connections[free] = Some(Connection { wire: Wire::new(stream, tls), buffer, filled: 0 });
         }
     }
 
@@ -115,8 +115,7 @@ impl Sink {
 }
 
 struct Connection {
-    stream: TcpStream,
-    tls: Option<ServerConnection>,
+    wire: Wire,
     buffer: Vec<u8>,
     filled: usize,
 }
@@ -129,7 +128,7 @@ impl Connection {
                 self.buffer.resize(self.filled * 2, 0);
             }
             let room = self.buffer.len() - self.filled;
-            let read = match self.read() {
+            let read = match self.wire.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => return None,
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Some(()),
@@ -137,47 +136,14 @@ impl Connection {
             };
             self.filled += read;
             let answers = self.take_requests(tally);
-            self.write(answers).ok()?;
-            // A read that did not fill the buffer has emptied the socket: the next one is announced. TLS keeps its own
-            // buffer, so there the read goes on until it would block.
-            if read < room && self.tls.is_none() {
+            for _ in 0..answers {
+                self.wire.write_all(ANSWER).ok()?;
+            }
+            // A read that did not fill the buffer has emptied the socket: the next one is announced.
+            if read < room && !self.wire.is_tls() {
                 return Some(());
             }
         }
-    }
-
-    fn read(&mut self) -> std::io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return self.stream.read(&mut self.buffer[self.filled..]) };
-        loop {
-            match tls.reader().read(&mut self.buffer[self.filled..]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-            if tls.read_tls(&mut self.stream)? == 0 {
-                return Ok(0);
-            }
-            let processed = tls.process_new_packets().map_err(std::io::Error::other);
-            while tls.wants_write() {
-                tls.write_tls(&mut self.stream)?;
-            }
-            processed?;
-        }
-    }
-
-    fn write(&mut self, answers: usize) -> std::io::Result<()> {
-        for _ in 0..answers {
-            match &mut self.tls {
-                // An answer of 38 bytes always fits into an empty socket buffer.
-                None => self.stream.write_all(ANSWER)?,
-                Some(tls) => tls.writer().write_all(ANSWER)?,
-            }
-        }
-        if let Some(tls) = &mut self.tls {
-            while tls.wants_write() {
-                tls.write_tls(&mut self.stream)?;
-            }
-        }
-        Ok(())
     }
 
     /// Takes all whole requests from the front of the buffer; how many there were.
