@@ -13,6 +13,11 @@ cargo bench --bench delivery -- [options]
   --batch 1                 events in a request
   --tls                     publisher and receivers speak TLS 1.3, with a private authority
   --only control|daemon     leave the other one out
+  --scenario NAME           how it grows, instead of the above: spread (over subscriptions), pending (deliveries for a
+                            receiver that is gone), grown (stored events); publishers, seconds and rounds count there too
+  --count 100000            how many of them
+  --store FOLDER            makes the large store there and keeps it; one that is there already is used
+  --fill                    only makes it
   --json FILE               write all samples";
 
 /// The two things that are compared.
@@ -31,6 +36,14 @@ impl Subject {
     }
 }
 
+/// What is large.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scenario {
+    Spread,
+    Pending,
+    Grown,
+}
+
 #[derive(Clone, Debug)]
 pub struct Options {
     pub publishers: Vec<usize>,
@@ -43,6 +56,10 @@ pub struct Options {
     pub tls: bool,
     pub subjects: Vec<Subject>,
     pub json: Option<PathBuf>,
+    pub scenario: Option<Scenario>,
+    pub count: u64,
+    pub store: Option<PathBuf>,
+    pub fill: bool,
 }
 
 impl Options {
@@ -59,6 +76,10 @@ impl Options {
             tls: false,
             subjects: vec![Subject::Control, Subject::Daemon],
             json: None,
+            scenario: None,
+            count: 100_000,
+            store: None,
+            fill: false,
         };
         let mut rest = arguments.iter();
         while let Some(flag) = rest.next() {
@@ -66,6 +87,10 @@ impl Options {
             match flag.as_str() {
                 "--bench" => {}
                 "--tls" => options.tls = true,
+                "--fill" => options.fill = true,
+                "--scenario" => options.scenario = Some(scenario(value()?)?),
+                "--count" => options.count = number(value()?)?,
+                "--store" => options.store = Some(PathBuf::from(value()?)),
                 "--publishers" => options.publishers = numbers(value()?)?,
                 "--receivers" => options.receivers = numbers(value()?)?,
                 "--seconds" => options.seconds = number(value()?)?,
@@ -87,6 +112,15 @@ fn subject(text: &str) -> Result<Subject, String> {
         "control" => Ok(Subject::Control),
         "daemon" => Ok(Subject::Daemon),
         _ => Err(format!("--only takes control or daemon, not {text}")),
+    }
+}
+
+fn scenario(text: &str) -> Result<Scenario, String> {
+    match text {
+        "spread" => Ok(Scenario::Spread),
+        "pending" => Ok(Scenario::Pending),
+        "grown" => Ok(Scenario::Grown),
+        _ => Err(format!("--scenario takes spread, pending or grown, not {text}")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The receivers of all runs: one thread, one epoll loop, any number of ports. Owns the count of deliveries and the time
 //! from publish to receipt; answers 200 to every request as cheaply as can be, so that what is measured is the sender.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -25,7 +25,11 @@ const WORD: Token = Token(usize::MAX);
 const BUFFER_BYTES: usize = 16 * 1024;
 
 pub fn main(arguments: &[String]) {
-    let ports = options::number_after(arguments, "--ports");
+    // Where a store is used again, the ports are those of its webhooks.
+    let ports: Vec<u16> = match options::after(arguments, "--at") {
+        Some(list) => list.split(',').map(|port| port.parse().expect("a port")).collect(),
+        None => vec![0; options::number_after(arguments, "--ports")],
+    };
     let config = options::after(arguments, "--tls").map(|folder| tls::server(Path::new(folder)));
     let mut poll = Poll::new().expect("an epoll");
     let waker = Waker::new(poll.registry(), WORD).expect("a waker");
@@ -34,7 +38,7 @@ pub fn main(arguments: &[String]) {
         words.send(word).expect("a loop that runs");
         waker.wake().expect("a loop that runs");
     });
-    let listeners = (0..ports).map(|at| listen(&poll, at)).collect::<Vec<_>>();
+    let listeners = ports.iter().enumerate().map(|(at, port)| listen(&poll, at, *port)).collect::<Vec<_>>();
     let ports = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect::<Vec<_>>();
     children::say(&json!({ "ports": ports }));
     let mut sink = Sink {
@@ -58,9 +62,8 @@ pub fn main(arguments: &[String]) {
     }
 }
 
-fn listen(poll: &Poll, at: usize) -> TcpListener {
-    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let mut listener = TcpListener::bind(any).expect("a free port");
+fn listen(poll: &Poll, at: usize, port: u16) -> TcpListener {
+    let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).expect("a free port");
     poll.registry().register(&mut listener, Token(at), Interest::READABLE).expect("registering");
     listener
 }
