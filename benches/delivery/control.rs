@@ -20,9 +20,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{children, options, tls};
 
@@ -40,10 +41,12 @@ pub fn main(arguments: &[String]) {
     let threads = sockets.into_iter().map(|socket| {
         let (receivers, folder) = (receivers.clone(), folder.clone());
         std::thread::spawn(move || {
-            let tls = folder.map(|folder| TlsConnector::from(tls::client(Path::new(&folder))));
+            let folder = folder.as_deref().map(Path::new);
+            let acceptor = folder.map(|folder| TlsAcceptor::from(tls::server(folder)));
+            let tls = folder.map(|folder| TlsConnector::from(tls::client(folder)));
             let lanes = receivers.split(',').map(|text| Lane::new(text, permits, tls.clone())).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
-            runtime.block_on(serve(socket, lanes));
+            runtime.block_on(serve(socket, acceptor, lanes));
         })
     });
     let threads = threads.collect::<Vec<_>>();
@@ -62,17 +65,24 @@ fn bind(address: SocketAddr) -> Socket {
     socket
 }
 
-async fn serve(socket: Socket, lanes: Arc<[Lane]>) {
+async fn serve(socket: Socket, tls: Option<TlsAcceptor>, lanes: Arc<[Lane]>) {
     let listener = TcpListener::from_std(socket.into()).expect("a listener");
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("no delay");
         let lanes = lanes.clone();
-        let service = service_fn(move |request| accept(request, lanes.clone()));
-        tokio::spawn(async move {
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
-        });
+        match tls.clone() {
+            None => drop(tokio::spawn(connection(stream, lanes))),
+            Some(tls) => drop(tokio::spawn(async move {
+                connection(tls.accept(stream).await.expect("a handshake"), lanes).await;
+            })),
+        }
     }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, lanes: Arc<[Lane]>) {
+    let service = service_fn(move |request| accept(request, lanes.clone()));
+    drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
 }
 
 async fn accept(request: Request<Incoming>, lanes: Arc<[Lane]>) -> Result<Response<Empty<Bytes>>, Infallible> {

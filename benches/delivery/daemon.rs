@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,16 @@ use serde_json::{Value, json};
 use crate::children::{self, Process};
 use crate::tls;
 
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long it idles before its memory is read.
 const IDLE: Duration = Duration::from_millis(400);
 
 pub struct Daemon {
     pub process: Process,
+    /// Where it takes events; `plain` is the same without TLS.
     pub address: SocketAddr,
+    plain: SocketAddr,
+    socket: PathBuf,
     pub publisher_token: String,
     pub idle_rss_kib: u64,
 }
@@ -28,29 +31,80 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it in `folder` with one webhook for each of `receivers`.
     pub fn start(folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
-        let address = free_address();
+        let mut daemon = Self::open(folder, permits, with_tls, "");
+        daemon.idle();
+        daemon.publisher();
+        let tenant = daemon.tenant("bench");
+        let scheme = if with_tls { "https" } else { "http" };
+        for receiver in receivers {
+            daemon.subscribe(&tenant, "", &format!("{scheme}://{receiver}/hook"), "*");
+        }
+        daemon
+    }
+
+    /// Starts it in `folder`, on whatever store is there; `more` goes into its configuration.
+    pub fn open(folder: &Path, permits: usize, with_tls: bool, more: &str) -> Self {
+        let (plain, secure) = (free_address(), with_tls.then(free_address));
         let config = folder.join("webhookd.toml");
-        std::fs::write(&config, settings(folder, address, permits, with_tls)).expect("writing the configuration");
+        let text = settings(folder, plain, secure, permits) + more;
+        std::fs::write(&config, text).expect("writing the configuration");
         let log = std::fs::File::create(folder.join("log")).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
         command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         let mut process = Process::spawn(&mut command);
-        wait_ready(&mut process, address, folder);
-        std::thread::sleep(IDLE);
-        let (idle_rss_kib, _) = children::memory_kib(process.pid());
-        let socket = folder.join("admin.sock");
-        admin(&socket, "PUT", "/admin/tenants/bench", &json!({}));
-        let tenant = admin(&socket, "POST", "/admin/keys", &json!({"role": "tenant", "tenant": "bench"}));
-        let publisher = admin(&socket, "POST", "/admin/keys", &json!({"role": "publisher"}));
-        let scheme = if with_tls { "https" } else { "http" };
-        for receiver in receivers {
-            let body = json!({"url": format!("{scheme}://{receiver}/hook"), "events": ["*"]});
-            let stream = TcpStream::connect(address).expect("the daemon's port");
-            let (status, answer) = exchange(stream, "POST", "/v1/webhooks", token(&tenant), &body);
-            assert_eq!(status, 201, "registering a webhook: {answer}");
+        wait_ready(&mut process, plain, folder);
+        Self {
+            process,
+            address: secure.unwrap_or(plain),
+            plain,
+            socket: folder.join("admin.sock"),
+            publisher_token: String::new(),
+            idle_rss_kib: 0,
         }
-        Self { process, address, publisher_token: token(&publisher).to_owned(), idle_rss_kib }
+    }
+
+    /// Reads its memory after a while of doing nothing.
+    pub fn idle(&mut self) {
+        std::thread::sleep(IDLE);
+        (self.idle_rss_kib, _) = children::memory_kib(self.process.pid());
+    }
+
+    /// Makes the key that events are published with.
+    pub fn publisher(&mut self) {
+        let key = self.admin("POST", "/admin/keys", &json!({"role": "publisher"}));
+        token(&key).clone_into(&mut self.publisher_token);
+    }
+
+    /// Makes a tenant, if need be, and a key of its own.
+    pub fn tenant(&self, id: &str) -> String {
+        self.admin("PUT", &format!("/admin/tenants/{id}"), &json!({}));
+        token(&self.admin("POST", "/admin/keys", &json!({"role": "tenant", "tenant": id}))).to_owned()
+    }
+
+    /// Makes a webhook; `query` names the tenant where the key does not.
+    pub fn subscribe(&self, token: &str, query: &str, url: &str, events: &str) {
+        let body = json!({"url": url, "events": [events]});
+        let (status, answer) = self.ask("POST", &format!("/v1/webhooks{query}"), token, &body);
+        assert_eq!(status, 201, "registering a webhook: {answer}");
+    }
+
+    /// One request to the administration.
+    pub fn admin(&self, method: &str, path: &str, body: &Value) -> Value {
+        let stream = UnixStream::connect(&self.socket).expect("the admin socket");
+        let (status, answer) = exchange(stream, method, path, "", body);
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+        answer
+    }
+
+    /// Has it count its figures.
+    pub fn scrape(&self) {
+        self.admin("GET", "/metrics", &Value::Null);
+    }
+
+    /// One request to the API, over a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
+        exchange(TcpStream::connect(self.plain).expect("the daemon's port"), method, path, token, body)
     }
 }
 
@@ -58,15 +112,19 @@ fn token(key: &Value) -> &str {
     key["token"].as_str().expect("a token in the answer")
 }
 
-fn settings(folder: &Path, address: SocketAddr, permits: usize, with_tls: bool) -> String {
+/// `secure`: the address that speaks TLS, where there is one. Tenant and webhooks are made over the plain one.
+fn settings(folder: &Path, address: SocketAddr, secure: Option<SocketAddr>, permits: usize) -> String {
     let state = folder.join("state");
     let socket = folder.join("admin.sock");
+    let listen = secure.map_or_else(String::new, |address| format!("\"{address}\""));
     let mut text = format!(
-        "state_dir = {state:?}\n\n[server]\nlisten = []\nplaintext_listen = [\"{address}\"]\n\n[admin]\nsocket = {socket:?}\n\n\
+        "state_dir = {state:?}\n\n[server]\nlisten = [{listen}]\nplaintext_listen = [\"{address}\"]\n\n[admin]\nsocket = {socket:?}\n\n\
          [egress]\nrequire_https = false\nallow = [\"127.0.0.0/8\"]\nmax_in_flight_per_webhook = {permits}\n"
     );
-    if with_tls {
-        writeln!(text, "ca_file = {:?}", folder.join(tls::AUTHORITY)).expect("writing to a string");
+    if secure.is_some() {
+        let [authority, certificate, key] = [tls::AUTHORITY, tls::CERTIFICATE, tls::KEY].map(|name| folder.join(name));
+        writeln!(text, "ca_file = {authority:?}\n\n[server.tls]\ncert = {certificate:?}\nkey = {key:?}")
+            .expect("writing to a string");
     }
     text
 }
@@ -88,15 +146,8 @@ fn wait_ready(process: &mut Process, address: SocketAddr, folder: &Path) {
             let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
             panic!("the daemon is not ready after {:?}; its log:\n{log}", started.elapsed());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn admin(socket: &Path, method: &str, path: &str, body: &Value) -> Value {
-    let stream = UnixStream::connect(socket).expect("the admin socket");
-    let (status, answer) = exchange(stream, method, path, "", body);
-    assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
-    answer
 }
 
 /// One request over a connection of its own. Status 0 when there was no answer.

@@ -1,4 +1,4 @@
-//! The disk by itself: what one synced append costs here, and what a folder takes up.
+//! The disk by itself: what synced appends cost here, and what a folder takes up.
 
 use std::fs::File;
 use std::io::Write;
@@ -25,6 +25,23 @@ pub fn synced_append_us(folder: &Path) -> (u64, u64) {
     }
     std::fs::remove_file(&path).expect("removing the disk probe");
     (histogram.quantile_us(0.5), histogram.quantile_us(0.99))
+}
+
+/// Appends of `bytes` with `fdatasync` in a second, one after the other for `seconds`, in `folder`.
+#[allow(clippy::cast_precision_loss)]
+pub fn synced_appends_per_s(folder: &Path, bytes: usize, seconds: f64) -> f64 {
+    let path = folder.join("append.log");
+    let mut file = File::create(&path).expect("a file for the raw log");
+    let block = vec![0x5a_u8; bytes];
+    let (started, mut appends) = (Instant::now(), 0_u64);
+    while started.elapsed().as_secs_f64() < seconds {
+        file.write_all(&block).expect("an append");
+        file.sync_data().expect("a sync");
+        appends += 1;
+    }
+    let per_s = appends as f64 / started.elapsed().as_secs_f64();
+    std::fs::remove_file(&path).expect("removing the raw log");
+    per_s
 }
 
 /// Bytes that all files below `folder` have allocated, and their lengths.

@@ -3,6 +3,8 @@
 //!
 //!     cargo bench --bench delivery -- --publishers 1,16,64,256 --receivers 1,10 --seconds 5 --rounds 3
 //!
+//! With `--scenario` the daemon is its own control: what is large in it against the same without (`scale`).
+//!
 //! Publisher, receiver, control and daemon are processes of their own; all but the daemon are this binary started again
 //! with a hidden subcommand. Every process is ended by its id when its handle is dropped.
 
@@ -16,7 +18,9 @@ mod publisher;
 mod receiver;
 mod report;
 mod run;
+mod scale;
 mod tls;
+mod wire;
 
 use options::Options;
 
@@ -44,6 +48,9 @@ fn benchmark(arguments: &[String]) {
             std::process::exit(64);
         }
     };
+    if let Some(scenario) = options.scenario {
+        return scale::measure(&options, scenario);
+    }
     let mut cases = Vec::new();
     for &receivers in &options.receivers {
         for &publishers in &options.publishers {

@@ -5,13 +5,19 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 cargo bench --bench delivery -- [options]
   --publishers 1,16,64,256  connections that publish in a closed loop
-  --receivers 1,10          receivers, each of which gets every event
+  --receivers 1,10          receivers, each of which gets every event; with 0 the control is a raw append log
   --seconds 5               measured time of one run, after one second of warm-up
   --rounds 3                runs of each kind, control and daemon in turns
   --permits 64              requests in flight per receiver
-  --bytes 600               size of the published body
-  --tls                     receivers speak TLS 1.3 with a private authority
+  --bytes 600               size of an event as it is published
+  --batch 1                 events in a request
+  --tls                     publisher and receivers speak TLS 1.3, with a private authority
   --only control|daemon     leave the other one out
+  --scenario NAME           how it grows, instead of the above: spread (over subscriptions), pending (deliveries for a
+                            receiver that is gone), grown (stored events); publishers, seconds and rounds count there too
+  --count 100000            how many of them
+  --store FOLDER            makes the large store there and keeps it; one that is there already is used
+  --fill                    only makes it
   --json FILE               write all samples";
 
 /// The two things that are compared.
@@ -30,6 +36,14 @@ impl Subject {
     }
 }
 
+/// What is large.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scenario {
+    Spread,
+    Pending,
+    Grown,
+}
+
 #[derive(Clone, Debug)]
 pub struct Options {
     pub publishers: Vec<usize>,
@@ -38,9 +52,14 @@ pub struct Options {
     pub rounds: usize,
     pub permits: usize,
     pub bytes: usize,
+    pub batch: usize,
     pub tls: bool,
     pub subjects: Vec<Subject>,
     pub json: Option<PathBuf>,
+    pub scenario: Option<Scenario>,
+    pub count: u64,
+    pub store: Option<PathBuf>,
+    pub fill: bool,
 }
 
 impl Options {
@@ -53,9 +72,14 @@ impl Options {
             rounds: 3,
             permits: 64,
             bytes: 600,
+            batch: 1,
             tls: false,
             subjects: vec![Subject::Control, Subject::Daemon],
             json: None,
+            scenario: None,
+            count: 100_000,
+            store: None,
+            fill: false,
         };
         let mut rest = arguments.iter();
         while let Some(flag) = rest.next() {
@@ -63,12 +87,17 @@ impl Options {
             match flag.as_str() {
                 "--bench" => {}
                 "--tls" => options.tls = true,
+                "--fill" => options.fill = true,
+                "--scenario" => options.scenario = Some(scenario(value()?)?),
+                "--count" => options.count = number(value()?)?,
+                "--store" => options.store = Some(PathBuf::from(value()?)),
                 "--publishers" => options.publishers = numbers(value()?)?,
                 "--receivers" => options.receivers = numbers(value()?)?,
                 "--seconds" => options.seconds = number(value()?)?,
                 "--rounds" => options.rounds = number(value()?)?,
                 "--permits" => options.permits = number(value()?)?,
                 "--bytes" => options.bytes = number(value()?)?,
+                "--batch" => options.batch = number(value()?)?,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--only" => options.subjects = vec![subject(value()?)?],
                 _ => return Err(format!("unknown argument {flag}\n{HELP}")),
@@ -83,6 +112,15 @@ fn subject(text: &str) -> Result<Subject, String> {
         "control" => Ok(Subject::Control),
         "daemon" => Ok(Subject::Daemon),
         _ => Err(format!("--only takes control or daemon, not {text}")),
+    }
+}
+
+fn scenario(text: &str) -> Result<Scenario, String> {
+    match text {
+        "spread" => Ok(Scenario::Spread),
+        "pending" => Ok(Scenario::Pending),
+        "grown" => Ok(Scenario::Grown),
+        _ => Err(format!("--scenario takes spread, pending or grown, not {text}")),
     }
 }
 

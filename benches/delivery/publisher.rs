@@ -1,18 +1,22 @@
-//! The publisher of all runs: one thread, one epoll loop, N kept connections, each of which sends its next event when
-//! the last one is acknowledged. Owns the count of acknowledged events and the time that an acknowledgement takes.
+//! The publisher of all runs: one thread, one epoll loop, N kept connections, each of which sends its next request, an event
+//! or a batch of them, when the last one is acknowledged, or at a rate. Owns the count of acknowledged events and the time that an
+//! acknowledgement takes.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::{ClientConfig, ClientConnection};
 use serde_json::json;
 
 use crate::histogram::Histogram;
 use crate::receiver::{SENT_DIGITS, SENT_MARK};
-use crate::{children, options, wall_us};
+use crate::wire::Wire;
+use crate::{children, options, tls, wall_us};
 
 const WORD: Token = Token(usize::MAX);
 /// How long answers are waited for after the last request.
@@ -22,28 +26,28 @@ pub fn main(arguments: &[String]) {
     let address: SocketAddr =
         options::after(arguments, "--address").and_then(|text| text.parse().ok()).expect("--address IP:PORT");
     let connections = options::number_after(arguments, "--connections");
-    let template = Template::new(
-        address,
-        options::after(arguments, "--token").unwrap_or("none"),
-        options::number_after(arguments, "--bytes"),
-    );
+    let template = Template::new(address, arguments);
+    let config = options::after(arguments, "--tls").map(|folder| tls::client(Path::new(folder)));
     let poll = Poll::new().expect("an epoll");
     let waker = Waker::new(poll.registry(), WORD).expect("a waker");
-    let connections = (0..connections).map(|at| Connection::open(address, at, &poll)).collect();
+    let open = |at| Connection::open(address, config.as_ref(), at, &poll);
+    let connections = (0..connections).map(open).collect::<Vec<_>>();
     let (words, heard) = channel();
     children::listen(move |word| {
         words.send(word).expect("a loop that runs");
         waker.wake().expect("a loop that runs");
     });
     children::say(&json!({"ready": true}));
-    let mut load = Load { connections, template, latency: Histogram::new(), acked: 0, refused: 0, running: false };
+    let mut load = Load::new(connections, template, arguments);
     let mut poll = poll;
     let mut events = Events::with_capacity(1024);
     let mut stopping: Option<Instant> = None;
     loop {
-        if let Err(error) = poll.poll(&mut events, stopping.map(|_| Duration::from_millis(20))) {
+        let wait = stopping.map(|_| Duration::from_millis(20)).or(load.pace.as_ref().map(|_| Duration::from_millis(1)));
+        if let Err(error) = poll.poll(&mut events, wait) {
             assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "polling: {error}");
         }
+        load.keep_pace();
         for event in &events {
             if event.token() != WORD {
                 load.serve(event.token().0);
@@ -66,36 +70,87 @@ pub fn main(arguments: &[String]) {
     }
 }
 
-/// The request as bytes, with the place of the time of sending in it.
+/// The request as bytes, with the places in it that differ from one to the next.
 struct Template {
     bytes: Vec<u8>,
-    sent_at: usize,
+    /// In each of its events.
+    sent_at: Vec<usize>,
+    events: u64,
+    spread: Option<Spread>,
+}
+
+/// Events go to so many subscriptions in turn, `SUBSCRIPTIONS_EACH` of one tenant, each with a type of its own.
+struct Spread {
+    subscriptions: u64,
+    sent: u64,
+    tenant_at: usize,
+    type_at: usize,
+}
+
+/// Apart from each other in the order of sending; no divisor of their number.
+const STRIDE: u64 = 7_919;
+/// Subscriptions of one tenant, told apart by the last digit of the type.
+pub const SUBSCRIPTIONS_EACH: u64 = 10;
+const TENANT_DIGITS: usize = 6;
+
+/// The tenant of that number, and the type that its subscription of that number is for.
+pub fn spread_names(tenant: u64, subscription: u64) -> (String, String) {
+    (format!("t{tenant:0TENANT_DIGITS$}"), format!("bench.event.{subscription}"))
 }
 
 impl Template {
-    /// A request whose body is `body_bytes` long, padded inside `data`.
-    fn new(address: SocketAddr, token: &str, body_bytes: usize) -> Self {
+    fn new(address: SocketAddr, arguments: &[String]) -> Self {
+        let token = options::after(arguments, "--token").unwrap_or("none");
+        let (bytes, events) =
+            (options::number_after(arguments, "--bytes"), options::number_after(arguments, "--batch"));
+        let subscriptions = options::after(arguments, "--spread").map(|text| text.parse::<u64>().expect("--spread N"));
+        let tenant = options::after(arguments, "--tenant").unwrap_or("bench").to_owned();
+        let (tenant, kind) = subscriptions.map_or((tenant, "bench.event".to_owned()), |_| spread_names(0, 0));
         let zeros = "0".repeat(SENT_DIGITS);
         let mark = String::from_utf8_lossy(SENT_MARK);
-        let open = format!(r#"{{"type":"bench.event","tenant":"bench","data":{{{mark}{zeros},"padding":""#);
-        let padding = body_bytes.checked_sub(open.len() + 3).expect("--bytes is too small for an event");
-        let body = format!("{open}{}\"}}}}", "x".repeat(padding));
+        let open = format!(r#"{{"type":"{kind}","tenant":"{tenant}","data":{{{mark}{zeros},"padding":""#);
+        let padding = bytes.checked_sub(open.len() + 3).expect("--bytes is too small for an event");
+        let event = format!("{open}{}\"}}}}", "x".repeat(padding));
+        let (path, body) = if events == 1 {
+            ("/v1/events", event)
+        } else {
+            ("/v1/events/batch", format!(r#"{{"events":[{}]}}"#, vec![event; events].join(",")))
+        };
         let head = format!(
-            "POST /v1/events HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        let sent_at = head.len() + body.find(mark.as_ref()).expect("the mark") + mark.len();
-        Self { bytes: format!("{head}{body}").into_bytes(), sent_at }
+        let behind = |text: &str| head.len() + body.find(text).expect("a place in the body") + text.len();
+        let spread = subscriptions.map(|subscriptions| Spread {
+            subscriptions,
+            sent: 0,
+            tenant_at: behind(&tenant) - TENANT_DIGITS,
+            type_at: behind(&kind) - 1,
+        });
+        let sent_at = body.match_indices(mark.as_ref()).map(|(at, _)| head.len() + at + mark.len()).collect();
+        Self { bytes: format!("{head}{body}").into_bytes(), sent_at, events: events as u64, spread }
     }
 
     fn stamp(&mut self, now_us: u64) -> &[u8] {
-        let mut rest = now_us;
-        for digit in self.bytes[self.sent_at..self.sent_at + SENT_DIGITS].iter_mut().rev() {
-            *digit = b'0' + u8::try_from(rest % 10).expect("a digit");
-            rest /= 10;
+        for at in &self.sent_at {
+            digits(&mut self.bytes[*at..at + SENT_DIGITS], now_us);
+        }
+        if let Some(spread) = &mut self.spread {
+            let subscription = spread.sent * STRIDE % spread.subscriptions;
+            spread.sent += 1;
+            let tenant = &mut self.bytes[spread.tenant_at..spread.tenant_at + TENANT_DIGITS];
+            digits(tenant, subscription / SUBSCRIPTIONS_EACH);
+            digits(&mut self.bytes[spread.type_at..=spread.type_at], subscription % SUBSCRIPTIONS_EACH);
         }
         &self.bytes
+    }
+}
+
+fn digits(place: &mut [u8], mut number: u64) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).expect("a digit");
+        number /= 10;
     }
 }
 
@@ -103,18 +158,71 @@ struct Load {
     connections: Vec<Connection>,
     template: Template,
     latency: Histogram,
+    /// Events sent since the start, and how many are to be.
+    sent: u64,
+    total: u64,
     acked: u64,
     refused: u64,
     running: bool,
+    pace: Option<Pace>,
+}
+
+/// So many requests a second, whoever has nothing to do sending them.
+struct Pace {
+    per_s: f64,
+    started: Instant,
+    sent: u64,
+    idle: Vec<usize>,
 }
 
 impl Load {
+    fn new(connections: Vec<Connection>, template: Template, arguments: &[String]) -> Self {
+        let number = |flag| options::after(arguments, flag).map(|text| text.parse::<u64>().expect("a number"));
+        #[allow(clippy::cast_precision_loss)]
+        let pace = number("--rate").map(|per_s| Pace {
+            per_s: per_s as f64,
+            started: Instant::now(),
+            sent: 0,
+            idle: Vec::new(),
+        });
+        let total = number("--total").unwrap_or(u64::MAX);
+        let latency = Histogram::new();
+        Self { connections, template, latency, sent: 0, total, acked: 0, refused: 0, running: false, pace }
+    }
+
     fn start(&mut self) {
         self.running = true;
-        for connection in &mut self.connections {
-            connection.send(&mut self.template);
+        if let Some(pace) = &mut self.pace {
+            (pace.started, pace.sent, pace.idle) = (Instant::now(), 0, Vec::new());
         }
+        (0..self.connections.len()).for_each(|at| self.go_on(at));
         children::say(&json!({"started": true}));
+    }
+
+    /// A connection has nothing to do.
+    fn go_on(&mut self, at: usize) {
+        if !self.running || self.sent >= self.total {
+            return;
+        }
+        match &mut self.pace {
+            Some(pace) => pace.idle.push(at),
+            None => self.send(at),
+        }
+    }
+
+    fn send(&mut self, at: usize) {
+        self.sent += self.template.events;
+        self.connections[at].send(&mut self.template);
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn keep_pace(&mut self) {
+        while let Some(pace) = self.pace.as_mut().filter(|_| self.running) {
+            let due = (pace.started.elapsed().as_secs_f64() * pace.per_s) as u64;
+            let Some(at) = pace.idle.pop_if(|_| pace.sent < due) else { return };
+            pace.sent += 1;
+            self.send(at);
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -135,52 +243,56 @@ impl Load {
         let Some(status) = connection.readable() else { return };
         let sent_us = connection.sent_us.take().expect("an answer to a request");
         if status == 201 {
-            self.acked += 1;
+            self.acked += self.template.events;
             self.latency.record(wall_us().saturating_sub(sent_us));
         } else {
+            if self.refused == 0 {
+                eprintln!("refused with {status}");
+            }
             self.refused += 1;
         }
-        if self.running {
-            connection.send(&mut self.template);
-        }
+        self.go_on(at);
     }
 }
 
 struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     buffer: Vec<u8>,
     filled: usize,
     sent_us: Option<u64>,
 }
 
 impl Connection {
-    fn open(address: SocketAddr, at: usize, poll: &Poll) -> Self {
-        let stream = std::net::TcpStream::connect(address).expect("something that listens");
+    fn open(address: SocketAddr, config: Option<&Arc<ClientConfig>>, at: usize, poll: &Poll) -> Self {
+        let mut stream = std::net::TcpStream::connect(address).expect("something that listens");
         stream.set_nodelay(true).expect("no delay");
+        let tls = config.map(|config| {
+            let name = address.ip().into();
+            let mut tls = ClientConnection::new(config.clone(), name).expect("a TLS state");
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream).expect("a handshake");
+            }
+            tls.into()
+        });
         stream.set_nonblocking(true).expect("no blocking");
         let mut stream = TcpStream::from_std(stream);
         poll.registry().register(&mut stream, Token(at), Interest::READABLE).expect("registering");
-        Self { stream, buffer: vec![0; 16 * 1024], filled: 0, sent_us: None }
+        Self { wire: Wire::new(stream, tls), buffer: vec![0; 16 * 1024], filled: 0, sent_us: None }
     }
 
     fn send(&mut self, template: &mut Template) {
         let now_us = wall_us();
-        let mut bytes = template.stamp(now_us);
         self.sent_us = Some(now_us);
-        while !bytes.is_empty() {
-            match self.stream.write(bytes) {
-                Ok(written) => bytes = &bytes[written..],
-                // Only large bodies get here: the socket is full until the other side reads.
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
-                Err(error) => panic!("publishing: {error}"),
-            }
-        }
+        self.wire.write_all(template.stamp(now_us)).expect("a connection that takes events");
     }
 
     /// Reads what is there; the status once the answer is whole.
     fn readable(&mut self) -> Option<u16> {
         loop {
-            match self.stream.read(&mut self.buffer[self.filled..]) {
+            if self.filled == self.buffer.len() {
+                self.buffer.resize(self.filled * 2, 0);
+            }
+            match self.wire.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => {
                     panic!("closed while publishing, after {:?}", String::from_utf8_lossy(&self.buffer[..self.filled]))
                 }

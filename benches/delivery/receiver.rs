@@ -1,19 +1,19 @@
 //! The receivers of all runs: one thread, one epoll loop, any number of ports. Owns the count of deliveries and the time
 //! from publish to receipt; answers 200 to every request as cheaply as can be, so that what is measured is the sender.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use memchr::memmem;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustls::{ServerConfig, ServerConnection};
 use serde_json::json;
 
 use crate::histogram::Histogram;
+use crate::wire::Wire;
 use crate::{children, options, tls, wall_us};
 
 /// What marks the time of sending in a body; 16 digits of microseconds follow.
@@ -25,7 +25,11 @@ const WORD: Token = Token(usize::MAX);
 const BUFFER_BYTES: usize = 16 * 1024;
 
 pub fn main(arguments: &[String]) {
-    let ports = options::number_after(arguments, "--ports");
+    // Where a store is used again, the ports are those of its webhooks.
+    let ports: Vec<u16> = match options::after(arguments, "--at") {
+        Some(list) => list.split(',').map(|port| port.parse().expect("a port")).collect(),
+        None => vec![0; options::number_after(arguments, "--ports")],
+    };
     let config = options::after(arguments, "--tls").map(|folder| tls::server(Path::new(folder)));
     let mut poll = Poll::new().expect("an epoll");
     let waker = Waker::new(poll.registry(), WORD).expect("a waker");
@@ -34,7 +38,7 @@ pub fn main(arguments: &[String]) {
         words.send(word).expect("a loop that runs");
         waker.wake().expect("a loop that runs");
     });
-    let listeners = (0..ports).map(|at| listen(&poll, at)).collect::<Vec<_>>();
+    let listeners = ports.iter().enumerate().map(|(at, port)| listen(&poll, at, *port)).collect::<Vec<_>>();
     let ports = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect::<Vec<_>>();
     children::say(&json!({ "ports": ports }));
     let mut sink = Sink {
@@ -58,9 +62,8 @@ pub fn main(arguments: &[String]) {
     }
 }
 
-fn listen(poll: &Poll, at: usize) -> TcpListener {
-    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let mut listener = TcpListener::bind(any).expect("a free port");
+fn listen(poll: &Poll, at: usize, port: u16) -> TcpListener {
+    let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).expect("a free port");
     poll.registry().register(&mut listener, Token(at), Interest::READABLE).expect("registering");
     listener
 }
@@ -100,9 +103,9 @@ impl Sink {
             let token = Token(self.listeners.len() + free);
             poll.registry().register(&mut stream, token, Interest::READABLE).expect("registering");
             drop(stream.set_nodelay(true));
-            let tls = self.config.clone().map(|config| ServerConnection::new(config).expect("a TLS state"));
+            let tls = self.config.clone().map(|config| ServerConnection::new(config).expect("a TLS state").into());
             let buffer = vec![0; BUFFER_BYTES];
-            self.connections[free] = Some(Connection { stream, tls, buffer, filled: 0 });
+            self.connections[free] = Some(Connection { wire: Wire::new(stream, tls), buffer, filled: 0 });
         }
     }
 
@@ -115,8 +118,7 @@ impl Sink {
 }
 
 struct Connection {
-    stream: TcpStream,
-    tls: Option<ServerConnection>,
+    wire: Wire,
     buffer: Vec<u8>,
     filled: usize,
 }
@@ -129,7 +131,7 @@ impl Connection {
                 self.buffer.resize(self.filled * 2, 0);
             }
             let room = self.buffer.len() - self.filled;
-            let read = match self.read() {
+            let read = match self.wire.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => return None,
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Some(()),
@@ -137,47 +139,14 @@ impl Connection {
             };
             self.filled += read;
             let answers = self.take_requests(tally);
-            self.write(answers).ok()?;
-            // A read that did not fill the buffer has emptied the socket: the next one is announced. TLS keeps its own
-            // buffer, so there the read goes on until it would block.
-            if read < room && self.tls.is_none() {
+            for _ in 0..answers {
+                self.wire.write_all(ANSWER).ok()?;
+            }
+            // A read that did not fill the buffer has emptied the socket: the next one is announced.
+            if read < room && !self.wire.is_tls() {
                 return Some(());
             }
         }
-    }
-
-    fn read(&mut self) -> std::io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return self.stream.read(&mut self.buffer[self.filled..]) };
-        loop {
-            match tls.reader().read(&mut self.buffer[self.filled..]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-            if tls.read_tls(&mut self.stream)? == 0 {
-                return Ok(0);
-            }
-            let processed = tls.process_new_packets().map_err(std::io::Error::other);
-            while tls.wants_write() {
-                tls.write_tls(&mut self.stream)?;
-            }
-            processed?;
-        }
-    }
-
-    fn write(&mut self, answers: usize) -> std::io::Result<()> {
-        for _ in 0..answers {
-            match &mut self.tls {
-                // An answer of 38 bytes always fits into an empty socket buffer.
-                None => self.stream.write_all(ANSWER)?,
-                Some(tls) => tls.writer().write_all(ANSWER)?,
-            }
-        }
-        if let Some(tls) = &mut self.tls {
-            while tls.wants_write() {
-                tls.write_tls(&mut self.stream)?;
-            }
-        }
-        Ok(())
     }
 
     /// Takes all whole requests from the front of the buffer; how many there were.

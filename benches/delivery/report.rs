@@ -18,9 +18,10 @@ const fn row(name: &'static str, label: &'static str, digits: usize, ratio: bool
     Row { name, label, digits, ratio }
 }
 
-const ROWS: [Row; 23] = [
+const ROWS: [Row; 24] = [
     row("deliveries_per_s", "deliveries/s", 0, true),
     row("events_per_s", "events acknowledged/s", 0, true),
+    row("delivered_mb_per_s", "delivered MB/s", 1, true),
     row("cpu_us_per_delivery", "CPU µs/delivery", 1, true),
     row("load_cpu_us_per_delivery", "CPU µs/delivery, load + receiver", 1, false),
     row("others_percent", "machine taken by others %", 1, false),
@@ -66,7 +67,8 @@ pub fn print_summary(cases: &[Case]) {
     println!("\npublishers  receivers  control/s   daemon/s   ratio   CPU µs control   daemon   ratio");
     for case in cases {
         let of = |subject, name| Spread::of(case.of(subject), name).map_or(f64::NAN, |spread| spread.median);
-        let rate = |subject| of(subject, "deliveries_per_s");
+        // Where nothing is delivered, what is accepted counts.
+        let rate = |subject| of(subject, if case.receivers == 0 { "events_per_s" } else { "deliveries_per_s" });
         let cpu = |subject| of(subject, "cpu_us_per_delivery");
         println!(
             "{:>10}{:>11}{:>11.0}{:>11.0}{:>8.2}{:>17.1}{:>9.1}{:>8.2}",
@@ -98,7 +100,7 @@ pub fn json(options: &Options, cases: &[Case]) -> String {
     });
     let all = json!({
         "seconds": options.seconds, "rounds": options.rounds, "permits": options.permits, "bytes": options.bytes,
-        "tls": options.tls, "cases": cases.collect::<Vec<_>>(),
+        "batch": options.batch, "tls": options.tls, "cases": cases.collect::<Vec<_>>(),
     });
     format!("{all:#}\n")
 }

@@ -60,9 +60,10 @@ pub fn measure(options: &Options, publishers: usize, receivers: usize) -> Case {
         for &subject in &options.subjects {
             let sample = run(options, subject, publishers, receivers);
             eprintln!(
-                "publishers {publishers}, receivers {receivers}, round {round}, {}: {:.0} deliveries/s",
+                "publishers {publishers}, receivers {receivers}, round {round}, {}: {:.0} {}/s",
                 subject.name(),
-                sample.get("deliveries_per_s")
+                sample.get(if receivers == 0 { "events_per_s" } else { "deliveries_per_s" }),
+                if receivers == 0 { "events" } else { "deliveries" },
             );
             match subject {
                 Subject::Control => case.control.push(sample),
@@ -150,6 +151,9 @@ fn run(options: &Options, subject: Subject, publishers: usize, receivers: usize)
     if options.tls {
         tls::make(folder.path());
     }
+    if receivers == 0 && subject == Subject::Control {
+        return raw_log(options, folder.path());
+    }
     let probe = (publishers == 1).then(|| disk::synced_append_us(folder.path()));
     let mut arguments = vec!["--ports".to_owned(), receivers.to_string()];
     arguments.extend(tls_arguments(options, folder.path()));
@@ -161,22 +165,31 @@ fn run(options: &Options, subject: Subject, publishers: usize, receivers: usize)
     });
     let addresses = addresses.collect::<Vec<_>>();
     let started = start(options, subject, folder.path(), &addresses);
-    let publisher = Helper::spawn(
-        "__publisher",
-        &[
-            "--address",
-            &started.address.to_string(),
-            "--token",
-            &started.token,
-            "--connections",
-            &publishers.to_string(),
-            "--bytes",
-            &options.bytes.to_string(),
-        ],
-    );
+    let mut arguments = vec!["--address".to_owned(), started.address.to_string()];
+    arguments.extend(["--token".to_owned(), started.token.clone()]);
+    for (name, number) in [("--connections", publishers), ("--bytes", options.bytes), ("--batch", options.batch)] {
+        arguments.extend([name.to_owned(), number.to_string()]);
+    }
+    arguments.extend(tls_arguments(options, folder.path()));
+    let publisher = Helper::spawn("__publisher", &arguments);
     let mut bench = Bench { publisher, subject: started, receiver };
     let sample = load(&mut bench, options, receivers, &folder.path().join("state"), probe);
     drop(bench);
+    sample
+}
+
+/// The control where nothing is delivered: the same bytes appended to a file, one sync a request.
+fn raw_log(options: &Options, folder: &Path) -> Sample {
+    let (machine, cpu_us) = (children::machine_us(), children::cpu_us(std::process::id()));
+    let appends_per_s = disk::synced_appends_per_s(folder, options.bytes * options.batch, options.seconds);
+    let (machine_after, cpu_after_us) = (children::machine_us(), children::cpu_us(std::process::id()));
+    let events_per_s = appends_per_s * options.batch as f64;
+    let ours = cpu_after_us - cpu_us;
+    let others = (machine_after.0 - machine.0).saturating_sub(ours);
+    let mut sample = Sample::default();
+    sample.put("events_per_s", events_per_s);
+    sample.put("cpu_us_per_delivery", ours as f64 / (events_per_s * options.seconds));
+    sample.put("others_percent", 100.0 * others as f64 / (machine_after.1 - machine.1) as f64);
     sample
 }
 
@@ -194,6 +207,8 @@ fn load(bench: &mut Bench, options: &Options, receivers: usize, store: &Path, pr
     let at_end = bench.receiver.ask("look");
     let acked = number(&stopped, "acked");
     let due = acked * receivers as f64;
+    // Where nothing is delivered, what is accepted is counted.
+    let of_events = receivers == 0;
     let drain_started = Instant::now();
     let mut received = number(&at_end, "count");
     while received < due && drain_started.elapsed() < DRAIN {
@@ -203,12 +218,16 @@ fn load(bench: &mut Bench, options: &Options, receivers: usize, store: &Path, pr
     let drained_s = drain_started.elapsed().as_secs_f64();
     let after = disk::usage_bytes(store);
 
-    let count = number(&to.receiver, "count") - number(&from.receiver, "count");
+    let received_meanwhile = number(&to.receiver, "count") - number(&from.receiver, "count");
     let elapsed_s = (number(&to.receiver, "at_us") - number(&from.receiver, "at_us")) / 1e6;
     let acks = number(&to.publisher, "acked") - number(&from.publisher, "acked");
     let ack_s = (number(&to.publisher, "at_us") - number(&from.publisher, "at_us")) / 1e6;
+    let count = if of_events { acks } else { received_meanwhile };
     let mut sample = Sample::default();
-    sample.put("deliveries_per_s", count / elapsed_s);
+    if !of_events {
+        sample.put("deliveries_per_s", count / elapsed_s);
+        sample.put("delivered_mb_per_s", count / elapsed_s * options.bytes as f64 / 1e6);
+    }
     sample.put("events_per_s", acks / ack_s);
     sample.put("cpu_us_per_delivery", (to.cpu_us - from.cpu_us) as f64 / count);
     sample.put("load_cpu_us_per_delivery", (to.load_cpu_us - from.load_cpu_us) as f64 / count);

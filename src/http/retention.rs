@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::{Deserialize, Serialize};
 
 use super::call::Call;
-use super::json::{self, Member};
+use super::json::{self, Member, Whole};
 use super::problem::Problem;
 use super::reply;
 use super::server::Reply;
@@ -32,7 +32,8 @@ struct Body<'a> {
 impl Body<'_> {
     /// The limits in force, with those that are named here instead.
     fn limits(&self, own: Retention) -> Result<Retention, Problem> {
-        let max_bytes = self.max_bytes.settable("max_bytes", "a number of bytes, or null for no bound")?;
+        let max_bytes = self.max_bytes.settable::<Whole>("max_bytes", "a number of bytes, or null for no bound")?;
+        let max_bytes = max_bytes.map(|bytes| bytes.map(|bytes| bytes.0));
         Ok(Retention {
             events_ms: age(self.events, "events")?.unwrap_or(own.events_ms),
             attempts_ms: age(self.attempts, "attempts")?.unwrap_or(own.attempts_ms),

@@ -72,6 +72,8 @@ fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     assert!(stats["pending"].as_u64().is_some_and(|count| count + 100 >= pending), "{stats}");
     let most = most.max(most_after);
     let limit = if pending > 100_000 { 2 * RSS_KB_MAX } else { RSS_KB_MAX };
+    // A debug binary's frames and pages are larger: 140 MiB were seen.
+    let limit = if cfg!(debug_assertions) { limit * 3 / 2 } else { limit };
     assert!(most <= limit, "{most} KiB with {pending} pending");
     assert!(full <= START_MAX, "{full:?} with {pending} pending, {empty:?} with none");
 }

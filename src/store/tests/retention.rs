@@ -198,6 +198,11 @@ fn what_is_kept_for_long_enough_goes_and_what_is_needed_stays() {
     drop(view);
     let cancelled = store.engine.apply(&[Op::Cancel { event: pending, webhooks: vec![1] }]).unwrap();
     assert!(matches!(cancelled.answers[0], Ok(Done::Count(1))));
+    // What is kept is given up once the listings on disk tell of its end.
+    store.engine.set_flush_at(1);
+    for _ in 0..8 {
+        store.engine.apply(&[Op::Ping]).unwrap();
+    }
     store.retain(&DEFAULTS);
     assert_eq!(store.shared.view().unwrap().event(pending).unwrap(), None);
 }
