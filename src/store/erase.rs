@@ -200,7 +200,9 @@ impl Engine {
     fn withdraw_told(&mut self, group: &mut Group<'_>, event: Seq) -> Result<(), StoreError> {
         let Some(found) = self.logged(group, event)? else { return Ok(()) };
         let told: Told = self.told(group, event)?;
-        let webhooks: BTreeSet<WebhookNo> = found.matched.into_iter().chain(told.into_keys()).collect();
+        // Also to whom it was sent again in this very group.
+        let here = group.entries.iter().filter(|entry| entry.event == event).map(|entry| entry.webhook);
+        let webhooks: BTreeSet<WebhookNo> = found.matched.into_iter().chain(told.into_keys()).chain(here).collect();
         for webhook in webhooks {
             drop(self.cancel(group, event, &[webhook])?);
             drop(self.drop_dead(group, webhook, event)?);

@@ -1,7 +1,7 @@
 //! Erasing tenants: what should be true of it, and how a world deletes them and takes their erasures further. Which blocks the
 //! logs are cut into the model does not know: it says of a record only whether it may still be there, and learns when it is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use webhookd::model::audit::{Actor, Audit};
 use webhookd::model::event::Event;
@@ -17,6 +17,7 @@ use crate::model::{Expected, Fact, Life, Model};
 use crate::world::World;
 
 /// Stages of an erasure, as far as they leave traces in the model.
+const DEAD_LETTERS: u32 = 0;
 const EVENTS: u32 = 1;
 const KEPT_EVENTS: u32 = 2;
 const RECORDS: u32 = 6;
@@ -39,7 +40,9 @@ impl Model {
         self.pauses.remove(&Scope::Tenant(tenant));
         self.jobs.retain(|_, job| job.tenant != tenant);
         let own = self.webhooks_of(tenant);
-        self.dead.retain(|(webhook, _), _| !own.contains(webhook));
+        let (left, dead) = std::mem::take(&mut self.dead).into_iter().partition(|((no, _), _)| own.contains(no));
+        self.dead = dead;
+        self.left.extend::<BTreeMap<_, _>>(left);
         self.gone.insert(tenant);
         self.tenants[place] = String::new();
         let named = format!("\"tenant\":\"{id}\"");
@@ -64,6 +67,9 @@ impl Model {
         let Task::Erase(erase) = job.task.clone() else { return Err(Refusal::NotFound) };
         for (kind, place) in &step.items {
             match (step.from.0, *kind) {
+                (DEAD_LETTERS, webhook) => {
+                    self.left.remove(&(webhook, *place));
+                }
                 (EVENTS | KEPT_EVENTS, TOLD) => self.withdraw_told(*place),
                 (RECORDS, _) => {
                     if let Some(record) = self.audit.get_mut(place)

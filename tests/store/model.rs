@@ -99,6 +99,8 @@ pub struct Model {
     pub jobs: BTreeMap<JobId, Job>,
     /// Tenants that were deleted.
     pub gone: BTreeSet<TenantNo>,
+    /// Dead letters that they have left.
+    pub left: BTreeMap<(WebhookNo, Seq), JournalSeq>,
     /// Events that are erased by a job, and those of them that were found to be erased.
     pub doomed: BTreeMap<Seq, JobId>,
     pub erased: BTreeSet<Seq>,
@@ -316,12 +318,8 @@ impl Model {
         let number = self.note(Entry::Attempt(attempt));
         match verdict {
             Verdict::RetryAt(due) if live && pending => {
-                let row = QueueRow {
-                    attempts: tries,
-                    budget_from: outcome.budget_from,
-                    since_ms: outcome.since_ms,
-                    previous: number,
-                };
+                let (budget_from, since_ms) = (outcome.budget_from, outcome.since_ms);
+                let row = QueueRow { attempts: tries, budget_from, since_ms, previous: number };
                 self.queue.insert((webhook, true, due, event), row);
             }
             Verdict::Dead(reason) if live && pending => {

@@ -12,8 +12,11 @@ use crate::world::{RETENTION_MS, World};
 
 impl Model {
     pub fn retain(&mut self, retain: &Retain) -> Expected {
-        let before = self.dead.len();
+        let before = self.dead.len() + self.left.len();
         for (_, letter) in &retain.dead {
+            if self.left.get(&(letter.webhook, letter.event)) == Some(&letter.death) {
+                self.left.remove(&(letter.webhook, letter.event));
+            }
             if self.dead.get(&(letter.webhook, letter.event)) == Some(&letter.death) {
                 self.dead.remove(&(letter.webhook, letter.event));
                 self.expired.insert((letter.event, letter.webhook));
@@ -28,7 +31,7 @@ impl Model {
         };
         let gone: Vec<WebhookNo> = retain.webhooks.iter().filter(is_over).copied().collect();
         self.removed.extend(gone);
-        Expected::Retained((before - self.dead.len()) as u64)
+        Expected::Retained((before - self.dead.len() - self.left.len()) as u64)
     }
 
     /// The oldest record of a delivery that is still to be made, or may be redriven: what was on record when it had ended

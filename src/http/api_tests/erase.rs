@@ -7,7 +7,7 @@ const TENANT: &str = "/admin/tenants/acme";
 
 impl World {
     async fn delete(&self, path: &str) -> Got {
-        self.call("DELETE", path, &self.admin, "").await
+        self.socket("DELETE", path, "").await
     }
 }
 
@@ -35,7 +35,7 @@ async fn a_tenant_is_gone_with_the_answer_and_erased_by_its_job() {
     let refused = world.delete(&path).await;
     assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("not_cancellable")));
     assert_eq!(world.call("GET", "/v1/events", &world.acme, "").await.status, 401);
-    assert_eq!(world.call("GET", TENANT, &world.admin, "").await.status, 404);
+    assert_eq!(world.socket("GET", TENANT, "").await.status, 404);
 
     // An attempt that was under way ends now: its answer is kept nowhere.
     let outcome = Outcome {
@@ -51,7 +51,7 @@ async fn a_tenant_is_gone_with_the_answer_and_erased_by_its_job() {
     // While a backup is made nothing is erased.
     let held = world.store.shared().hold().take().unwrap();
     world.service.step_jobs().await;
-    let look = async || world.call("GET", &path, &world.admin, "").await.json()["job"].clone();
+    let look = async || world.socket("GET", &path, "").await.json()["job"].clone();
     assert_eq!((&look().await["state"], &look().await["done"]), (&json!("running"), &json!(0)));
     drop(held);
     world.work().await;
@@ -77,7 +77,7 @@ async fn a_tenant_is_gone_with_the_answer_and_erased_by_its_job() {
     }
     assert_eq!(world.delete(TENANT).await.status, 204);
     assert_eq!(world.call("GET", &format!("/v1/events/{foreign}"), &world.beta, "").await.body, before);
-    let audit = world.call("GET", "/admin/audit?tenant=acme", &world.admin, "").await.json();
+    let audit = world.socket("GET", "/admin/audit?tenant=acme", "").await.json();
     let of = |action: &str| audit["data"].as_array().unwrap().iter().filter(|of| of["action"] == action).count();
     assert!(of("tenant.delete") >= 2 && of("webhook.create") == 1, "{audit}");
 }
