@@ -121,12 +121,7 @@ fn read_back(
     let succeeded = logs.successes.keys().copied().collect();
     shared.set_successes(logs.successes);
     shared.set_db(Some(db.clone()));
-    let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
-    let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
-    queued.sort_unstable();
-    let owners: BTreeSet<WebhookNo> = queued.iter().copied().chain(in_line).collect();
-    let sweeps: VecDeque<WebhookNo> = owners.into_iter().filter(|no| registry.webhook(*no).is_none()).collect();
-    queued.retain(|no| registry.webhook(*no).is_some());
+    let (queued, sweeps) = with_rows(&standings, in_line, &registry);
     // It may have been cut off between its last step and the log's being overwritten.
     let wipe = registry.jobs().any(|job| job.task.is_final());
     let untold = standings.iter().filter(|(_, standing)| standing.untold > 0).map(|(no, _)| *no).collect();
@@ -155,6 +150,21 @@ fn read_back(
         wipe,
     };
     Ok(Recovered { engine, fresh: logs.fresh, queued })
+}
+
+/// Live webhooks with rows in the queue, and deleted ones of which something is left to be swept.
+fn with_rows(
+    standings: &ByWebhook<Standing>,
+    in_line: impl IntoIterator<Item = WebhookNo>,
+    registry: &Registry,
+) -> (Vec<WebhookNo>, VecDeque<WebhookNo>) {
+    let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
+    let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
+    queued.sort_unstable();
+    let owners: BTreeSet<WebhookNo> = queued.iter().copied().chain(in_line).collect();
+    let sweeps: VecDeque<WebhookNo> = owners.into_iter().filter(|no| registry.webhook(*no).is_none()).collect();
+    queued.retain(|no| registry.webhook(*no).is_some());
+    (queued, sweeps)
 }
 
 fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registry, StoreError> {
@@ -278,20 +288,11 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
         Ok(true)
     })?;
     let newest_id = newest_id.map_or_else(|| last_id(&events, next_event), |id| Ok(Some(id)))?;
+    let bytes = (ends.0.bytes, ends.1.bytes);
     let mut successes = successes.newest(txn)?;
     // Of a tenant that was deleted nothing is noted again.
     successes.retain(|no, _| !registry.is_forgotten(*no));
-    Ok(Logs {
-        next_event,
-        next_journal,
-        bytes: (ends.0.bytes, ends.1.bytes),
-        newest_id,
-        newest,
-        tails,
-        open,
-        fresh,
-        successes,
-    })
+    Ok(Logs { next_event, next_journal, bytes, newest_id, newest, tails, open, fresh, successes })
 }
 
 /// The id of the newest event, where there is one.
