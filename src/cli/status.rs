@@ -35,12 +35,13 @@ impl Status {
 }
 
 /// Such as `1.2 GiB, 800 MiB of it in use, of a budget of 2 GiB`.
-fn room(bytes: u64, store: &Value) -> String {
+fn room(store: &Value) -> String {
     let size = |name: &str| store[name].as_u64().map(bytesize::ByteSize);
+    let Some(taken) = size("taken_bytes") else { return "unknown".to_owned() };
     let used = size("used_bytes").map_or(String::new(), |used| format!(", {used} of it in use"));
     let budget = size("disk_budget_bytes").map_or(String::new(), |budget| format!(", of a budget of {budget}"));
     let full = store["full"].as_str().map_or(String::new(), |full| format!("; FULL ({full}): publishing is refused"));
-    format!("{}{used}{budget}{full}", bytesize::ByteSize(bytes))
+    format!("{taken}{used}{budget}{full}")
 }
 
 /// Whether the daemon serves.
@@ -63,8 +64,7 @@ fn lines(stats: &Value, ready: bool, file: &Value) -> Result<(), Failure> {
         (at, 0) => format!(", the next due at {}", text(at)),
         (_, seconds) => format!(", the oldest due for {}", span(seconds)),
     };
-    let bytes = stats["store"]["bytes"].as_u64();
-    let store = bytes.map_or("unknown".to_owned(), |bytes| room(bytes, &stats["store"]));
+    let store = room(&stats["store"]);
     let reload = match stats["last_reload"].as_str() {
         Some("refused") => "refused: the file on disk is not what runs; webhookd check says why",
         _ => "ok",
