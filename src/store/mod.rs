@@ -99,6 +99,11 @@ impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::Corrupted(_) => Self::Damaged("a page of it makes no sense"),
+            // A store has all of them from its creation on, of these types.
+            redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. } => Self::Damaged("one of its tables is not found"),
             other => Self::Unavailable(other.to_string()),
         }
     }
