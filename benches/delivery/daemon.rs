@@ -146,6 +146,7 @@ fn wait_ready(process: &mut Process, address: SocketAddr, folder: &Path) {
             let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
             panic!("the daemon is not ready after {:?}; its log:\n{log}", started.elapsed());
         }
+        // Between two looks at a child that starts; nothing is measured before it is ready.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -28,7 +28,6 @@ pub fn synced_append_us(folder: &Path) -> (u64, u64) {
 }
 
 /// Appends of `bytes` with `fdatasync` in a second, one after the other for `seconds`, in `folder`.
-#[allow(clippy::cast_precision_loss)]
 pub fn synced_appends_per_s(folder: &Path, bytes: usize, seconds: f64) -> f64 {
     let path = folder.join("append.log");
     let mut file = File::create(&path).expect("a file for the raw log");

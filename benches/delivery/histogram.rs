@@ -24,7 +24,6 @@ impl Histogram {
     }
 
     /// The value below which `share` (0 to 1) of all recorded values lie, in microseconds; 0 when nothing was recorded.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn quantile_us(&self, share: f64) -> u64 {
         let wanted = ((self.total as f64) * share).ceil().max(1.0) as u64;
         let mut seen = 0;

@@ -178,7 +178,6 @@ struct Pace {
 impl Load {
     fn new(connections: Vec<Connection>, template: Template, arguments: &[String]) -> Self {
         let number = |flag| options::after(arguments, flag).map(|text| text.parse::<u64>().expect("a number"));
-        #[allow(clippy::cast_precision_loss)]
         let pace = number("--rate").map(|per_s| Pace {
             per_s: per_s as f64,
             started: Instant::now(),
@@ -215,7 +214,6 @@ impl Load {
         self.connections[at].send(&mut self.template);
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn keep_pace(&mut self) {
         while let Some(pace) = self.pace.as_mut().filter(|_| self.running) {
             let due = (pace.started.elapsed().as_secs_f64() * pace.per_s) as u64;

@@ -193,7 +193,6 @@ fn raw_log(options: &Options, folder: &Path) -> Sample {
     sample
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn load(bench: &mut Bench, options: &Options, receivers: usize, store: &Path, probe: Option<(u64, u64)>) -> Sample {
     let before = disk::usage_bytes(store);
     bench.publisher.ask("start");

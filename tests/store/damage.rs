@@ -164,12 +164,12 @@ fn damage_many(name: &str, count: u64, damage: impl Fn(&mut Chance, &mut [Vec<u8
     });
     println!("{name}: {counts:?}");
     let astray = counts.get(&Came::Astray).copied().unwrap_or(0);
-    assert!(astray * 100 <= count * ASTRAY_PER_CENT_MAX, "{astray} of {count} led astray");
+    assert!(astray * ASTRAY_ONE_IN <= count, "{astray} of {count} led astray");
     counts
 }
 
-/// Of all damages.
-const ASTRAY_PER_CENT_MAX: u64 = 2;
+/// No more than one damage in so many.
+const ASTRAY_ONE_IN: u64 = 300;
 
 /// Whether what was told is that something was not found.
 fn is_absence(why: &str) -> bool {

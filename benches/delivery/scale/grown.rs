@@ -22,7 +22,6 @@ pub fn measure(options: &Options) {
     for _ in 0..options.rounds {
         empty.push(on_empty(options, publishers));
         let daemon = open(options, &site);
-        #[allow(clippy::cast_precision_loss)]
         {
             idle_mib = daemon.idle_rss_kib as f64 / 1024.0;
         }
@@ -47,7 +46,6 @@ pub fn measure(options: &Options) {
     }
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn grow(options: &Options, site: &Site, receiver: &mut Helper) {
     let address = ([127, 0, 0, 1], site.ports[0]).into();
     let daemon = Daemon::start(&site.folder, &[address], options.permits, false);
@@ -80,7 +78,6 @@ fn on_empty(options: &Options, publishers: usize) -> Figures {
 }
 
 /// Pages of events and of attempts, from the newest and from the oldest on, while others publish at this rate.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn read(options: &Options, daemon: &Daemon, receiver: &mut Helper, per_s: f64) -> Vec<Read100> {
     let token = daemon.tenant("bench");
     let (_, webhooks) = daemon.ask("GET", "/v1/webhooks", &token, &serde_json::Value::Null);

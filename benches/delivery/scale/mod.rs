@@ -128,7 +128,6 @@ struct Figures {
 }
 
 /// Measures what goes on for so many seconds.
-#[allow(clippy::cast_precision_loss)]
 fn watch(daemon: &Daemon, receiver: &mut Helper, publisher: Option<&mut Helper>, seconds: f64) -> Figures {
     let pid = daemon.process.pid();
     let mut loaders = vec![receiver.pid()];
@@ -163,7 +162,6 @@ fn number(value: &Value, name: &str) -> f64 {
 }
 
 /// Publishes so many events in batches, as fast as they are taken.
-#[allow(clippy::cast_precision_loss)]
 fn fill(daemon: &Daemon, options: &Options, tenant: &str, events: u64) {
     let more = [("--tenant", tenant.to_owned()), ("--total", events.to_string())];
     let mut load = Load::new(daemon, options, FILL_CONNECTIONS, FILL_BATCH, &more);
@@ -179,7 +177,6 @@ fn fill(daemon: &Daemon, options: &Options, tenant: &str, events: u64) {
     eprintln!();
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn memory(daemon: &Daemon) -> String {
     let (rss_kib, hwm_kib) = children::memory_kib(daemon.process.pid());
     format!("RSS {:.1} MiB, highest {:.1}", rss_kib as f64 / 1024.0, hwm_kib as f64 / 1024.0)

@@ -22,7 +22,6 @@ pub struct Read100 {
 }
 
 /// Reads a listing for so long, page after page from its beginning, each of 100 entries.
-#[allow(clippy::cast_precision_loss)]
 pub fn read(address: SocketAddr, token: &str, name: &'static str, path: &str, seconds: f64) -> Read100 {
     let mut client = Client(BufReader::new(TcpStream::connect(address).expect("the daemon's port")));
     client.0.get_ref().set_nodelay(true).expect("no delay");

@@ -82,7 +82,6 @@ fn open(options: &Options, site: &Site, is_new: bool) -> Daemon {
     daemon
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn half(fresh: &Figures) -> u64 {
     (fresh.events_per_s / 2.0) as u64
 }
@@ -137,7 +136,6 @@ fn drain(options: &Options, site: &Site, fresh: &Figures) {
     tell("machine taken by others %", fresh.others_percent, figures.others_percent);
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn rss(daemon: &Daemon) -> f64 {
     children::memory_kib(daemon.process.pid()).0 as f64 / 1024.0
 }

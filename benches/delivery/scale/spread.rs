@@ -84,7 +84,6 @@ fn alone(options: &Options, publishers: usize) -> Figures {
     Load::new(&daemon, options, publishers, 1, &[]).run(&daemon, &mut receiver, options.seconds)
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn spread(options: &Options, site: &Site, count: u64, publishers: usize) -> (Figures, f64) {
     let mut receiver = site.receive(0, RECEIVERS);
     let mut daemon = Daemon::open(&site.folder, options.permits, false, "");
