@@ -126,8 +126,8 @@ impl SigningKeys {
 
     /// `v1,<base64>`, one per valid secret, separated by spaces.
     fn standard(&self, event_id: &str, stamp: &str, body: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
-        // "v1," and 44 characters of base64, and a space.
-        let mut value = String::with_capacity(self.keys.len() * 48);
+        // "v1," and 44 characters of base64, and a space between: exactly, so that the text becomes the value as it is.
+        let mut value = String::with_capacity((self.keys.len() * 48).saturating_sub(1));
         for key in &self.keys {
             value.push_str(if value.is_empty() { "v1," } else { " v1," });
             STANDARD.encode_string(standard_mac(&key.standard, event_id, stamp, body), &mut value);
@@ -142,7 +142,7 @@ impl SigningKeys {
         value.push_str(stamp);
         for key in self.keys.iter().filter_map(|key| key.vendor.as_ref()) {
             value.push_str(",v1=");
-            value.push_str(&hex_mac(key, &[stamp.as_bytes(), b".", body]));
+            push_hex(&mut value, &mac(key, &[stamp.as_bytes(), b".", body]));
         }
         HeaderValue::try_from(value)
     }
@@ -265,7 +265,17 @@ fn standard_mac(key: &HmacSha256, id: &str, stamp: &str, body: &[u8]) -> [u8; 32
 }
 
 fn hex_mac(key: &HmacSha256, parts: &[&[u8]]) -> String {
-    hex::encode(mac(key, parts))
+    let mut text = String::with_capacity(64);
+    push_hex(&mut text, &mac(key, parts));
+    text
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    for byte in bytes {
+        text.push(DIGITS[usize::from(byte >> 4)]);
+        text.push(DIGITS[usize::from(byte & 0xf)]);
+    }
 }
 
 fn mac(key: &HmacSha256, parts: &[&[u8]]) -> [u8; 32] {

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,9 +15,11 @@ use super::lane::Work;
 use super::places::Places;
 use super::settings::Plan;
 use super::worker::Worker;
+use crate::clock::Millis;
 use crate::egress::Pool;
 use crate::egress::stream::Signed;
 use crate::limits::ERROR_BYTES_MAX;
+use crate::metrics::DELIVERED;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
 use crate::model::event::{Event, OrderKey};
 use crate::model::id::{AttemptNumber, Seq};
@@ -36,9 +38,13 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let dispatcher = &worker.dispatcher;
     let event = match &work.body {
         Some(body) => Ok(body.event().clone()),
-        None => read_event(dispatcher, work.event).await,
+        None => Box::pin(read_event(dispatcher, work.event)).await,
     };
-    let order = line_of(dispatcher, &cell, work.event, &event).await;
+    let order = match &event {
+        Ok(event) => event.order(),
+        // Boxed, as all that is rare: every attempt would be as large as the largest of its waits.
+        Err(error) => Box::pin(line_of(dispatcher, &cell, work.event, error)).await,
+    };
     // Asked for after the last wait: a change that was answered meanwhile is in force.
     let (plan, is_wary) = current_plan(dispatcher, &cell);
     if !plan.webhook.is_active() || dispatcher.is_paused(&plan.webhook) {
@@ -69,7 +75,10 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let at_ms = dispatcher.clock.wall_ms();
     let started = Instant::now();
     let exchange = match &event {
-        Ok(event) => unpanicked(exchange(dispatcher, cell.pool(worker.index()), &plan, event, number)).await,
+        Ok(event) => {
+            let exchange = pin!(exchange(dispatcher, cell.pool(worker.index()), &plan, event, number, at_ms));
+            unpanicked(exchange).await
+        }
         // It will not read any better next time: the policy decides when to give up.
         Err(damaged) => {
             tracing::error!(error = %damaged, webhook = %plan.webhook.id, event = work.event, "the event can't be read");
@@ -101,7 +110,8 @@ impl Dispatcher {
         let at_ms = self.clock.wall_ms();
         let started = Instant::now();
         // Its own connection: the kept ones belong to the workers.
-        let exchange = unpanicked(exchange(self, &Pool::default(), &plan, &event, number)).await;
+        let pool = Pool::default();
+        let exchange = unpanicked(pin!(exchange(self, &pool, &plan, &event, number, at_ms))).await;
         let verdict = if exchange.failure.is_none() { Verdict::Delivered } else { Verdict::Single };
         record(&plan, event.seq, number, 0, at_ms, started.elapsed(), exchange, verdict)
     }
@@ -114,7 +124,7 @@ fn current_plan(dispatcher: &Dispatcher, cell: &LaneCell) -> (Arc<Plan>, bool) {
         (lane.plan.clone(), lane.is_wary())
     };
     let (plan, is_wary) = look();
-    if !plan.is_stale(dispatcher.clock.now_ms()) {
+    if !plan.is_stale(&dispatcher.clock) {
         return (plan, is_wary);
     }
     dispatcher.refresh(plan.webhook.no, cell);
@@ -122,8 +132,7 @@ fn current_plan(dispatcher: &Dispatcher, cell: &LaneCell) -> (Arc<Plan>, bool) {
 }
 
 /// A panic in an attempt is a failed attempt: nothing may take a permit, a place or a delivery away with it.
-async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
-    let mut exchange = pin!(exchange);
+async fn unpanicked(mut exchange: Pin<&mut impl Future<Output = Exchange>>) -> Exchange {
     poll_fn(|context| {
         let poll = catch_unwind(AssertUnwindSafe(|| exchange.as_mut().poll(context)));
         poll.unwrap_or_else(|_| Poll::Ready(failed(Class::Protocol, "the attempt failed inside the sender".to_owned())))
@@ -131,7 +140,14 @@ async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
     .await
 }
 
-async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Event, number: AttemptNumber) -> Exchange {
+async fn exchange(
+    dispatcher: &Dispatcher,
+    pool: &Pool,
+    plan: &Plan,
+    event: &Event,
+    number: AttemptNumber,
+    at_ms: Millis,
+) -> Exchange {
     let webhook = &plan.webhook;
     let target = match &plan.target {
         Ok(target) => Some(target),
@@ -142,15 +158,14 @@ async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Eve
         }
     };
     let body = render::body(webhook.dialect, event, &webhook.id);
-    let timestamp_s = dispatcher.clock.wall_ms() / 1_000;
-    let Some(headers) = plan.signed(&event.id.to_string(), timestamp_s, &body, number.get()) else {
+    let Some(headers) = plan.signed(&event.id.to_string(), at_ms / 1_000, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
     match target {
         Some(target) => dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await,
         None => {
             let signed = Signed { event, number, headers: &headers, body: &body };
-            dispatcher.streams.exchange(webhook.no, signed, plan.timeout).await
+            Box::pin(dispatcher.streams.exchange(webhook.no, signed, plan.timeout)).await
         }
     }
 }
@@ -162,21 +177,13 @@ async fn read_event(dispatcher: &Dispatcher, seq: u64) -> Result<Arc<Event>, Sto
     found.map(Arc::new).ok_or(StoreError::Damaged("a pending delivery's event is missing"))
 }
 
-/// The line that a delivery stands in: the end of a delivery must let the next one go, also when its event does not read.
-async fn line_of(
-    dispatcher: &Dispatcher,
-    cell: &LaneCell,
-    seq: Seq,
-    event: &Result<Arc<Event>, StoreError>,
-) -> Option<OrderKey> {
-    match event {
-        Ok(event) => event.order(),
-        Err(StoreError::Unavailable(_)) => None,
-        Err(_) => {
-            let no = cell.lane().no();
-            dispatcher.store.read(move |shared| shared.view()?.line_of(no, seq)).await.ok().flatten()
-        }
+/// The line that a delivery stands in whose event does not read: its end must let the next one go all the same.
+async fn line_of(dispatcher: &Dispatcher, cell: &LaneCell, seq: Seq, error: &StoreError) -> Option<OrderKey> {
+    if matches!(error, StoreError::Unavailable(_)) {
+        return None;
     }
+    let no = cell.lane().no();
+    dispatcher.store.read(move |shared| shared.view()?.line_of(no, seq)).await.ok().flatten()
 }
 
 /// Nothing was tried: everything goes back to where it was.
@@ -198,7 +205,7 @@ fn failed(class: Class, detail: String) -> Exchange {
 }
 
 fn result(exchange: &Exchange) -> &'static str {
-    exchange.failure.as_ref().map_or("delivered", |failure| failure.class.as_str())
+    exchange.failure.as_ref().map_or(DELIVERED, |failure| failure.class.as_str())
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one record")]

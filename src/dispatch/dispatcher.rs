@@ -20,7 +20,7 @@ use crate::egress::stream::Streams;
 use crate::egress::{Egress, Pool};
 use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
-use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
+use crate::metrics::{AttemptLabels, DELIVERED, DeliveryLabels, Metrics, NewsLabels, Outcome};
 use crate::model::event::Event;
 use crate::model::id::{Seq, TenantNo, WebhookNo};
 use crate::model::pause::{Pauses, Scope};
@@ -48,7 +48,6 @@ pub struct Dispatcher {
     pub(super) entropy: Entropy,
     pub(super) metrics: Arc<Metrics>,
     pub(super) bodies: Arc<AtomicUsize>,
-    in_flight: AtomicUsize,
     draining: AtomicBool,
     /// The head of the log when the workers were last told to look for laggards.
     lag_told_at: AtomicU64,
@@ -109,7 +108,6 @@ impl Dispatcher {
             entropy: components.entropy,
             metrics: components.metrics,
             bodies: Arc::default(),
-            in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             lag_told_at: AtomicU64::new(0),
             // Perhaps: an earlier process may have left some.
@@ -160,7 +158,7 @@ impl Dispatcher {
     /// Attempts that are under way or whose outcome is not durable yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        usize::try_from(self.metrics.in_flight.get()).unwrap_or(0)
     }
 
     /// What a delivery waits for, as far as memory knows.
@@ -270,20 +268,20 @@ impl Dispatcher {
     }
 
     pub(super) fn attempt_started(&self) {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.metrics.in_flight.inc();
     }
 
     pub(super) fn attempt_settled(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.metrics.in_flight.dec();
     }
 
     pub(super) fn count(&self, result: &'static str, seconds: f64) {
-        self.metrics.attempts.get_or_create(&AttemptLabels { result }).inc();
         self.metrics.attempt_seconds.observe(seconds);
-        if result == "delivered" {
-            self.metrics.deliveries.get_or_create(&DeliveryLabels { outcome: Outcome::delivered }).inc();
+        if result == DELIVERED {
+            self.metrics.delivered_attempts.inc();
+            self.metrics.delivered.inc();
+        } else {
+            self.metrics.attempts.get_or_create(&AttemptLabels { result }).inc();
         }
     }
 

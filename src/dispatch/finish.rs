@@ -44,7 +44,10 @@ impl Pile {
     }
 
     fn take(&self) -> Vec<Finished> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut pile = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The next one will be about as high.
+        let next = Vec::with_capacity(pile.len());
+        std::mem::replace(&mut *pile, next)
     }
 }
 

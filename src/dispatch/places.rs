@@ -2,27 +2,29 @@
 
 use std::sync::Arc;
 
-use super::dispatcher::Dispatcher;
 use super::gate::Gates;
+use super::worker::Worker;
 
 /// Held by an attempt while it is under way.
 pub(super) struct Places {
-    dispatcher: Arc<Dispatcher>,
+    /// Its own worker's, so that no two cores count the holders of one thing.
+    worker: Arc<Worker>,
     gates: Gates,
 }
 
 impl Places {
     /// Stands for places that were taken at `gates` and at the daemon's gate.
-    pub fn taken(dispatcher: Arc<Dispatcher>, gates: Gates) -> Self {
-        Self { dispatcher, gates }
+    pub fn taken(worker: Arc<Worker>, gates: Gates) -> Self {
+        Self { worker, gates }
     }
 }
 
 impl Drop for Places {
     fn drop(&mut self) {
+        let dispatcher = &self.worker.dispatcher;
         for gate in self.gates.iter().flatten() {
-            self.dispatcher.leave(gate);
+            dispatcher.leave(gate);
         }
-        self.dispatcher.leave(&self.dispatcher.all);
+        dispatcher.leave(&dispatcher.all);
     }
 }

@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT}
 
 use super::gate::{Gate, Gates};
 use crate::circuit::CircuitRules;
-use crate::clock::Millis;
+use crate::clock::{Clock, Millis};
 use crate::egress::guard::Rules;
 use crate::egress::target::{Target, TargetError};
 use crate::limits::STREAM_IN_FLIGHT_MAX;
@@ -109,8 +109,8 @@ impl Plan {
 
     /// Whether a secret has run out since this was worked out.
     #[must_use]
-    pub fn is_stale(&self, now: Millis) -> bool {
-        self.keys_until.is_some_and(|until| now >= until)
+    pub fn is_stale(&self, clock: &Clock) -> bool {
+        self.keys_until.is_some_and(|until| clock.now_ms() >= until)
     }
 
     /// The headers of one attempt, signed. `None` when a secret can't stand in a header.

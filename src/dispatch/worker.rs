@@ -198,7 +198,7 @@ impl Worker {
             match next {
                 Next::Start(mut work) => {
                     self.dispatcher.attempt_started();
-                    let places = Places::taken(self.dispatcher.clone(), std::mem::take(&mut work.gates));
+                    let places = Places::taken(self.clone(), std::mem::take(&mut work.gates));
                     tokio::spawn(attempt::run(self.clone(), cell.clone(), work, places));
                 }
                 Next::Load(load) => {

@@ -13,18 +13,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::Uri;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Read};
 use super::connect::{Connect, Dialler, Phase, describe, failure};
 use super::guard::{PublicAddr, Rules};
-use super::pool::{Lease, Pool};
+use super::pool::{Connection, Lease, Pool};
 use super::resolve::Resolve;
 use super::target::Target;
 use super::tls::{TlsError, client_config};
@@ -90,7 +88,7 @@ impl Egress {
     }
 
     /// Takes new settings. No exchange that starts after this uses a connection made under the old ones, and idle ones are
-    /// closed; exchanges under way finish under the settings that they started with.
+    /// closed; exchanges under way finish on the connection that they have.
     ///
     /// # Errors
     /// An [`EgressError`]; the old settings stay, whole.
@@ -98,7 +96,7 @@ impl Egress {
         let generation = self.0.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let dialler = dialler(settings, self.0.connect.clone(), generation, &self.0.open)?;
         let old = self.0.dialler.swap(Arc::new(dialler));
-        old.replaced.cancel();
+        old.replaced.tell();
         Ok(())
     }
 
@@ -124,12 +122,15 @@ impl Egress {
         body: Bytes,
         timeout: Duration,
     ) -> Exchange {
-        let dialler = self.0.dialler.load_full();
         let started = Instant::now();
         let deadline = started + timeout;
-        let mut seen = Seen::default();
-        let call = Call { egress: self, dialler: &dialler, pool, target, started, deadline };
-        let failed = match timeout_at(deadline, call.run(headers, body, &mut seen)).await {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = headers;
+        // One place for it, which the futures below refer to: each that took it along would be moved about with it.
+        let (mut request, mut seen) = (Some(request), Seen::default());
+        let call = Call { egress: self, pool, target, started, deadline };
+        let failed = match timeout_at(deadline, call.run(&mut request, &mut seen)).await {
             Ok(Ok(())) => None,
             Ok(Err(failed)) => Some(failed),
             Err(_) => {
@@ -154,7 +155,7 @@ pub(super) fn dialler(
         source_addresses: settings.source_addresses,
         connect,
         generation,
-        replaced: CancellationToken::new(),
+        replaced: Arc::default(),
         turn: AtomicUsize::new(0),
         open: Arc::clone(open),
     })
@@ -187,56 +188,82 @@ impl Seen {
 /// One exchange under way.
 struct Call<'a> {
     egress: &'a Egress,
-    dialler: &'a Dialler,
     pool: &'a Pool,
     target: &'a Target,
     started: Instant,
     deadline: Instant,
 }
 
+/// A request until it is sent.
+type Unsent = Option<Request<Full<Bytes>>>;
+
 impl Call<'_> {
-    async fn run(&self, headers: HeaderMap, body: Bytes, seen: &mut Seen) -> Result<(), Failure> {
-        if self.dialler.rules.require_https && !self.target.https() {
-            return Err(failure(Class::Forbidden, "https is required (egress.require_https)"));
-        }
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.headers_mut() = headers;
+    async fn run(&self, request: &mut Unsent, seen: &mut Seen) -> Result<(), Failure> {
+        let generation = {
+            let dialler = self.egress.0.dialler.load();
+            self.check(&dialler)?;
+            dialler.generation
+        };
         seen.phase = Phase::Connect;
-        let kept = self.pool.take(self.target.endpoint(), self.dialler.generation, self.started).await;
-        if let Some(lease) = kept {
-            match self.send(lease, request, seen).await? {
-                None => return Ok(()),
-                Some(unsent) => request = unsent,
+        if let Some(lease) = self.pool.take(self.target.endpoint(), generation, self.started).await {
+            self.send(lease, request, seen).await?;
+            if request.is_none() {
+                return Ok(());
             }
         }
-        let resolver = &*self.egress.0.resolver;
         // Boxed: a TLS handshake's state would otherwise be moved about with every exchange that needs none.
-        let dial = self.dialler.dial(resolver, self.target, self.deadline, &mut seen.phase, &mut seen.remote);
-        let made = Box::pin(dial).await?;
-        match self.send(Lease::new(made), request, seen).await? {
+        let made = Box::pin(self.dial(seen)).await?;
+        self.send(Lease::new(made), request, seen).await?;
+        match request {
             None => Ok(()),
             Some(_) => Err(failure(Class::Protocol, "the connection closed before the request was sent")),
         }
     }
 
-    /// Sends the request and reads the answer, or gives the request back when no byte of it was sent.
-    async fn send(
-        &self,
-        mut lease: Lease,
-        mut request: Request<Full<Bytes>>,
-        seen: &mut Seen,
-    ) -> Result<Option<Request<Full<Bytes>>>, Failure> {
+    fn check(&self, dialler: &Dialler) -> Result<(), Failure> {
+        if dialler.rules.require_https && !self.target.https() {
+            return Err(failure(Class::Forbidden, "https is required (egress.require_https)"));
+        }
+        Ok(())
+    }
+
+    /// A connection of its own, under the settings that are in force now.
+    async fn dial(&self, seen: &mut Seen) -> Result<Connection, Failure> {
+        let dialler = self.egress.0.dialler.load_full();
+        self.check(&dialler)?;
+        let resolver = &*self.egress.0.resolver;
+        dialler.dial(resolver, self.target, self.deadline, &mut seen.phase, &mut seen.remote).await
+    }
+
+    /// Sends the request and reads the answer, or leaves the request there when no byte of it was sent.
+    async fn send(&self, mut lease: Lease, request: &mut Unsent, seen: &mut Seen) -> Result<(), Failure> {
         seen.phase = Phase::Headers;
         seen.remote = lease.addr().map(PublicAddr::get);
-        self.address(&mut request, lease.http2());
-        match lease.send(request).await {
-            Some(Ok(response)) => self.read(lease, response, seen).await.map(|()| None),
+        if let Some(request) = request {
+            self.address(request, lease.http2());
+        }
+        let response = match lease.send(request).await {
+            Some(Ok(response)) => response,
             Some(Err(mut error)) => match error.take_message() {
-                Some(unsent) => Ok(Some(unsent)),
-                None => Err(broken(&error.into_error(), seen.phase)),
+                Some(unsent) => {
+                    *request = Some(unsent);
+                    return Ok(());
+                }
+                None => return Err(broken(&error.into_error(), seen.phase)),
             },
-            None => Err(failure(Class::Protocol, "the connection is gone")),
+            None => return Err(failure(Class::Protocol, "the connection is gone")),
+        };
+        seen.phase = Phase::Body;
+        seen.status = Some(response.status());
+        seen.retry_after_ms = answer::retry_after_ms(response.status(), response.headers(), &self.egress.0.clock);
+        match answer::read(response.into_body(), &mut seen.excerpt).await {
+            Ok(Read::Whole) => {
+                let current = lease.generation() == Some(self.egress.0.dialler.load().generation);
+                self.pool.put(lease, current && self.egress.open_connections() <= OPEN_MAX);
+                Ok(())
+            }
+            Ok(Read::Enough) => Ok(()),
+            Err(error) => Err(broken(&error, seen.phase)),
         }
     }
 
@@ -250,22 +277,6 @@ impl Call<'_> {
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.target.path_and_query().clone());
             request.headers_mut().insert(HOST, self.target.authority().clone());
-        }
-    }
-
-    async fn read(&self, lease: Lease, response: Response<Incoming>, seen: &mut Seen) -> Result<(), Failure> {
-        let (head, body) = response.into_parts();
-        seen.phase = Phase::Body;
-        seen.status = Some(head.status);
-        seen.retry_after_ms = answer::retry_after_ms(head.status, &head.headers, &self.egress.0.clock);
-        match answer::read(body, &mut seen.excerpt).await {
-            Ok(Read::Whole) => {
-                let current = self.dialler.generation == self.egress.0.dialler.load().generation;
-                self.pool.put(lease, current && self.egress.open_connections() <= OPEN_MAX);
-                Ok(())
-            }
-            Ok(Read::Enough) => Ok(()),
-            Err(error) => Err(broken(&error, seen.phase)),
         }
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::cut;
 use super::guard::{PublicAddr, Rules, check_addr, check_all};
 use super::meter::Metered;
-use super::pool::{About, Connection, OpenGuard, Sender};
+use super::pool::{About, Connection, OpenGuard, Replaced, Sender};
 use super::resolve::Resolve;
 use super::target::{Host, LOCALHOST, Target, is_localhost};
 use super::tls::ALPN_H2;
@@ -89,8 +89,8 @@ pub(super) struct Dialler {
     /// In TCP's place.
     pub(super) connect: Option<Arc<dyn Connect>>,
     pub(super) generation: u64,
-    /// Cancelled when these settings are replaced.
-    pub(super) replaced: CancellationToken,
+    /// Told when these settings are replaced.
+    pub(super) replaced: Arc<Replaced>,
     /// Turns through `source_addresses`.
     pub(super) turn: AtomicUsize,
     /// Open connections, of all generations.

@@ -5,10 +5,11 @@
 //! the rules change, at once when nobody uses it. An exchange that does not end cleanly takes its connection with it.
 //! Making connections is `connect`'s, using them `client`'s.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::PublicAddr;
@@ -126,13 +127,19 @@ impl Lease {
         matches!(self.0, Some(Connection { sender: Sender::Http2(_), .. }))
     }
 
-    /// Sends a request and waits for the response's headers. `None` never happens: a lease has its
-    /// connection until it is given back.
+    /// Under which settings the connection was made.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.0.as_ref().map(|connection| connection.about.generation)
+    }
+
+    /// Takes the request, sends it and waits for the response's headers. `None` never happens: a lease has its connection
+    /// until it is given back, and the caller has a request.
     pub(super) async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
+        request: &mut Option<Request<Full<Bytes>>>,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> {
         let connection = self.0.as_mut()?;
+        let request = request.take()?;
         connection.about.meter.grant();
         match &mut connection.sender {
             Sender::Http1(sender) => Some(sender.try_send_request(request).await),
@@ -192,7 +199,7 @@ impl Connection {
         about: About,
         open: OpenGuard,
         drive: F,
-        rules_changed: CancellationToken,
+        rules_changed: Arc<Replaced>,
     ) -> Self
     where
         F: Future + Send + 'static,
@@ -214,16 +221,49 @@ impl Connection {
 }
 
 /// The driver of one connection.
-async fn run<F: Future>(drive: F, about: Arc<About>, _open: OpenGuard, rules_changed: CancellationToken) {
+async fn run<F: Future>(drive: F, about: Arc<About>, _open: OpenGuard, rules_changed: Arc<Replaced>) {
     let mut drive = pin!(drive);
-    tokio::select! {
-        biased;
-        _ = &mut drive => return,
-        _ = timeout_at(about.made + CONNECTION_AGE_MAX, rules_changed.cancelled()) => {}
+    let mut old = pin!(sleep_until(about.made + CONNECTION_AGE_MAX));
+    let mut replaced = pin!(rules_changed.cancelled());
+    let mut asked = false;
+    // Asking for the change takes locks that all connections share: once, to be woken by it, and then when it has come.
+    let ended = poll_fn(|cx| {
+        if drive.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        let is_due = old.as_mut().poll(cx).is_ready();
+        let is_told = (!asked || rules_changed.has_come()) && replaced.as_mut().poll(cx).is_ready();
+        asked = true;
+        if is_due || is_told { Poll::Ready(false) } else { Poll::Pending }
+    });
+    if ended.await {
+        return;
     }
     if !about.retire() {
         // Those who use it end by their own deadlines; this is for what they leave behind.
         let _ = timeout(LINGER_MAX, drive).await;
+    }
+}
+
+/// That the settings of a generation were replaced: told once, to all that wait.
+#[derive(Default)]
+pub(super) struct Replaced {
+    has_come: AtomicBool,
+    waiters: CancellationToken,
+}
+
+impl Replaced {
+    pub(super) fn tell(&self) {
+        self.has_come.store(true, Ordering::Release);
+        self.waiters.cancel();
+    }
+
+    fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::Acquire)
+    }
+
+    fn cancelled(&self) -> impl Future<Output = ()> {
+        self.waiters.cancelled()
     }
 }
 

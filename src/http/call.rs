@@ -27,7 +27,6 @@ use super::{
     admin, audit, backup, deadletters, events, hygiene, jobs, lookup, openapi, operate, reply, retention, stats,
     streams,
 };
-use crate::metrics::RequestLabels;
 use crate::model::id::TenantNo;
 use crate::service::{Asker, Service};
 use crate::store::op::{Guard, Mark};
@@ -64,8 +63,8 @@ pub struct Door {
 }
 
 impl Handler for Door {
-    async fn call(&self, request: Request<hyper::body::Incoming>, peer: Peer) -> Reply {
-        self.api.handle(self.worker, self.surface, peer, request).await
+    fn call(&self, request: Request<hyper::body::Incoming>, peer: Peer) -> impl Future<Output = Reply> + Send {
+        self.api.handle(self.worker, self.surface, peer, request)
     }
 
     fn is_proxy(&self, ip: IpAddr) -> bool {
@@ -139,8 +138,7 @@ impl Api {
         if parts.method == Method::HEAD {
             reply = reply::headless(reply);
         }
-        let labels = RequestLabels { status: reply.status().as_u16() };
-        inner.service.metrics().requests.get_or_create(&labels).inc();
+        inner.service.metrics().count_request(reply.status().as_u16());
         if reply.status() == StatusCode::INTERNAL_SERVER_ERROR {
             // What went wrong was said where it did; this is how it is found for whoever reports the answer.
             let route = seen.route.map(|route| route.path);
@@ -199,12 +197,12 @@ impl Inner {
         let (route, parts) = (incoming.route, incoming.parts);
         let open = route.access == Access::Open || incoming.surface == Surface::Metrics;
         if open {
-            return Ok(self.open(route.action, &parts.headers).await);
+            return Ok(Box::pin(self.open(route.action, &parts.headers)).await);
         }
         let Entrant { caller, body, mark } = self.let_in(&incoming, body).await?;
         (seen.key, seen.tenant) = (caller.key(), caller.own_tenant());
         if route.action == Action::Metrics {
-            return Ok(self.open(route.action, &parts.headers).await);
+            return Ok(Box::pin(self.open(route.action, &parts.headers)).await);
         }
         let privacy = match route.form {
             Form::Lemon => Privacy::read(&parts.headers, self.service.settings().require_data_privacy)?,
@@ -224,12 +222,19 @@ impl Inner {
             headers: &parts.headers,
             body: &body.bytes,
         };
-        match perform(route.action, &call).await {
+        // All but publishing is boxed: a request's state is moved about, and would be as large as the largest of them.
+        let performed = match route.action {
+            Action::Publish => events::publish(&call).await,
+            action => Box::pin(perform(action, &call)).await,
+        };
+        match performed {
             Ok(reply) => {
-                self.service.sign_off(&asker).await?;
+                if !asker.is_done() {
+                    Box::pin(self.service.sign_off(&asker)).await?;
+                }
                 Ok(reply)
             }
-            Err(problem) => Err(self.refused(&asker, problem, has_reason).await?),
+            Err(problem) => Err(Box::pin(self.refused(&asker, problem, has_reason)).await?),
         }
     }
 
@@ -279,14 +284,14 @@ impl Inner {
             Credentials::Token(token) => auth::by_token(service, token, peer)?,
             Credentials::Signed(signed) => {
                 auth::worth_reading(service, &signed)?;
-                let body = self.read_signed(incoming, body).await?;
+                let body = Box::pin(self.read_signed(incoming, body)).await?;
                 let caller = auth::by_signature(service, &signed, incoming.parts, &body.bytes, peer)?;
                 caller.check(route.access)?;
                 let mark = (route.method != Method::GET).then(|| signed.mark());
                 // The store has the last word. Asked here too, so that who repeats what somebody else has sent uses up
                 // nothing of theirs, their rate above all.
                 if let Some(mark) = mark
-                    && service.is_replay(mark).await?
+                    && Box::pin(service.is_replay(mark)).await?
                 {
                     return Err(Problem::unauthorized());
                 }

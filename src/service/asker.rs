@@ -50,6 +50,12 @@ impl Asker {
         }
     }
 
+    /// Whether everything is written.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.lock().is_none()
+    }
+
     /// What is not written yet.
     #[must_use]
     pub fn unwritten(&self) -> Option<Guard> {
@@ -81,7 +87,7 @@ impl Service {
     /// # Errors
     /// When it can't be written, or the request's twin was first.
     pub async fn sign_off(&self, asker: &Asker) -> Result<(), Error> {
-        if asker.unwritten().is_some() {
+        if !asker.is_done() {
             self.submit(Op::Ping, asker).await?;
         }
         Ok(())

@@ -5,6 +5,8 @@
 
 mod keys;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -100,7 +102,7 @@ struct EventRecord<'a> {
     context: Option<Raw<'a>>,
     #[serde(borrow)]
     user: Option<Raw<'a>>,
-    matched: Vec<WebhookNo>,
+    matched: Cow<'a, [WebhookNo]>,
     test: bool,
 }
 
@@ -119,7 +121,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
             data: event.data.as_deref().map(Raw),
             context: event.context.as_deref().map(Raw),
             user: event.user.as_deref().map(Raw),
-            matched: event.matched.clone(),
+            matched: Cow::Borrowed(&event.matched),
             test: event.test,
         },
     );
@@ -144,7 +146,7 @@ pub fn read_event(seq: Seq, bytes: &[u8]) -> Result<Event, StoreError> {
         data: part(record.data),
         context: part(record.context),
         user: part(record.user),
-        matched: record.matched,
+        matched: record.matched.into_owned(),
         test: record.test,
     })
 }
@@ -183,7 +185,7 @@ pub struct Brief<'a> {
 /// `StoreError::Damaged`.
 pub fn read_brief(bytes: &[u8]) -> Result<Brief<'_>, StoreError> {
     let EventRecord { tenant, kind, channel, context, matched, test, .. } = read(bytes)?;
-    Ok(Brief { tenant, kind, channel, context: context.map(|raw| raw.0), matched, test })
+    Ok(Brief { tenant, kind, channel, context: context.map(|raw| raw.0), matched: matched.into_owned(), test })
 }
 
 /// The line that an event stands in, without copying the rest of it.

@@ -6,7 +6,6 @@ use std::task::Poll;
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::egress::guard::check_addr;
@@ -107,7 +106,7 @@ async fn a_request_that_is_handed_back_unsent_is_sent_on_a_new_connection_once()
     let addr = check_addr(&loopback_rules(), receiver.addr).unwrap();
     let about = About::new(target.endpoint().clone(), addr, 0);
     let open = OpenGuard::new(&Arc::default());
-    let connection = Connection::start(Sender::Http1(sender), about, open, drive, CancellationToken::new());
+    let connection = Connection::start(Sender::Http1(sender), about, open, drive, Arc::default());
     pool.put(Lease::new(connection), true);
     assert_eq!(pool.idle(), 1);
     tokio::task::yield_now().await;
