@@ -12,6 +12,7 @@ mod client;
 mod doctor;
 mod jobs;
 mod listen;
+mod owner;
 mod pages;
 mod print;
 mod reload;
