@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use super::support::pages::{self, Block, PAGES, Runner, blocks};
-use super::support::{Daemon, Receiver, Reply, SOON, Stage, poll, tenant_key, text};
+use super::support::{Daemon, Receiver, Reply, Request, SOON, Stage, poll, tenant_key, text};
 
 /// Languages of blocks that are nothing to type, and what looks at them.
 const NO_COMMANDS: &[&str] = &[
@@ -131,82 +131,99 @@ fn line<'a>(blocks: &'a [Block], start: &str) -> Vec<&'a str> {
     found
 }
 
+/// A receiver that was down, its webhook, and what the chapter says to type.
+struct Incident {
+    desk: Desk,
+    blocks: Vec<Block>,
+    receiver: Receiver,
+    webhook: String,
+}
+
+impl Incident {
+    fn new() -> Self {
+        let (desk, receiver) = (Desk::new(), Receiver::with(|_| Reply::status(500)));
+        let body = json!({"url": receiver.url("/"), "events": ["order.*"], "plan": "once"});
+        let webhook = text(&desk.stage.register(&body), "id");
+        Self { desk, blocks: pages::run_by(Runner::Incident), receiver, webhook }
+    }
+
+    fn publish(&self, count: usize) -> Vec<String> {
+        let event = json!({"type": "order.created", "tenant": "acme"});
+        (0..count).map(|_| text(&self.desk.stage.publish(&event), "id")).collect()
+    }
+
+    /// Waits until so many deliveries are dead.
+    #[track_caller]
+    fn dead(&self, count: usize) {
+        let letters = || self.desk.stage.owner.get("/v1/dead-letters").expect(200).json();
+        let found = poll(SOON, || (letters()["data"].as_array().map(Vec::len) == Some(count)).then_some(()));
+        assert!(found.is_some(), "not {count} dead: {}", letters());
+    }
+
+    /// The events of the `count` requests that follow the first `after`.
+    #[track_caller]
+    fn sent(&self, after: usize, count: usize) -> BTreeSet<String> {
+        let requests = self.receiver.wait_for(after + count, SOON);
+        let id = |request: &Request| request.header("webhook-id").expect("an id").to_owned();
+        requests[after..].iter().map(id).collect()
+    }
+
+    /// Runs a line of the chapter, for this webhook and an incident since then.
+    fn run(&self, line: &str, since: &str) -> String {
+        let line = line.replace("wbh_…", &self.webhook).replace("2026-03-01T06:00:00Z", since);
+        let line = line.replace("--since …", &format!("--since {since}"));
+        self.desk.run(&line.replace("2026-03-02T08:00:00Z", "2099-01-01T00:00:00Z"))
+    }
+
+    fn is_inactive(&self) -> bool {
+        self.desk.run("webhookd webhooks --state inactive").contains(&self.webhook)
+    }
+}
+
+fn set<'a>(ids: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
+    ids.into_iter().cloned().collect()
+}
+
 #[test]
 fn a_receiver_that_was_down_gets_everything_by_the_chapters_commands() {
-    let desk = Desk::new();
-    let (stage, blocks) = (&desk.stage, pages::run_by(Runner::Incident));
-    let receiver = Receiver::with(|_| Reply::status(500));
-    let registered = stage.register(&json!({"url": receiver.url("/"), "events": ["order.*"], "plan": "once"}));
-    let webhook = text(&registered, "id");
-    let seen = |kind: &str| {
-        let ids =
-            receiver.requests().into_iter().map(|request| request.header("webhook-id").expect("an id").to_owned());
-        assert!(ids.len() > 0, "{kind}");
-        ids.collect::<Vec<_>>()
-    };
-    let dead = |count: usize| {
-        let page = || stage.owner.get("/v1/dead-letters").expect(200).json()["data"].as_array().map(Vec::len);
-        poll(SOON, || (page() == Some(count)).then_some(()))
-            .unwrap_or_else(|| panic!("{:?} dead, not {count}", page()));
-    };
-    let publish = |count: usize| -> Vec<String> {
-        (0..count).map(|_| text(&stage.publish(&json!({"type": "order.created", "tenant": "acme"})), "id")).collect()
-    };
-    let now = || jiff::Timestamp::now().to_string();
-    let run = |line: &str, since: &str| {
-        let line = line
-            .replace("wbh_…", &webhook)
-            .replace("2026-03-01T06:00:00Z", since)
-            .replace("--since …", &format!("--since {since}"));
-        desk.run(&line.replace("2026-03-02T08:00:00Z", "2099-01-01T00:00:00Z"))
-    };
-
-    // Second case first: deliveries have died, two before the incident and three in it.
-    let before = publish(2);
-    dead(2);
+    let incident = Incident::new();
+    let (receiver, blocks) = (&incident.receiver, &incident.blocks);
+    // The chapter's second case first: deliveries have died, two before the incident and three in it.
+    let before = incident.publish(2);
+    incident.dead(2);
     std::thread::sleep(std::time::Duration::from_millis(5));
-    let since = now();
-    let during = publish(3);
-    dead(5);
-    let failed = receiver.count();
+    let since = jiff::Timestamp::now().to_string();
+    let during = incident.publish(3);
+    incident.dead(5);
     receiver.set(|_| Reply::ok());
-    let redrives = line(&blocks, "webhookd dead-letters redrive");
+    let redrives = line(blocks, "webhookd dead-letters redrive");
     assert_eq!(redrives.len(), 2, "{redrives:?}");
-    assert!(run(redrives[0], &since).contains("3 deliveries"), "only counted, and only those of the incident");
-    assert_eq!(receiver.count(), failed);
-    assert!(run(redrives[1], &since).contains("done"));
-    receiver.wait_for(failed + 3, SOON);
-    let again: BTreeSet<String> = seen("redriven").split_off(failed).into_iter().collect();
-    assert_eq!(again, during.iter().cloned().collect());
-    dead(2);
+    assert!(incident.run(redrives[0], &since).contains("3 deliveries"), "only those of the incident");
+    assert_eq!(receiver.count(), 5, "only counted");
+    assert!(incident.run(redrives[1], &since).contains("done"));
+    assert_eq!(incident.sent(5, 3), set(&during));
+    incident.dead(2);
 
-    // First case: it answers 410, its webhook becomes inactive and misses what follows.
+    // Its first: the receiver answers 410, its webhook becomes inactive and misses what follows.
     receiver.set(|_| Reply::status(410));
-    let gone = publish(1);
-    dead(3);
-    let missed = publish(2);
-    assert!(desk.run("webhookd webhooks --state inactive").contains(&webhook));
+    let gone = incident.publish(1);
+    incident.dead(3);
+    let missed = incident.publish(2);
+    assert!(incident.is_inactive());
     receiver.set(|_| Reply::ok());
-    let sent = receiver.count();
-    let recovers = line(&blocks, "webhookd webhooks recover");
-    assert!(run(recovers[0], &since).contains("5 deliveries"), "the three that are dead and the two that it missed");
-    assert!(run(recovers[1], &since).contains("done"));
-    receiver.wait_for(sent + 5, SOON);
-    let queued: BTreeSet<String> = seen("recovered").split_off(sent).into_iter().collect();
-    let everything = || before.iter().chain(&gone).chain(&missed).cloned();
-    assert_eq!(queued, everything().collect());
-    dead(0);
-    assert!(!desk.run("webhookd webhooks --state inactive").contains(&webhook));
+    let recovers = line(blocks, "webhookd webhooks recover");
+    let counted = incident.run(recovers[0], &since);
+    assert!(counted.contains("5 deliveries"), "the three that are dead and the two that it missed: {counted}");
+    assert!(incident.run(recovers[1], &since).contains("done"));
+    assert_eq!(incident.sent(9, 5), set(before.iter().chain(&gone).chain(&missed)));
+    incident.dead(0);
+    assert!(!incident.is_inactive());
 
-    // Third case: it said 200 and lost them.
+    // Its third: the receiver said 200 and lost them.
     let page = pages::page("docs/OPERATIONS.md");
-    let again =
-        page.split('`').find(|code| code.starts_with("webhookd webhooks recover") && code.contains("--only all"));
-    let sent = receiver.count();
-    run(&format!("{} --wait", again.expect("the third command")), &since);
-    let all: BTreeSet<String> = during.iter().chain(&gone).chain(&missed).cloned().collect();
-    receiver.wait_for(sent + all.len(), SOON);
-    assert_eq!(seen("once more").split_off(sent).into_iter().collect::<BTreeSet<_>>(), all);
+    let is_it = |code: &&str| code.starts_with("webhookd webhooks recover") && code.contains("--only all");
+    incident.run(&format!("{} --wait", page.split('`').find(is_it).expect("the third command")), &since);
+    assert_eq!(incident.sent(14, 6), set(during.iter().chain(&gone).chain(&missed)));
 }
 
 /// What runs beside the test; killed with its handle.

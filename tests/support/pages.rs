@@ -44,16 +44,20 @@ impl Block {
     /// `None`: nobody runs it.
     pub fn runner(&self) -> Option<Runner> {
         let is_part = |part: &str| self.text.contains(part);
-        let starts = |word: &str| self.text.lines().all(|line| line.trim_start_matches(capital).starts_with(word));
+        let begins = |line: &str, words: &[&str]| {
+            let line = line.trim_start_matches(capital);
+            words.iter().any(|word| line.starts_with(word))
+        };
+        let all = |words: &[&str]| self.text.lines().all(|line| begins(line, words));
         match (self.page, self.heading.as_str()) {
             ("README.md", "A tour") | ("docs/DIALECTS.md", _) => Some(Runner::Session),
             ("docs/OPERATIONS.md", _) if ["/etc/", "/var/", "systemctl "].into_iter().any(is_part) => {
                 Some(Runner::Machine)
             }
             ("docs/OPERATIONS.md", "A receiver was down for a day") => Some(Runner::Incident),
-            ("README.md" | "docs/OPERATIONS.md", _) if starts("curl ") || starts("webhookd ") => Some(Runner::Daemon),
+            ("README.md" | "docs/OPERATIONS.md", _) if all(&["curl ", "webhookd "]) => Some(Runner::Daemon),
             ("docs/RECEIVERS.md", "Shell" | "Local development") => Some(Runner::Receiver),
-            _ if starts("cargo ") || starts("bash .ci/") => Some(Runner::Build),
+            _ if all(&["cargo ", "bash .ci/"]) => Some(Runner::Build),
             _ => None,
         }
     }
