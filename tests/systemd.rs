@@ -2,7 +2,10 @@
 //! looked at is in tests/systemd/*.sh; every line there that says "ok" is something proven.
 //!
 //! Needs root, or rather its right to namespaces. Where that is not to be had, the tests fail and say so, unless
-//! `NO_SYSTEMD_BOX=1` says that this is known.
+//! `NO_SYSTEMD_BOX=1` says that this is known. `LOWER=DIR` takes another system than this machine's, such as a newer one:
+//!
+//!     debootstrap --variant=minbase --include=systemd,dbus,curl,openssl,procps,iproute2,ca-certificates trixie DIR
+//!     LOWER=DIR cargo test --test systemd g19
 
 mod support;
 
