@@ -54,6 +54,8 @@ pub struct Dispatcher {
     untold: AtomicBool,
 }
 
+/// Lanes that are forgotten under one lock.
+const FORGOTTEN_AT_ONCE: usize = 1_024;
 /// Events between two looks for deliveries that hold the watermark back.
 const LAG_CHECK_EVERY: u64 = 8 * 1024;
 const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
@@ -207,15 +209,26 @@ impl Dispatcher {
         Some(cell)
     }
 
-    /// Forgets the lanes of one worker that have had nothing to do for a while.
+    /// Forgets the lanes of one worker that have had nothing to do for a while: few at a time, because nobody finds a lane
+    /// meanwhile.
     pub(super) fn tidy(&self, worker: usize, for_ms: Millis) {
         let now = self.clock.now_ms();
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
-        let held = |cell: &Arc<LaneCell>| Arc::strong_count(cell) > 1;
-        lanes.retain(|no, cell| !self.is_of(*no, worker) || held(cell) || !cell.lane().is_idle(now, for_ms));
-        self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
-        drop(lanes);
+        let idle: Vec<WebhookNo> = {
+            let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+            let own = lanes.iter().filter(|(no, cell)| self.is_of(**no, worker) && cell.lane().is_idle(now, for_ms));
+            own.map(|(no, _)| *no).collect()
+        };
+        for part in idle.chunks(FORGOTTEN_AT_ONCE) {
+            let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+            for no in part {
+                // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
+                let unused = |cell: &Arc<LaneCell>| Arc::strong_count(cell) == 1 && cell.lane().is_idle(now, for_ms);
+                if lanes.get(no).is_some_and(unused) {
+                    lanes.remove(no);
+                }
+            }
+            self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
+        }
         self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
     }
 
@@ -362,6 +375,10 @@ impl Dispatcher {
             return;
         }
         self.lag_told_at.store(head, Ordering::Relaxed);
+        // Otherwise nothing lags, and looking at 100,000 lanes for it would hold everybody up.
+        if head.saturating_sub(self.store.shared().watermark()) < WATERMARK_LAG_MAX / 2 {
+            return;
+        }
         for mailbox in &self.mailboxes {
             mailbox.put(Mail { check_lag: true, ..Mail::default() });
         }
