@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::gate::Gate;
 use super::glance::Glance;
+use super::host::Host;
 use super::lane::Lane;
 use super::mail::{Mail, Mailbox};
 use super::settings::{Plan, Settings};
 use crate::clock::{Clock, Millis};
+use crate::egress::Egress;
 use crate::egress::stream::Streams;
-use crate::egress::{Egress, Pool};
 use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
@@ -34,7 +35,7 @@ use arc_swap::ArcSwap;
 pub struct Dispatcher {
     lanes: RwLock<HashMap<WebhookNo, Arc<LaneCell>>>,
     mailboxes: Vec<Mailbox>,
-    hosts: Mutex<HashMap<String, Arc<Gate>>>,
+    hosts: Mutex<HashMap<String, Arc<Host>>>,
     pub(super) all: Arc<Gate>,
     settings: ArcSwap<Settings>,
     /// What nothing is delivered to at present, as committed.
@@ -60,21 +61,12 @@ const FORGOTTEN_AT_ONCE: usize = 1_024;
 const LAG_CHECK_EVERY: u64 = 8 * 1024;
 const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
 
-/// A lane with what its attempts share.
-pub struct LaneCell {
-    lane: Mutex<Lane>,
-    /// Kept connections, one pool a worker: a connection is driven by the runtime that made it.
-    pools: Box<[Pool]>,
-}
+/// A lane, for whoever drives it.
+pub struct LaneCell(Mutex<Lane>);
 
 impl LaneCell {
-    /// The connections of one worker.
-    pub(super) fn pool(&self, worker: usize) -> &Pool {
-        &self.pools[worker % self.pools.len()]
-    }
-
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
-        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,11 +186,7 @@ impl Dispatcher {
         let version = self.store.shared().registry().webhook(webhook).cloned()?;
         let lane = Lane::new(self.plan(version.clone()), self.clock.now_ms());
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let cell = lanes.entry(webhook).or_insert_with(|| {
-            let pools = self.mailboxes.iter().map(|_| Pool::default()).collect();
-            Arc::new(LaneCell { lane: Mutex::new(lane), pools })
-        });
-        let cell = cell.clone();
+        let cell = lanes.entry(webhook).or_insert_with(|| Arc::new(LaneCell(Mutex::new(lane)))).clone();
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
         // A version that was committed before the lane could be found has passed it by.
@@ -229,7 +217,7 @@ impl Dispatcher {
             }
             self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         }
-        self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
+        self.lock_hosts().retain(|_, host| Host::is_wanted(host));
     }
 
     /// Has the store tell of the deaths whose minute is over.
@@ -252,8 +240,8 @@ impl Dispatcher {
             registry.tenant(webhook.tenant).and_then(|tenant| tenant.plan.clone())
         };
         let host = |name: &str, cap: u32| {
-            let mut hosts = self.lock_hosts();
-            hosts.entry(name.to_owned()).or_insert_with(|| Arc::new(Gate::new(cap))).clone()
+            let new = || Arc::new(Host::new(Arc::new(Gate::new(cap)), self.mailboxes.len()));
+            self.lock_hosts().entry(name.to_owned()).or_insert_with(new).clone()
         };
         let rules = self.egress.rules();
         Arc::new(Plan::new(webhook, tenant_plan.as_deref(), &settings, &rules, host, self.clock.now_ms()))
@@ -300,7 +288,7 @@ impl Dispatcher {
         webhook as usize % self.mailboxes.len()
     }
 
-    fn lock_hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
+    fn lock_hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -314,11 +302,12 @@ impl Dispatcher {
             gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
             Arc::new(gone)
         });
-        let closes = lane.plan.webhook.url != version.url || !version.is_active();
+        let old = lane.plan.host.clone();
         lane.replan(self.plan(version));
         drop(lane);
-        if closes {
-            cell.pools.iter().for_each(Pool::close);
+        // Only the map and this hold it: nobody delivers there any more.
+        if let Some(host) = old.filter(|host| Arc::strong_count(host) <= 2) {
+            host.close();
         }
     }
 

@@ -333,7 +333,7 @@ impl Lane {
         if self.rate_until.is_some() {
             return Next::Wait(self.rate_until);
         }
-        if !Gate::enter(self.plan.host.as_deref(), all, self.no()) {
+        if !Gate::enter(self.plan.gate().map(AsRef::as_ref), all, self.no()) {
             return Next::Wait(None);
         }
         if let Some(rate) = &mut self.rate {
@@ -368,9 +368,7 @@ impl Lane {
             in_flight: flight.is_some(),
             is_ending: flight.is_some_and(|flight| flight.cancelled && !flight.ended),
             circuit_probe_at: self.circuit.is_open().then(|| self.circuit.next_probe_at().unwrap_or(now)),
-            permits_taken: self.permits_out()
-                || all.is_full()
-                || self.plan.host.as_ref().is_some_and(|host| host.is_full()),
+            permits_taken: self.permits_out() || all.is_full() || self.plan.gate().is_some_and(|gate| gate.is_full()),
             rate_limited_until: self.rate_until.filter(|until| *until > now),
         }
     }
@@ -408,13 +406,13 @@ impl Lane {
         let (event, body) = self.fresh.pop_front()?;
         self.shrink();
         self.flights.push(event, None);
-        Some(Work { event, row: None, body, host: self.plan.host.clone() })
+        Some(Work { event, row: None, body, host: self.plan.gate().cloned() })
     }
 
     fn take_loaded(&mut self) -> Option<Work> {
         let (queued, body) = self.loaded.pop_front()?;
         self.flights.push(queued.event, Some(queued.key));
-        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, host: self.plan.host.clone() })
+        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, host: self.plan.gate().cloned() })
     }
 
     fn drain_fresh(&mut self, max: usize) -> Vec<Seq> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::gate::Gate;
+use super::host::Host;
 use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
@@ -57,7 +58,8 @@ pub struct Plan {
     pub timeout: Duration,
     pub max_in_flight: u32,
     pub circuit: CircuitRules,
-    pub host: Option<Arc<Gate>>,
+    /// `None`: there is nowhere to connect to, or nothing to be delivered.
+    pub host: Option<Arc<Host>>,
     /// Everything but the signatures. A list, because a map of them costs kilobytes for each lane.
     headers: Box<[(HeaderName, HeaderValue)]>,
     keys: SigningKeys,
@@ -72,7 +74,7 @@ impl Plan {
         tenant_plan: Option<&str>,
         settings: &Settings,
         rules: &Rules,
-        host: impl FnOnce(&str, u32) -> Arc<Gate>,
+        host: impl FnOnce(&str, u32) -> Arc<Host>,
         now: Millis,
     ) -> Self {
         let target = Target::parse(&webhook.url, rules);
@@ -81,20 +83,26 @@ impl Plan {
         let bound = if webhook.is_stream() { STREAM_IN_FLIGHT_MAX } else { u32::MAX };
         let max_in_flight = webhook.max_in_flight.unwrap_or(settings.max_in_flight_per_webhook).clamp(1, bound);
         let host_cap = settings.max_in_flight_per_host.max(max_in_flight);
-        let gate =
-            target.as_ref().ok().and_then(|target| target.authority().to_str().ok().map(|name| host(name, host_cap)));
+        let reached = target.as_ref().ok().filter(|_| webhook.is_active());
+        let host = reached.and_then(|target| target.authority().to_str().ok().map(|name| host(name, host_cap)));
         Self {
             policy: settings.plans.of(&webhook, tenant_plan).1.clone(),
             timeout: own.or(settings.timeout).unwrap_or(by_dialect),
             max_in_flight,
             circuit: settings.circuit,
-            host: gate,
+            host,
             headers: headers(&webhook),
             keys: SigningKeys::new(webhook.dialect, webhook.secrets_at(now)),
             keys_until: webhook.secrets.iter().filter_map(|secret| secret.until).filter(|until| *until > now).min(),
             target,
             webhook,
         }
+    }
+
+    /// The cap that it shares with the other webhooks of its host.
+    #[must_use]
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        self.host.as_ref().map(|host| &host.gate)
     }
 
     /// Whether a secret has run out since this was worked out.

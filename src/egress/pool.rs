@@ -25,7 +25,7 @@ use super::meter::Meter;
 use super::target::Endpoint;
 use crate::limits::CONNECTION_AGE_MAX;
 
-/// The idle connections of one webhook: costs nothing while empty. Held by the webhook's lane.
+/// The idle connections to one host of one worker: costs nothing while empty. The webhooks of that host share it.
 #[derive(Default)]
 pub struct Pool(Mutex<Kept>);
 
@@ -283,7 +283,7 @@ impl Drop for OpenGuard {
 }
 
 const RETIRED: usize = 1 << (usize::BITS - 1);
-/// Idle HTTP/1.1 connections of one webhook; more than its permits are never in use at once, whatever they are.
+/// Idle HTTP/1.1 connections that one pool holds: as many as a host's attempts at a time, unless configured otherwise.
 const IDLE_MAX: usize = 64;
 /// How long a connection that is not ready for the next request is waited for before another one is tried.
 const READY_WAIT: Duration = Duration::from_millis(10);

@@ -38,7 +38,7 @@ pub fn measure(options: &Options) {
         control.push(paced(options, &without, &mut bare_receiver, rate));
         beside.push(paced(options, &with, &mut receiver, rate));
     }
-    let pending = number(&with.admin("GET", "/admin/stats", &json!(null)), "queued");
+    let pending = number(&with.admin("GET", "/admin/stats", &json!(null))["deliveries"], "queued");
     head(&format!("{pending} deliveries pending, {rate} events/s for a healthy receiver"));
     for (name, figure) in [
         ("received p50 ms", (|f| f.received_p50_ms) as fn(&Figures) -> f64),

@@ -8,6 +8,7 @@ mod writer;
 
 use super::*;
 use crate::circuit::CircuitRules;
+use crate::dispatch::host::Host;
 use crate::dispatch::settings::Settings;
 use crate::egress::guard::Rules;
 use crate::limits::LANE_REFILL_MIN;
@@ -369,7 +370,8 @@ fn a_changed_circuit_rule_holds_at_once() {
     let settings = Settings { circuit: CircuitRules { failures: 1, ..CircuitRules::default() }, ..Settings::default() };
     let rules = Rules { require_https: false, allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
     let host = bench.host.clone();
-    let plan = Plan::new(Arc::new(webhook()), None, &Arc::new(settings), &rules, |_, _| host, NOW);
+    let plan =
+        Plan::new(Arc::new(webhook()), None, &Arc::new(settings), &rules, |_, _| Arc::new(Host::new(host, 1)), NOW);
     bench.lane.replan(Arc::new(plan));
     bench.push(1..2);
     bench.starts();

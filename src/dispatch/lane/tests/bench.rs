@@ -1,6 +1,7 @@
 //! A lane on a bench: with gates and a clock of its own, and hands that do what it wants done.
 
 use super::*;
+use crate::dispatch::host::Host;
 use crate::retry::Plans;
 
 pub(super) fn webhook() -> Webhook {
@@ -28,7 +29,7 @@ pub(super) fn webhook() -> Webhook {
 pub(super) fn planned(webhook: Webhook, policy: Policy, host: &Arc<Gate>) -> Arc<Plan> {
     let settings = Arc::new(Settings { plans: Arc::new(Plans::with_default(policy)), ..Settings::default() });
     let rules = Rules { require_https: false, allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
-    Arc::new(Plan::new(Arc::new(webhook), None, &settings, &rules, |_, _| host.clone(), NOW))
+    Arc::new(Plan::new(Arc::new(webhook), None, &settings, &rules, |_, _| Arc::new(Host::new(host.clone(), 1)), NOW))
 }
 
 /// A lane on a bench, with gates and a clock of its own.
