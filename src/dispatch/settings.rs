@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::gate::{Gate, Gates};
+use super::kept::Connections;
 use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
@@ -61,6 +62,8 @@ pub struct Plan {
     pub max_in_flight: u32,
     pub circuit: CircuitRules,
     pub gates: Gates,
+    /// `None`: none are kept, since there is nowhere to connect to or nothing to be delivered.
+    pub connections: Option<Arc<Connections>>,
     /// Everything but the signatures. A list, because a map of them costs kilobytes for each lane.
     headers: Box<[(HeaderName, HeaderValue)]>,
     keys: SigningKeys,
@@ -92,6 +95,7 @@ impl Plan {
             max_in_flight,
             circuit: settings.circuit,
             gates: [gate, None],
+            connections: None,
             headers: headers(&webhook),
             keys: SigningKeys::new(webhook.dialect, webhook.secrets_at(now)),
             keys_until: webhook.secrets.iter().filter_map(|secret| secret.until).filter(|until| *until > now).min(),
@@ -100,11 +104,11 @@ impl Plan {
         }
     }
 
-    /// With the gate of its tenant.
+    /// With the gate of its tenant, and the connections to its target.
     #[must_use]
-    pub fn sharing(self, tenant: Arc<Gate>) -> Self {
+    pub fn sharing(self, tenant: Arc<Gate>, connections: Option<Arc<Connections>>) -> Self {
         let [host, _] = self.gates;
-        Self { gates: [host, Some(tenant)], ..self }
+        Self { gates: [host, Some(tenant)], connections, ..self }
     }
 
     /// Whether a secret has run out since this was worked out.

@@ -28,7 +28,7 @@ use crate::store::view::Shared;
 const WAKE_UPS_MAX: u32 = 4_000_000;
 /// Between two looks for lanes that can be forgotten, and for deaths that are to be told of.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
-/// A lane without work is forgotten after this long; its kept connections go with it.
+/// A lane without work is forgotten after this long; kept connections go with the last lane that used them.
 const IDLE_FOR_MS: Millis = 60_000;
 /// Lanes that are looked at in one go, before whatever else the runtime serves gets its turn.
 const PART: usize = 256;

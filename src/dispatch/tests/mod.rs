@@ -2,6 +2,7 @@
 //! tests share; asserts what happened and how often, never how long it took.
 
 mod halt;
+mod kept;
 mod life;
 mod plans;
 mod trouble;
