@@ -212,20 +212,33 @@ impl Dispatcher {
             let own = lanes.iter().filter(|(no, cell)| self.is_of(**no, worker) && cell.lane().is_idle(now, for_ms));
             own.map(|(no, _)| *no).collect()
         };
-        for part in idle.chunks(FORGOTTEN_AT_ONCE) {
-            let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-            for no in part {
-                // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
-                let unused = |cell: &Arc<LaneCell>| Arc::strong_count(cell) == 1 && cell.lane().is_idle(now, for_ms);
-                if lanes.get(no).is_some_and(unused) {
-                    lanes.remove(no);
-                }
-            }
-            self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
-        }
+        idle.chunks(FORGOTTEN_AT_ONCE).for_each(|part| self.forget(part, |lane| lane.is_idle(now, for_ms)));
         self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
         self.lock_tenants().retain(|_, gate| Arc::strong_count(gate) > 1);
         self.kept.tidy();
+    }
+
+    /// Forgets those of these lanes that have nothing left to do, when there are more than are kept for their next delivery.
+    pub(super) fn let_go(&self, touched: Vec<(WebhookNo, Arc<LaneCell>)>) {
+        if self.lanes() <= self.settings.load().lanes_kept {
+            return;
+        }
+        let now = self.clock.now_ms();
+        let done =
+            touched.into_iter().filter(|(_, cell)| cell.lane().is_done(now)).map(|(no, _)| no).collect::<Vec<_>>();
+        self.forget(&done, |lane| lane.is_done(now));
+    }
+
+    /// Forgets lanes that nobody else holds and of which this is true.
+    fn forget(&self, which: &[WebhookNo], may_go: impl Fn(&Lane) -> bool) {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        for no in which {
+            // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
+            if lanes.get(no).is_some_and(|cell| Arc::strong_count(cell) == 1 && may_go(&cell.lane())) {
+                lanes.remove(no);
+            }
+        }
+        self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
     }
 
     /// Has the store tell of the deaths whose minute is over.
@@ -249,6 +262,9 @@ impl Dispatcher {
         };
         let host = |name: &str, cap: u32| {
             let mut hosts = self.lock_hosts();
+            if let Some(gate) = hosts.get(name) {
+                return gate.clone();
+            }
             hosts.entry(name.to_owned()).or_insert_with(|| Arc::new(Gate::new(cap))).clone()
         };
         let tenant = {

@@ -11,7 +11,7 @@ use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
 use crate::egress::target::{Target, TargetError};
-use crate::limits::STREAM_IN_FLIGHT_MAX;
+use crate::limits::{LANES_KEPT, STREAM_IN_FLIGHT_MAX};
 use crate::model::webhook::{Dialect, Webhook};
 use crate::retry::{Plans, Policy};
 use crate::sign::SigningKeys;
@@ -35,6 +35,8 @@ pub struct Settings {
     /// So that receivers that hang take up only their tenant's share of all permits.
     pub max_in_flight_per_tenant: u32,
     pub max_in_flight: u32,
+    /// Lanes in memory up to which none is forgotten before it was idle for a while.
+    pub lanes_kept: usize,
 }
 
 impl Default for Settings {
@@ -47,6 +49,7 @@ impl Default for Settings {
             max_in_flight_per_host: 64,
             max_in_flight_per_tenant: 256,
             max_in_flight: 1_024,
+            lanes_kept: LANES_KEPT,
         }
     }
 }

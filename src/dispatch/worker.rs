@@ -163,9 +163,10 @@ impl Worker {
         touched.extend(called.filter_map(|no| Some((no, dispatcher.cell(no)?))));
         touched.sort_unstable_by_key(|(no, _)| *no);
         touched.dedup_by_key(|(no, _)| *no);
-        for (no, cell) in touched {
-            self.drive(no, &cell);
+        for (no, cell) in &touched {
+            self.drive(*no, cell);
         }
+        dispatcher.let_go(touched);
         // Behind the attempts: those hold permits.
         for (waiter, answer) in mail.answers {
             // Whoever waited may have hung up.
