@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::engine::{Engine, Group};
 use super::op::{Done, Quota, Refusal, SecretChange, WebhookPatch};
+use super::record::Standing;
 use super::registry::Change;
 use crate::limits::STREAMS_PER_TENANT_MAX;
 use crate::model::id::{KeyId, TenantId, WebhookNo};
@@ -111,8 +112,7 @@ impl Engine {
         let was_inactive = self.registry.webhook(webhook.no).is_some_and(|before| !before.is_active());
         if was_inactive && webhook.is_active() {
             // Whatever led to that is over: its failures are counted anew.
-            let standing = self.standings.entry(webhook.no).or_default();
-            standing.forget_failures();
+            self.standings.change(webhook.no, Standing::forget_failures);
             group.dirty.insert(webhook.no);
         }
         webhook.since_seq = group.events.next();
