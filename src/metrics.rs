@@ -227,27 +227,8 @@ impl Default for Metrics {
             "What was reported of webhooks, by type",
             metrics.operational_events.clone(),
         );
-        registry.register_with_unit(
-            "attempt_duration",
-            "Duration of an attempt",
-            Unit::Seconds,
-            metrics.attempt_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "attempt_lateness",
-            "Start of a queued attempt after its due time",
-            Unit::Seconds,
-            metrics.lateness_seconds.clone(),
-        );
-        registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, metrics.commit_seconds.clone());
-        registry.register("store_group_size", "Operations that shared a commit", metrics.group_size.clone());
-        registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
-        registry.register(
-            "store_damage",
-            "Reads and writes that met what is not as it was written",
-            metrics.store_damage.clone(),
-        );
-        registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, metrics.store_bytes.clone());
+        metrics.register_attempts(&mut registry);
+        metrics.register_store(&mut registry);
         metrics.register_doors(&mut registry);
         metrics.register_standing(&mut registry);
         metrics.register_room(&mut registry);
@@ -280,6 +261,35 @@ impl Connections {
 }
 
 impl Metrics {
+    /// How long attempts take, and how late they are.
+    fn register_attempts(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "attempt_duration",
+            "Duration of an attempt",
+            Unit::Seconds,
+            self.attempt_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "attempt_lateness",
+            "Start of a queued attempt after its due time",
+            Unit::Seconds,
+            self.lateness_seconds.clone(),
+        );
+    }
+
+    /// What is written to the disk.
+    fn register_store(&self, registry: &mut Registry) {
+        registry.register_with_unit("store_commit", "Time of a commit", Unit::Seconds, self.commit_seconds.clone());
+        registry.register("store_group_size", "Operations that shared a commit", self.group_size.clone());
+        registry.register("store_failures", "Commits that failed", self.store_failures.clone());
+        registry.register(
+            "store_damage",
+            "Reads and writes that met what is not as it was written",
+            self.store_damage.clone(),
+        );
+        registry.register_with_unit("store_file", "Length of the store file", Unit::Bytes, self.store_bytes.clone());
+    }
+
     /// What clients and operators meet.
     fn register_doors(&self, registry: &mut Registry) {
         registry.register("http_requests", "Requests answered, by status", self.requests.clone());

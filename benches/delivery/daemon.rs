@@ -97,9 +97,31 @@ impl Daemon {
         answer
     }
 
-    /// Has it count its figures.
-    pub fn scrape(&self) {
-        self.admin("GET", "/metrics", &Value::Null);
+    /// Has it count its figures; gives them as they are.
+    pub fn scrape(&self) -> String {
+        self.admin("GET", "/metrics", &Value::Null).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// That share of its commits took no longer, in milliseconds, since it started: between two bounds of the histogram, of
+    /// which each is twice the one before.
+    pub fn commit_ms(&self, share: f64) -> f64 {
+        let figures = self.scrape();
+        let bucket = |line: &str| -> Option<(f64, f64)> {
+            let rest = line.strip_prefix("webhookd_store_commit_seconds_bucket{le=\"")?;
+            let (bound, count) = rest.split_once("\"} ")?;
+            Some((bound.parse().ok()?, count.parse().ok()?))
+        };
+        let buckets: Vec<(f64, f64)> = figures.lines().filter_map(bucket).collect();
+        let wanted = share * buckets.last().map_or(0.0, |(_, all)| *all);
+        let mut below = (0.0, 0.0);
+        for (bound, count) in buckets {
+            if count >= wanted {
+                let part = (wanted - below.1) / (count - below.1).max(1.0);
+                return (below.0 + (bound - below.0) * part) * 1e3;
+            }
+            below = (bound, count);
+        }
+        f64::NAN
     }
 
     /// One request to the API, over a connection of its own.

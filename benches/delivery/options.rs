@@ -14,7 +14,8 @@ cargo bench --bench delivery -- [options]
   --tls                     publisher and receivers speak TLS 1.3, with a private authority
   --only control|daemon     leave the other one out
   --scenario NAME           how it grows, instead of the above: spread (over subscriptions), pending (deliveries for a
-                            receiver that is gone), grown (stored events); publishers, seconds and rounds count there too
+                            receiver that is gone), grown (stored events), steady (events that retention keeps);
+                            publishers, seconds and rounds count there too
   --count 100000            how many of them
   --store FOLDER            makes the large store there and keeps it; one that is there already is used
   --fill                    only makes it
@@ -42,6 +43,7 @@ pub enum Scenario {
     Spread,
     Pending,
     Grown,
+    Steady,
 }
 
 #[derive(Clone, Debug)]
@@ -120,7 +122,8 @@ fn scenario(text: &str) -> Result<Scenario, String> {
         "spread" => Ok(Scenario::Spread),
         "pending" => Ok(Scenario::Pending),
         "grown" => Ok(Scenario::Grown),
-        _ => Err(format!("--scenario takes spread, pending or grown, not {text}")),
+        "steady" => Ok(Scenario::Steady),
+        _ => Err(format!("--scenario takes spread, pending, grown or steady, not {text}")),
     }
 }
 

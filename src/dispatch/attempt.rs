@@ -76,7 +76,8 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let started = Instant::now();
     let exchange = match &event {
         Ok(event) => {
-            let exchange = pin!(exchange(dispatcher, cell.pool(worker.index()), &plan, event, number, at_ms));
+            let pool = plan.connections.as_ref().map(|connections| connections.of(worker.index()));
+            let exchange = pin!(exchange(dispatcher, pool, &plan, event, number, at_ms));
             unpanicked(exchange).await
         }
         // It will not read any better next time: the policy decides when to give up.
@@ -110,8 +111,7 @@ impl Dispatcher {
         let at_ms = self.clock.wall_ms();
         let started = Instant::now();
         // Its own connection: the kept ones belong to the workers.
-        let pool = Pool::default();
-        let exchange = unpanicked(pin!(exchange(self, &pool, &plan, &event, number, at_ms))).await;
+        let exchange = unpanicked(pin!(exchange(self, None, &plan, &event, number, at_ms))).await;
         let verdict = if exchange.failure.is_none() { Verdict::Delivered } else { Verdict::Single };
         record(&plan, event.seq, number, 0, at_ms, started.elapsed(), exchange, verdict)
     }
@@ -140,9 +140,10 @@ async fn unpanicked(mut exchange: Pin<&mut impl Future<Output = Exchange>>) -> E
     .await
 }
 
+/// `pool`: where connections are kept; `None`: nowhere.
 async fn exchange(
     dispatcher: &Dispatcher,
-    pool: &Pool,
+    pool: Option<&Pool>,
     plan: &Plan,
     event: &Event,
     number: AttemptNumber,
@@ -162,7 +163,10 @@ async fn exchange(
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
     match target {
-        Some(target) => dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await,
+        Some(target) => {
+            let own = Pool::default();
+            dispatcher.egress.exchange(pool.unwrap_or(&own), target, headers, body, plan.timeout).await
+        }
         None => {
             let signed = Signed { event, number, headers: &headers, body: &body };
             Box::pin(dispatcher.streams.exchange(webhook.no, signed, plan.timeout)).await

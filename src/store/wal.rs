@@ -120,15 +120,17 @@ impl Wal {
     /// When the file can't be read; `StoreError::Damaged` when the store is older than the log, or a record is missing before
     /// one that is there.
     pub fn read(&self, position: Position) -> Result<Vec<Vec<u8>>, StoreError> {
-        let length = usize::try_from(self.capacity).unwrap_or(usize::MAX);
-        let mut all = vec![0; length];
-        self.file.read(0, &mut all).map_err(unavailable)?;
-        if newest_tag(&all).is_some_and(|newest| newest > position.tag) {
+        let mut front = [0; FRONT_BYTES];
+        self.file.read(0, &mut front).map_err(unavailable)?;
+        if newest_tag(front).is_some_and(|newest| newest > position.tag) {
             return Err(StoreError::Damaged(OLDER));
         }
         if position.clean {
+            // What is read once would be held on to by the allocator for as long as the daemon is idle.
             return Ok(Vec::new());
         }
+        let mut all = vec![0; usize::try_from(self.capacity).unwrap_or(usize::MAX)];
+        self.file.read(0, &mut all).map_err(unavailable)?;
         let (mut found, mut at, mut number) = (Vec::new(), FRONT_BYTES, 0);
         while let Some(content) = record_at(&all, at, position.tag, number) {
             at += HEADER_BYTES + content.len();
@@ -254,10 +256,9 @@ pub fn open_file(path: &Path, capacity: u64) -> io::Result<Wal> {
 }
 
 /// The tag of the newest stretch that was begun, if that reads.
-fn newest_tag(all: &[u8]) -> Option<u64> {
-    let front = all.get(..FRONT_BYTES)?;
+fn newest_tag(front: [u8; FRONT_BYTES]) -> Option<u64> {
     let sum = checksum(&front[..8], &[]).to_le_bytes();
-    (front[8..] == sum).then(|| word(front, 0))
+    (front[8..] == sum).then(|| word(&front, 0))
 }
 
 /// The content of record `number` of a stretch, if it stands whole at `at`.
