@@ -1,5 +1,8 @@
 //! A private authority for `--tls`: made afresh for each run, in the run's temporary folder.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +27,9 @@ pub fn make(folder: &Path) {
     let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
     let leaf = leaf.signed_by(&leaf_key, &issuer).expect("a certificate");
     for (name, text) in [(AUTHORITY, authority.pem()), (CERTIFICATE, leaf.pem()), (KEY, leaf_key.serialize_pem())] {
-        std::fs::write(folder.join(name), text).expect("writing a PEM file");
+        // The daemon refuses a key that others may read.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(name));
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("writing a PEM file");
     }
 }
 

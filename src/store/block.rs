@@ -3,14 +3,15 @@
 //! A block is: format byte, checksum, header (five u64: watermark event, watermark journal number, time ms, age clock ms, bytes
 //! of the log before it; all little endian), then each record as a u32 length and its bytes. Its key is the number of its
 //! first record, so the record with number `n` is in the last block whose key is at most `n`, at position `n - key`. Values
-//! above a page take power-of-two page runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`).
+//! above a page take power-of-two page runs in redb, so blocks are cut just below one (`limits::BLOCK_BYTES_TARGET`). Large
+//! records share larger blocks: each in a block of its own would leave up to half of its pages empty.
 //!
 //! Invariant: no record leaves a block whose checksum does not hold. It goes over the log's name and the key too, so that a
 //! block which a damaged page leads to in another's place is no less damaged than one with an altered byte.
 
 use super::log::Log;
 use crate::clock::Millis;
-use crate::limits::BLOCK_BYTES_TARGET;
+use crate::limits::{BLOCK_BYTES_TARGET, LARGE_BLOCK_BYTES_TARGET};
 use crate::model::id::{JournalSeq, Seq};
 
 const FORMAT: u8 = 1;
@@ -41,6 +42,8 @@ pub struct Packer {
     /// Of the block that is open, or of the next one.
     mark: Mark,
     open: Vec<u8>,
+    /// Up to where the open block is filled: by the size of its first record.
+    target: usize,
     full: Vec<(u64, Vec<u8>)>,
 }
 
@@ -48,7 +51,7 @@ impl Packer {
     /// A packer for a log, whose first record gets the number `first`.
     #[must_use]
     pub fn new(log: Log, first: u64, mark: Mark) -> Self {
-        Self { log, first, next: first, mark, open: Vec::new(), full: Vec::new() }
+        Self { log, first, next: first, mark, open: Vec::new(), target: BLOCK_BYTES_TARGET, full: Vec::new() }
     }
 
     /// Adds a record; gives its number.
@@ -61,12 +64,17 @@ impl Packer {
         write(&mut self.open);
         let length = u32::try_from(self.open.len() - start - 4).unwrap_or(u32::MAX);
         self.open[start..start + 4].copy_from_slice(&length.to_le_bytes());
-        if self.open.len() > BLOCK_BYTES_TARGET && start > HEADER_BYTES {
+        let mut is_first = start == HEADER_BYTES;
+        if self.open.len() > self.target && !is_first {
             // This record starts the next block: a block that is just over a power of two wastes half its pages.
             let moved = self.open.split_off(start);
             self.close();
             self.begin();
             self.open.extend_from_slice(&moved);
+            is_first = true;
+        }
+        if is_first && self.open.len() > BLOCK_BYTES_TARGET {
+            self.target = LARGE_BLOCK_BYTES_TARGET;
         }
         let number = self.next;
         self.next += 1;
@@ -106,6 +114,7 @@ impl Packer {
 
     fn begin(&mut self) {
         self.first = self.next;
+        self.target = BLOCK_BYTES_TARGET;
         self.open.reserve(1024);
         self.open.push(FORMAT);
         self.open.extend_from_slice(&[0; 4]);
@@ -246,6 +255,20 @@ mod tests {
             }
         }
         assert_eq!((number, bytes), (16, whole));
+    }
+
+    #[test]
+    fn large_records_share_blocks_and_small_ones_stay_in_small_ones() {
+        const LARGE: usize = 66_000;
+        let mut packer = Packer::new(Log::Events, 1, Mark::default());
+        for size in [LARGE; 8].into_iter().chain([600; 300]) {
+            packer.push(|out| out.extend(std::iter::repeat_n(7, size)));
+        }
+        let blocks = packer.finish();
+        let (large, small): (Vec<_>, Vec<_>) = blocks.iter().partition(|(_, block)| block.len() > BLOCK_BYTES_TARGET);
+        assert!(blocks.iter().all(|(_, block)| block.len() <= LARGE_BLOCK_BYTES_TARGET));
+        assert_eq!(large.iter().map(|(first, _)| *first).collect::<Vec<_>>(), [1, 4, 7]);
+        assert!(small.len() > 1, "{}", small.len());
     }
 
     #[test]
