@@ -387,9 +387,13 @@ impl Book {
 
     /// Of one key, the next starts when all before it have ended.
     fn order(&mut self, request: &Request) {
-        let Some(Fact { key: Some(key), tenant, accepted: Some((_, seq)), .. }) = self.facts.get(&request.tag) else {
+        let Some(Fact { key: Some(key), tenant, accepted: Some((id, seq)), .. }) = self.facts.get(&request.tag) else {
             return;
         };
+        // Published once more after its idempotency key had run out, a tag is another event: this request is of the one before.
+        if *id != request.id {
+            return;
+        }
         let Some(no) = self.hooks.get(&request.label).and_then(|hook| hook.no) else { return };
         let Some(shared) = self.shared.clone() else { return };
         let before = self.facts.iter().filter_map(|(tag, fact)| {

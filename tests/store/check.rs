@@ -124,11 +124,21 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
         if found.is_none() && number < floor.min(model.needed_from(wanted.event(), wanted.webhook()).unwrap_or(floor)) {
             continue;
         }
+        if begins_anew(found.as_ref(), wanted, floor) {
+            continue;
+        }
         if !found.as_ref().is_some_and(|found| erase::is_blotted(found, wanted, model)) {
             same(|| format!("journal record {number}"), &found.as_ref(), &Some(wanted))?;
         }
     }
     same(|| "behind the journal".to_owned(), &view.entry(model.heads().1).map_err(text)?, &None)
+}
+
+/// Whether an attempt begins its chain, because what came before it had been removed when it was written.
+fn begins_anew(found: Option<&Entry>, wanted: &Entry, floor: JournalSeq) -> bool {
+    let (Some(Entry::Attempt(found)), Entry::Attempt(wanted)) = (found, wanted) else { return false };
+    let begun = Attempt { previous: 0, ..wanted.clone() };
+    wanted.previous < floor && *found == begun
 }
 
 fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued>, String> {

@@ -3,12 +3,14 @@
 
 use webhookd::model::attempt::Verdict;
 use webhookd::model::id::{JournalSeq, Seq, WebhookNo};
-use webhookd::store::op::{Op, Retain};
+use webhookd::store::op::{Accept, Op, Retain};
 use webhookd::store::record::Entry;
 use webhookd::store::retention::{Limits, Sweep};
 
 use crate::model::{Expected, Model};
 use crate::world::{RETENTION_MS, World};
+
+const DAY_MS: u64 = 86_400_000;
 
 impl Model {
     pub fn retain(&mut self, retain: &Retain) -> Expected {
@@ -44,13 +46,19 @@ impl Model {
             return None;
         }
         let of_it = |entry: &Entry| entry.event() == event && entry.webhook() == webhook;
-        let ends = |entry: &Entry| match entry {
-            Entry::Attempt(attempt) => attempt.verdict == Verdict::Delivered,
-            Entry::Dropped { .. } => true,
-            _ => false,
-        };
         let numbered = || (1..).zip(&self.journal).filter(|(_, entry)| of_it(entry));
-        let ended = numbered().filter(|(_, entry)| ends(entry)).map(|(number, _)| number + 1).last();
+        // The end, and what a request that was under way then, or that somebody asked for once more, was answered after it.
+        let (mut over, mut ended) = (false, None);
+        for (number, entry) in numbered() {
+            over = match entry {
+                Entry::Attempt(attempt) => {
+                    over && attempt.verdict == Verdict::Single || attempt.verdict == Verdict::Delivered
+                }
+                Entry::Dropped { .. } => true,
+                _ => false,
+            };
+            ended = if over { Some(number + 1) } else { ended };
+        }
         let expired = self.expired.contains(&(event, webhook));
         let revived = numbered().filter(|(_, entry)| expired && matches!(entry, Entry::Revived { .. }));
         Some(ended.max(revived.map(|(number, _)| number).last()).unwrap_or(1))
@@ -108,7 +116,14 @@ impl World {
             plan.max = 1 + self.chance.index(20);
         }
         let (events, journal): (Seq, JournalSeq) = (self.model.floor, self.model.asked.1);
-        // Asked for is asked for, also when no answer comes.
+        // Asked for is asked for, also when no answer comes. Which keys were removed shows once the clock falls back behind them.
+        let remembered = &self.model.remembered;
+        let is_kept = |accept: &Accept| {
+            let before = accept.idempotency.and_then(|key| remembered.get(&key.hash));
+            before.is_none_or(|before| before.at_ms / DAY_MS >= u64::from(plan.days_to))
+        };
+        self.keyed.retain(is_kept);
+        self.unknown.retain(is_kept);
         self.model.asked = (self.model.asked.0.max(plan.events_to), self.model.asked.1.max(plan.journal_to));
         self.write(vec![Op::Retain(Box::new(plan))])?;
         self.tally.retained += u64::from(self.model.floor > events || self.model.asked.1 > journal);
