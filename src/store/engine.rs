@@ -320,7 +320,7 @@ impl Engine {
             Op::DropDead { webhook, event } => self.drop_dead(group, *webhook, *event),
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
             Op::Guarded { guard, op } => self.guarded(group, guard, op),
-            Op::Tidy { marks_before, audit_before_ms, max } => self.tidy(group, *marks_before, *audit_before_ms, *max),
+            Op::Tidy(tidy) => self.tidy(group, *tidy),
             Op::Retain(retain) => self.retain(group, retain),
             Op::Tell => self.tell(group),
             Op::Cancel { event, webhooks } => self.cancel(group, *event, webhooks),
