@@ -139,7 +139,7 @@ impl Service {
             timeout_ms: patch.timeout_ms.flatten(),
             max_in_flight: patch.max_in_flight.flatten(),
             rate_limit: patch.rate_limit.flatten(),
-            description: patch.description.flatten(),
+            description: patch.description.flatten().map(String::into_boxed_str),
             created_ms: now,
             updated_ms: now,
         })

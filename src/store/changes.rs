@@ -61,7 +61,9 @@ impl Engine {
         webhook.timeout_ms = patch.timeout_ms.unwrap_or(webhook.timeout_ms);
         webhook.max_in_flight = patch.max_in_flight.unwrap_or(webhook.max_in_flight);
         webhook.rate_limit = patch.rate_limit.unwrap_or(webhook.rate_limit);
-        webhook.description = patch.description.unwrap_or(webhook.description);
+        if let Some(description) = patch.description {
+            webhook.description = description.map(String::into_boxed_str);
+        }
         match patch.active {
             Some(true) => webhook.state = WebhookState::Active,
             Some(false) if webhook.is_active() => {

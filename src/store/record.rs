@@ -391,7 +391,7 @@ pub fn write_webhook(webhook: &Webhook, sealer: &Sealer) -> Vec<u8> {
         timeout_ms: webhook.timeout_ms,
         max_in_flight: webhook.max_in_flight,
         rate_limit: webhook.rate_limit,
-        description: webhook.description.clone(),
+        description: webhook.description.as_deref().map(str::to_owned),
         created_ms: webhook.created_ms,
         updated_ms: webhook.updated_ms,
     })
@@ -420,7 +420,7 @@ pub fn read_webhook(no: WebhookNo, since_seq: Seq, bytes: &[u8], sealer: &Sealer
         timeout_ms: record.timeout_ms,
         max_in_flight: record.max_in_flight,
         rate_limit: record.rate_limit,
-        description: record.description,
+        description: record.description.map(String::into_boxed_str),
         created_ms: record.created_ms,
         updated_ms: record.updated_ms,
     })

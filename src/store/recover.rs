@@ -267,9 +267,11 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     open.point(mark.event, mark.journal);
     let mut fresh = Vec::new();
     let mut newest_id = None;
-    log::scan(Log::Events, &events, mark.event.min(flushed.0), |seq, bytes| {
+    let (from, mut matched) = (mark.event.min(flushed.0), HashSet::new());
+    log::scan(Log::Events, &events, from, |seq, bytes| {
         let event = record::read_event(seq, bytes)?;
         newest_id = Some(event.id);
+        matched.extend(event.matched.iter().filter(|no| successes.is_of(**no)).map(|no| (seq, *no)));
         if seq >= flushed.0 {
             tails.push_event(event.tenant);
         }
@@ -290,7 +292,7 @@ fn read_logs(txn: &redb::ReadTransaction, registry: &Registry, flushed: (Seq, Jo
     })?;
     let newest_id = newest_id.map_or_else(|| last_id(&events, next_event), |id| Ok(Some(id)))?;
     let bytes = (ends.0.bytes, ends.1.bytes);
-    let mut successes = successes.newest(txn)?;
+    let mut successes = successes.newest(txn, from, &matched)?;
     // Of a tenant that was deleted nothing is noted again.
     successes.retain(|no, _| !registry.is_forgotten(*no));
     Ok(Logs { next_event, next_journal, bytes, newest_id, newest, tails, open, fresh, successes })

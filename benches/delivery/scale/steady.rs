@@ -14,8 +14,10 @@ use crate::options::Options;
 /// So many times the volume that retention keeps is published.
 const TURNS: u64 = 4;
 /// Runs of retention in the time in which that volume is published once. A minute, which it rests by itself, is as large a part of
-/// ten minutes.
-const RUNS_A_TURN: u64 = 10;
+/// fifty minutes.
+const RUNS_A_TURN: u64 = 50;
+/// Runs between two lines of figures.
+const RUNS_A_LINE: u64 = 10;
 /// Bytes on disk of an event with its attempt, of which the bound is made.
 const EVENT_BYTES: u64 = 750;
 /// An event stays for as long as its idempotency key might be remembered.
@@ -49,8 +51,11 @@ pub fn measure(options: &Options) {
         tell(name, figure(&before), figure(&beside));
     }
     // One more run, so that what came last is within the bound as well.
+    drop(load);
     retain(&daemon, max_bytes);
     std::thread::sleep(Duration::from_secs(1));
+    let everything = json!({"max_bytes": 0, "dry_run": true});
+    let left = number(&daemon.admin("POST", "/admin/retention", &everything), "events");
     let held = number(&store(&daemon), "used_bytes");
     drop(daemon);
     let file = site.state().join("webhookd.redb");
@@ -61,6 +66,8 @@ pub fn measure(options: &Options) {
     tell_one("MiB in use, as the daemon counts", held / MIB);
     tell_one("allocated MiB of the file", mib(allocated));
     tell_one("length MiB of the file", mib(length));
+    tell_one("events left", left);
+    tell_one("allocated bytes for each of them with its attempt", allocated as f64 / left);
     tell_one("allocated against live", allocated as f64 / live as f64);
     tell_one("length against live", length as f64 / live as f64);
 }
@@ -81,12 +88,18 @@ fn turn_over(options: &Options, site: &Site, daemon: &Daemon, rate: u64, max_byt
     println!("{:>10}{:>12}{:>12}{:>12}{:>14}{:>12}", "events", "length", "allocated", "in use", "removed", "run ms");
     let (mut acked, file) = (0.0, site.state().join("webhookd.redb"));
     let started = Instant::now();
-    while acked < (options.count * TURNS) as f64 {
+    for turn in 0_u64.. {
+        if acked >= (options.count * TURNS) as f64 {
+            break;
+        }
         std::thread::sleep(Duration::from_secs_f64(rest(options, rate)));
         acked = number(&load.publisher.ask("mark"), "acked");
         let begun = Instant::now();
         let run = retain(daemon, max_bytes);
         let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+        if turn % RUNS_A_LINE != 0 {
+            continue;
+        }
         let (allocated, length) = disk::file_bytes(&file);
         let used = number(&store(daemon), "used_bytes") / MIB;
         let removed = number(&run, "events");
