@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::children::{self, Process};
 use crate::tls;
 
+/// The daemon that was built with this benchmark.
+pub const OURS: &str = env!("CARGO_BIN_EXE_webhookd");
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long it idles before its memory is read.
 const IDLE: Duration = Duration::from_millis(400);
@@ -31,7 +33,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it in `folder` with one webhook for each of `receivers`.
     pub fn start(folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
-        let mut daemon = Self::open(folder, permits, with_tls, "");
+        Self::start_by(Path::new(OURS), folder, receivers, permits, with_tls)
+    }
+
+    /// The same with the binary `program`.
+    pub fn start_by(program: &Path, folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
+        let mut daemon = Self::open_by(program, folder, permits, with_tls, "");
         daemon.idle();
         daemon.publisher();
         let tenant = daemon.tenant("bench");
@@ -44,12 +51,16 @@ impl Daemon {
 
     /// Starts it in `folder`, on whatever store is there; `more` goes into its configuration.
     pub fn open(folder: &Path, permits: usize, with_tls: bool, more: &str) -> Self {
+        Self::open_by(Path::new(OURS), folder, permits, with_tls, more)
+    }
+
+    fn open_by(program: &Path, folder: &Path, permits: usize, with_tls: bool, more: &str) -> Self {
         let (plain, secure) = (free_address(), with_tls.then(free_address));
         let config = folder.join("webhookd.toml");
         let text = settings(folder, plain, secure, permits) + more;
         std::fs::write(&config, text).expect("writing the configuration");
         let log = std::fs::File::create(folder.join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
+        let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         let mut process = Process::spawn(&mut command);
