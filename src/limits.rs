@@ -101,8 +101,10 @@ pub const JOB_STEP_MAX: usize = 64;
 /// Rows or events that one step looks at to find them.
 pub const JOB_LOOKED_AT_MAX: usize = 2_048;
 /// A job rests for this many times as long as its last step took, its way through the writer included: jobs get a fourth of an
-/// idle writer, and less of a busy one, where a step takes longer.
+/// idle writer.
 pub const JOB_REST: u32 = 3;
+/// Of a busy writer they get a fourth of what the others leave; but a job rests for no more than this many times its last step.
+pub const JOB_REST_MAX: u32 = 63;
 /// Deliveries that jobs move between two checkpoints: a checkpoint writes the pages that they dirtied, some MiB.
 pub const JOB_MOVED_PER_CHECKPOINT: usize = 8 * 1_024;
 
@@ -205,4 +207,5 @@ const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EX
 const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);
 const _: () = assert!(JOBS_RUNNING_MAX <= JOBS_KEPT_MAX && JOB_STEP_MAX <= JOB_LOOKED_AT_MAX);
 const _: () = assert!(JOB_STEP_MAX < JOB_MOVED_PER_CHECKPOINT);
+const _: () = assert!(JOB_REST < JOB_REST_MAX);
 const _: () = assert!(BACKUP_FRAME_BYTES < BACKUP_FRAME_BYTES_MAX && BACKUP_READ_BYTES >= BACKUP_FRAME_BYTES);

@@ -147,12 +147,18 @@ fn the_snippet_for_idempotency_acts_once() {
 /// The names of metrics in a text of queries.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| word.starts_with("webhookd_")).map(str::to_owned).collect()
+    // A package's name goes on with its version.
+    let is_metric = |word: &str| {
+        let rest = word.strip_prefix("webhookd_");
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    words.filter(|word| is_metric(word)).map(str::to_owned).collect()
 }
 
-#[test]
-fn every_metric_of_the_alerts_and_the_dashboard_exists() {
-    let stage = Stage::start(Daemon::builder());
+/// The names of all samples that a daemon with one webhook exposes, and what their families are called.
+fn exposed() -> BTreeSet<String> {
+    let stage = Stage::start(Daemon::builder().set("metrics.per_webhook", "1"));
+    stage.register(&json!({"url": "https://hooks.example.com/", "events": ["*"]}));
     let text = stage.daemon.admin().get("/metrics").expect(200).text();
     let mut exposed = BTreeSet::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -168,6 +174,12 @@ fn every_metric_of_the_alerts_and_the_dashboard_exists() {
     // A family without a sample is left out of the exposition until its first.
     let later = ["deliveries", "attempts", "http_requests", "operational_events", "jobs_ended", "job_deliveries"];
     exposed.extend(later.map(|name| format!("webhookd_{name}_total")));
+    exposed
+}
+
+#[test]
+fn every_metric_of_the_alerts_the_dashboard_and_the_pages_exists() {
+    let exposed = exposed();
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() >= 12));
     for (what, text) in [("alerts.yaml", ALERTS), ("grafana.json", DASHBOARD)] {
@@ -175,6 +187,16 @@ fn every_metric_of_the_alerts_and_the_dashboard_exists() {
         assert!(named.len() >= 8, "{what}: {named:?}");
         let missing: Vec<&String> = named.difference(&exposed).collect();
         assert!(missing.is_empty(), "{what} names what is not exposed: {missing:?}");
+    }
+    let pages: Vec<String> = pages::PAGES.into_iter().flat_map(|page| named(&pages::page(page))).collect();
+    assert!(pages.len() >= 15, "{pages:?}");
+    for name in pages {
+        // `webhookd_retention_…_total` stands for several.
+        let is_there = match name.strip_suffix('_') {
+            Some(start) => exposed.iter().any(|known| known.starts_with(start)),
+            None => exposed.contains(&name),
+        };
+        assert!(is_there, "a page names {name}, which is not exposed");
     }
 }
 

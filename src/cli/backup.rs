@@ -60,7 +60,10 @@ fn to_file(client: &Client, path: &Path) -> Result<Summary, Failure> {
     let failed =
         |error: &std::io::Error| Failure::new(CANT_CREATE, format!("{} can't be made: {error}", path.display()));
     if path.exists() {
-        return Err(Failure::new(CANT_CREATE, format!("{} is there already, and nothing is replaced", path.display())));
+        return Err(Failure::new(
+            CANT_CREATE,
+            format!("{} is there already, and nothing is replaced; choose another name", path.display()),
+        ));
     }
     let made = Nameless::create(path).map_err(|error| failed(&error))?;
     let summary = take(client, |piece| made.file().write_all(piece).map_err(|error| failed(&error)))?;

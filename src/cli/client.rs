@@ -270,8 +270,15 @@ impl Client {
         let member = ["detail", "message", "error", "description"].iter().find_map(|name| said[name].as_str());
         let said = member.map_or_else(|| answer.status.to_string(), super::print::plain);
         match answer.status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::TOO_MANY_REQUESTS => {
                 Failure::new(TRY_AGAIN, format!("the daemon can't do it now: {said}; try again"))
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                let said = said.trim_end_matches("; try again");
+                Failure::new(
+                    TRY_AGAIN,
+                    format!("the daemon can't do it now: {said}; try again, and see webhookd doctor"),
+                )
             }
             StatusCode::UNAUTHORIZED => Failure::new(NO, format!("{said}; {TOKEN} must hold a token that is in force")),
             StatusCode::NOT_FOUND if path.starts_with("/admin/") && !self.is_local() => {

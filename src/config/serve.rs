@@ -85,6 +85,10 @@ fn check_match(
 fn check_dates(path: &Path, leaf: &CertificateDer<'_>, now_ms: Millis) -> Option<Problem> {
     let parsed = match ParsedCertificate::try_from(leaf) {
         Ok(parsed) => parsed,
+        Err(Error::InvalidCertificate(CertificateError::Other(_))) => {
+            let why = "no client would take it: it is broken, or of an old form (X.509 version 3 with a subjectAltName is asked for)";
+            return Some(unusable("server.tls.cert", path, why));
+        }
         Err(error) => return Some(unusable("server.tls.cert", path, &error.to_string())),
     };
     let date = |time: UnixTime| {
@@ -93,12 +97,12 @@ fn check_dates(path: &Path, leaf: &CertificateDer<'_>, now_ms: Millis) -> Option
     };
     let told = match dates_at(&parsed, now_ms) {
         Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            format!("expired at {}", date(not_after))
+            format!("expired at {}; renew it", date(not_after))
         }
         Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
             format!("is not valid before {}", date(not_before))
         }
-        Err(Error::InvalidCertificate(CertificateError::Expired)) => "has expired".to_owned(),
+        Err(Error::InvalidCertificate(CertificateError::Expired)) => "has expired; renew it".to_owned(),
         Err(Error::InvalidCertificate(CertificateError::NotValidYet)) => "is not valid yet".to_owned(),
         _ => return None,
     };
@@ -252,7 +256,7 @@ mod tests {
     #[test]
     fn a_certificate_outside_its_dates_is_refused() {
         for ((from, to), expected) in [
-            ((2020, 2025), "server.tls.cert: the certificate in cert.pem expired at 2025-01-01T00:00:00Z"),
+            ((2020, 2025), "server.tls.cert: the certificate in cert.pem expired at 2025-01-01T00:00:00Z; renew it"),
             ((2030, 2031), "server.tls.cert: the certificate in cert.pem is not valid before 2030-01-01T00:00:00Z"),
         ] {
             let made = Desk::new();

@@ -1,19 +1,20 @@
 //! Jobs: the same for many deliveries at once. Owns how they are counted, begun, taken further and looked at.
 //!
 //! A job is a row in the store and nothing else: whoever runs it looks for its next few deliveries in a snapshot, has the
-//! writer move them together with the row, and rests three times as long as that took. So a job goes on after any crash where
+//! writer move them together with the row, and rests three times as long as that took, or longer: jobs take a fourth of what
+//! others leave of the writer's time. So a job goes on after any crash where
 //! its row says, and what is published meanwhile finds the writer free. What jobs queue stands in the durable queue, and a
 //! lane takes turns between that and what is fresh.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::error::{Error, unknown_tenant};
 use super::{Asker, Service};
-use crate::limits::{JOB_REST, JOB_STEP_MAX, JOBS_KEPT_MS};
+use crate::limits::{JOB_REST, JOB_REST_MAX, JOB_STEP_MAX, JOBS_KEPT_MS};
 use crate::metrics::{JobDeliveryLabels, JobLabels};
 use crate::model::event::OPERATOR;
 use crate::model::id::{JobId, TenantId, TenantNo};
@@ -37,11 +38,13 @@ pub(super) struct Desk {
     begun: Notify,
     /// Counting reads a great deal, so one counts at a time.
     counting: Semaphore,
+    /// When jobs made their last step, and how long the writer had been at work in all by then.
+    stepped: Mutex<Option<(Instant, Duration)>>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
-        Self { begun: Notify::new(), counting: Semaphore::new(1) }
+        Self { begun: Notify::new(), counting: Semaphore::new(1), stepped: Mutex::default() }
     }
 }
 
@@ -203,6 +206,7 @@ impl Service {
     pub async fn step_jobs(&self) -> Option<Duration> {
         let running: Vec<Arc<Job>> = self.store.shared().registry().jobs().cloned().collect();
         let (mut rest, mut moved) = (None, Duration::ZERO);
+        let busy = self.busy_since_the_last_step();
         for job in running {
             let begun = Instant::now();
             match self.step_job(&job).await {
@@ -214,7 +218,17 @@ impl Service {
                 }
             }
         }
-        if moved.is_zero() { rest } else { Some(moved * JOB_REST) }
+        let worked = self.store.worked();
+        *self.desk.stepped.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), worked));
+        if moved.is_zero() { rest } else { Some(rest_after(moved, busy)) }
+    }
+
+    /// The share of its time that the writer was at work for others while jobs rested, from 0 to 1.
+    fn busy_since_the_last_step(&self) -> f64 {
+        let before = *self.desk.stepped.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((at, worked)) = before else { return 0.0 };
+        let worked = self.store.worked().saturating_sub(worked);
+        worked.as_secs_f64() / at.elapsed().max(worked).max(Duration::from_micros(1)).as_secs_f64()
     }
 
     /// Rests as long as `step_jobs` said.
@@ -280,6 +294,12 @@ impl Service {
         let reason = job.state.reason();
         tracing::info!(job = %id, kind, state, reason, total, done, skipped, failed, "a job ended");
     }
+}
+
+/// How long jobs rest after a step, `busy` being the share of its time that the writer was at work for others.
+fn rest_after(step: Duration, busy: f64) -> Duration {
+    let turns = f64::from(JOB_REST + 1) / (1.0 - busy).max(f64::EPSILON) - 1.0;
+    step.mul_f64(turns.clamp(f64::from(JOB_REST), f64::from(JOB_REST_MAX)))
 }
 
 fn job_from(done: Done) -> Result<Arc<Job>, Error> {
@@ -360,4 +380,18 @@ fn page(shared: &Shared, query: &JobQuery, now: u64) -> Result<(Vec<Job>, Option
         true
     })?;
     Ok((items, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_take_a_fourth_of_what_others_leave() {
+        let step = Duration::from_millis(1);
+        for (busy, ms) in [(0.0, 3), (0.5, 7), (0.75, 15), (0.9, 39), (0.99, 63), (1.0, 63)] {
+            let rest = rest_after(step, busy);
+            assert!(rest.abs_diff(Duration::from_millis(ms)) < Duration::from_micros(1), "{busy}: {rest:?}");
+        }
+    }
 }

@@ -14,6 +14,7 @@
 //! Bounded: publishers are turned away above `BYTES_MAX` or `REQUESTS_MAX`; outcomes are bounded by permits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Inbox {
     arrived: Condvar,
     /// Wakes a writer that is a task: see `next_in_task`.
     arrived_in_task: Notify,
+    /// How long the writer has been at work in all, in µs: who can wait steps back for it.
+    worked_us: AtomicU64,
 }
 
 /// The writer's last group, as far as the next one depends on it.
@@ -238,6 +241,16 @@ impl Inbox {
                 Turn::Wait(Some(left)) => drop(timeout(left, self.arrived_in_task.notified()).await),
             }
         }
+    }
+
+    /// A group has taken the writer so long.
+    pub fn worked(&self, took: Duration) {
+        self.worked_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long the writer has been at work in all.
+    pub fn worked_in_all(&self) -> Duration {
+        Duration::from_micros(self.worked_us.load(Ordering::Relaxed))
     }
 
     fn wake(&self) {

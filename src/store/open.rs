@@ -46,7 +46,9 @@ pub struct Place {
 /// Why a store was not opened, told apart by the exit code it leads to.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the state folder {path} can't be used: {source}")]
+    #[error(
+        "the state folder {path} can't be used: {source}; state_dir must name a folder that whoever runs this may make or write"
+    )]
     Folder { path: PathBuf, source: io::Error },
     #[error("the store {0} is open in another process; stop that one first")]
     Locked(PathBuf),

@@ -67,11 +67,14 @@ impl Sealer {
 /// Why a key file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    #[error("the key file {path} can't be read: {source}")]
+    #[error(
+        "the key file {path} can't be read: {source}; put it back from where it is kept, readable for whoever runs this: without it \
+         nobody can read the secrets in the store"
+    )]
     Read { path: String, source: std::io::Error },
     #[error("the key file {0} is open to others; run: chmod 600 {0}")]
     Open(String),
-    #[error("the key file {0} does not hold 64 hex digits")]
+    #[error("the key file {0} does not hold 64 hex digits; put back the one that the store was made with")]
     Malformed(String),
     #[error("the key file {path} can't be written: {source}")]
     Write { path: String, source: std::io::Error },

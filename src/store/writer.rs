@@ -139,6 +139,12 @@ impl Store {
         receiver.await.map_err(|_| gone())?
     }
 
+    /// How long the writer has been at work in all.
+    #[must_use]
+    pub fn worked(&self) -> Duration {
+        self.inbox.worked_in_all()
+    }
+
     /// Whether the store has failed and is being opened again.
     #[must_use]
     pub fn is_down(&self) -> bool {
@@ -310,7 +316,9 @@ impl Writer {
         if let Some(spool) = &self.spool {
             tickets.into_iter().for_each(|ticket| spool.settle(ticket));
         }
-        self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
+        let took = start.elapsed();
+        self.metrics.commit_seconds.observe(took.as_secs_f64());
+        self.inbox.worked(took);
         self.metrics.group_size.observe(f64::from(u32::try_from(self.last.ops).unwrap_or(u32::MAX)));
     }
 
