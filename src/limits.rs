@@ -164,6 +164,9 @@ pub const LOADS_MAX: usize = 4;
 pub const WATERMARK_LAG_MAX: u64 = 64 * 1024;
 /// Fresh deliveries that one lane holds as bare sequence numbers before they overflow into its durable queue.
 pub const LANE_FRESH_MAX: usize = 16 * 1024;
+/// Lanes that are kept for their next delivery, as many as there are connections to be kept for them; with more in memory one is
+/// forgotten as soon as it has nothing to do.
+pub const LANES_KEPT: usize = 4 * 1024;
 /// Deliveries that one lane loads from its durable queue at a time: four for each of its permits, within these bounds, so
 /// that 100,000 lanes that are behind hold megabytes and not gigabytes.
 pub const LANE_REFILL: usize = 256;

@@ -11,6 +11,7 @@ use crate::clock::Millis;
 use crate::config::{AddressHeader, Config, PlanChoice};
 use crate::egress::guard::Rules;
 use crate::http::server::Limits;
+use crate::limits::LANES_KEPT;
 use crate::model::webhook::Dialect;
 use crate::retry::{Plans, Policy};
 use crate::service::retention::Retention;
@@ -93,6 +94,7 @@ pub fn dispatch(config: &Config, plans: Arc<Plans>) -> dispatch::settings::Setti
         max_in_flight_per_host: narrow(config.egress.max_in_flight_per_host),
         max_in_flight_per_tenant: narrow(config.egress.max_in_flight_per_tenant),
         max_in_flight: narrow(config.egress.max_in_flight),
+        lanes_kept: LANES_KEPT,
     }
 }
 

@@ -25,6 +25,8 @@ mod events;
 mod jobs;
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/retention.rs"]
+mod retention;
 #[path = "cli/store.rs"]
 mod store;
 
@@ -148,6 +150,7 @@ const NEED_A_DAEMON: &[&[&str]] = &[
     &["webhooks", "recover", "wbh_0123456789abcdef0123456789abcdef"],
     &["dead-letters", "redrive"],
     &["dead-letters", "purge", "--all"],
+    &["retention", "run"],
     &["jobs", "list"],
     &["jobs", "show", "job_0123456789abcdef0123456789abcdef"],
     &["jobs", "cancel", "job_0123456789abcdef0123456789abcdef"],

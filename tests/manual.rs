@@ -3,24 +3,31 @@
 
 mod support;
 
+#[path = "manual/commands.rs"]
+mod commands;
+#[path = "receivers/verify.rs"]
+mod verify;
+
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Daemon, Receiver, Request, SOON, Stage};
+use support::{Daemon, Receiver, Request, SOON, Stage, pages};
 
-const RECEIVERS: &str = include_str!("../docs/RECEIVERS.md");
 const OPERATIONS: &str = include_str!("../docs/OPERATIONS.md");
 const ALERTS: &str = include_str!("../docs/monitoring/alerts.yaml");
 const DASHBOARD: &str = include_str!("../docs/monitoring/grafana.json");
 
-/// The code blocks of one language.
-fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
-    let open = format!("\n```{language}\n");
-    let parts = document.split(open.as_str()).skip(1);
-    parts.map(|part| part.split_once("\n```").expect("the end of a block").0).collect()
+/// The code blocks of one language, page by page.
+fn blocks(pages: &[&'static str], language: &str) -> Vec<String> {
+    let all = pages.iter().flat_map(|page| pages::blocks(page));
+    all.filter(|block| block.language == language).map(|block| block.text).collect()
+}
+
+fn snippet(language: &str, nth: usize) -> String {
+    blocks(&["docs/RECEIVERS.md"], language).remove(nth)
 }
 
 /// A snippet with the lines that call it, run to its end; gives what it printed.
@@ -43,7 +50,7 @@ const SHELL: &str = "\nif verify \"$1\" \"$2\" \"$3\" \"$4\"; then echo true; el
 /// What each snippet says of a request.
 fn verdicts(secret: &str, headers: &Value, body: &[u8]) -> Vec<String> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let [python, node, shell] = ["python", "js", "sh"].map(|language| blocks(RECEIVERS, language)[0]);
+    let [python, node, shell] = ["python", "js", "sh"].map(|language| snippet(language, 0));
     let text = headers.to_string();
     let run = |program, flag, code: String, args: &[&str]| run(program, flag, &code, args, body, folder.path());
     let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
@@ -52,7 +59,20 @@ fn verdicts(secret: &str, headers: &Value, body: &[u8]) -> Vec<String> {
         run("python3", "-c", format!("{python}{PYTHON}"), &[secret, &text]).to_lowercase(),
         run("node", "-e", format!("{node}{NODE}"), &["--", secret, &text]),
         run("bash", "-c", format!("{shell}{SHELL}"), &["bash", secret, &id, &stamp, &signatures]),
+        in_rust(secret, headers, body),
     ]
+}
+
+fn in_rust(secret: &str, headers: &Value, body: &[u8]) -> String {
+    let [id, stamp, signatures] = ["webhook-id", "webhook-timestamp", "webhook-signature"]
+        .map(|name| headers[name].as_str().unwrap_or_default().to_owned());
+    let now = i64::try_from(support::unix_seconds()).expect("seconds");
+    verify::verify(secret, &id, &stamp, &signatures, body, now).to_string()
+}
+
+#[test]
+fn the_snippet_in_rust_is_the_one_that_is_run() {
+    assert!(include_str!("receivers/verify.rs").ends_with(&snippet("rust", 0)));
 }
 
 fn headers(request: &Request) -> Value {
@@ -68,7 +88,7 @@ fn the_snippets_for_receivers_verify_what_is_sent_and_nothing_else() {
     stage.publish(&json!({"type": "order.created", "tenant": "acme", "data": {"price": 1}}));
     let request = receiver.wait_for(1, SOON).remove(0);
     let (secret, good) = (support::text(&hook, "signature_secret"), headers(&request));
-    assert_eq!(verdicts(&secret, &good, &request.body), ["true"; 3]);
+    assert_eq!(verdicts(&secret, &good, &request.body), ["true"; 4]);
 
     let changed = |name: &str, value: String| {
         let mut changed = good.clone();
@@ -77,17 +97,17 @@ fn the_snippets_for_receivers_verify_what_is_sent_and_nothing_else() {
     };
     let during_rotation =
         changed("webhook-signature", format!("v1,AAAA {}", support::text(&good, "webhook-signature")));
-    assert_eq!(verdicts(&secret, &during_rotation, &request.body), ["true"; 3]);
-    assert_eq!(verdicts(&"0".repeat(64), &good, &request.body), ["false"; 3]);
-    assert_eq!(verdicts(&secret, &good, &[&request.body[..], b" "].concat()), ["false"; 3]);
-    assert_eq!(verdicts(&secret, &changed("webhook-id", "evt_another".to_owned()), &request.body), ["false"; 3]);
+    assert_eq!(verdicts(&secret, &during_rotation, &request.body), ["true"; 4]);
+    assert_eq!(verdicts(&"0".repeat(64), &good, &request.body), ["false"; 4]);
+    assert_eq!(verdicts(&secret, &good, &[&request.body[..], b" "].concat()), ["false"; 4]);
+    assert_eq!(verdicts(&secret, &changed("webhook-id", "evt_another".to_owned()), &request.body), ["false"; 4]);
     // An old request, sent again with its good signature.
     let old = (support::unix_seconds() - 301).to_string();
     let signature =
         support::signature::standard(&secret, request.header("webhook-id").expect("an id"), &old, &request.body);
     let mut replayed = changed("webhook-timestamp", old);
     replayed["webhook-signature"] = json!(signature);
-    assert_eq!(verdicts(&secret, &replayed, &request.body), ["false"; 3]);
+    assert_eq!(verdicts(&secret, &replayed, &request.body), ["false"; 4]);
 }
 
 #[test]
@@ -99,14 +119,16 @@ fn a_secret_that_is_no_base64_verifies_too() {
     stage.publish(&json!({"type": "order.created", "tenant": "acme"}));
     let request = receiver.wait_for(1, SOON).remove(0);
     // The shell's is for secrets that were generated.
-    assert_eq!(verdicts_of_two(secret, &headers(&request), &request.body), ["true"; 2]);
+    let headers = headers(&request);
+    assert_eq!(verdicts_of_two(secret, &headers, &request.body), ["true"; 2]);
+    assert_eq!(in_rust(secret, &headers, &request.body), "true");
 }
 
 fn verdicts_of_two(secret: &str, headers: &Value, body: &[u8]) -> Vec<String> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let text = headers.to_string();
-    let python = format!("{}{PYTHON}", blocks(RECEIVERS, "python")[0]);
-    let node = format!("{}{NODE}", blocks(RECEIVERS, "js")[0]);
+    let python = format!("{}{PYTHON}", snippet("python", 0));
+    let node = format!("{}{NODE}", snippet("js", 0));
     vec![
         run("python3", "-c", &python, &[secret, &text], body, folder.path()).to_lowercase(),
         run("node", "-e", &node, &["--", secret, &text], body, folder.path()),
@@ -118,7 +140,7 @@ fn the_snippet_for_idempotency_acts_once() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let calls = "\ndef fail(db):\n    raise RuntimeError\ntry:\n    once('evt_1', fail)\nexcept RuntimeError:\n    pass\n\
                  for name in ['evt_1', 'evt_1', 'evt_2', 'evt_1']:\n    once(name, lambda db: print(name))";
-    let code = format!("{}{calls}", blocks(RECEIVERS, "python")[1]);
+    let code = format!("{}{calls}", snippet("python", 1));
     assert_eq!(run("python3", "-c", &code, &[], b"", folder.path()), "evt_1\nevt_2");
 }
 
@@ -169,10 +191,10 @@ fn every_alert_has_its_line_in_the_manual() {
 
 #[test]
 fn the_configurations_in_the_manual_are_accepted() {
-    let found = blocks(OPERATIONS, "toml");
+    let found = blocks(&pages::PAGES, "toml");
     assert!(found.len() >= 3);
     for block in found {
-        let loaded = webhookd::config::load_text(Path::new("OPERATIONS.md"), block, std::iter::empty());
+        let loaded = webhookd::config::load_text(Path::new("OPERATIONS.md"), &block, std::iter::empty());
         assert!(loaded.is_ok(), "{}:\n{block}", loaded.err().map(|problems| problems.to_string()).unwrap_or_default());
     }
 }

@@ -2,7 +2,10 @@
 //! looked at is in tests/systemd/*.sh; every line there that says "ok" is something proven.
 //!
 //! Needs root, or rather its right to namespaces. Where that is not to be had, the tests fail and say so, unless
-//! `NO_SYSTEMD_BOX=1` says that this is known.
+//! `NO_SYSTEMD_BOX=1` says that this is known. `LOWER=DIR` takes another system than this machine's, such as a newer one:
+//!
+//!     debootstrap --variant=minbase --include=systemd,dbus,curl,openssl,procps,iproute2,ca-certificates trixie DIR
+//!     LOWER=DIR cargo test --test systemd g19
 
 mod support;
 
@@ -11,12 +14,23 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use support::pages::{self, Runner};
 use support::{Authority, Certificate};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The box's own way to say that the system does not allow it.
 const NOT_ALLOWED: i32 = 77;
+
+/// The manual's commands for a machine, by the heading that they stand below, and how they are called there.
+const BY_HEADING: [(&str, &str); 6] = [
+    ("The Debian package", "install-package.sh"),
+    ("By hand", "by-hand.sh"),
+    ("Backup", "backup.sh"),
+    ("Restore", "restore.sh"),
+    ("The sealing key", "reseal-own.sh"),
+    ("The sealing key", "reseal.sh"),
+];
 
 /// What is laid over the machine's files, and the test that runs there.
 struct Payload(TempDir);
@@ -38,6 +52,9 @@ impl Payload {
         made.write("files/etc/credstore/webhookd.key", &"5a".repeat(32));
         open(&made.path("files/etc/credstore/webhookd.key"), 0o600);
         open(&made.path("files/etc/credstore"), 0o700);
+        for ((_, name), block) in BY_HEADING.iter().zip(pages::run_by(Runner::Machine)) {
+            made.write(name, &block.text);
+        }
         made
     }
 
@@ -57,6 +74,13 @@ impl Payload {
 
     fn copy(&self, from: &Path, to: &str) {
         fs::copy(from, self.parent(to)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    }
+
+    /// The certificate's chain and key under the names that the manual has for them.
+    fn pair_beside(&self) {
+        for (from, to) in [("webhookd-cert.pem", "fullchain.pem"), ("webhookd-key.pem", "privkey.pem")] {
+            self.copy(&self.path("files/etc/credstore").join(from), &format!("tree/{to}"));
+        }
     }
 
     /// The units and their examples.
@@ -111,22 +135,22 @@ fn by_hand(script: &str) -> Payload {
     payload.units("tree/systemd");
     payload.copy(Path::new(env!("CARGO_BIN_EXE_webhookd")), "tree/webhookd");
     payload.copy(&Path::new(ROOT).join("webhookd.toml"), "tree/webhookd.toml");
-    for (from, to) in [("webhookd-cert.pem", "fullchain.pem"), ("webhookd-key.pem", "privkey.pem")] {
-        payload.copy(&payload.path("files/etc/credstore").join(from), &format!("tree/{to}"));
-        fs::remove_file(payload.path("files/etc/credstore").join(from)).expect("removing it");
-    }
-    let manual = include_str!("../docs/OPERATIONS.md");
-    for (heading, name) in [
-        ("### By hand", "by-hand.sh"),
-        ("## Backup", "backup.sh"),
-        ("### Restore", "restore.sh"),
-        ("## The sealing key", "reseal.sh"),
-    ] {
-        let (_, part) = manual.split_once(&format!("\n{heading}\n")).expect("the heading");
-        let (_, block) = part.split_once("\n```sh\n").expect("commands");
-        payload.write(name, block.split_once("```").expect("their end").0);
+    payload.pair_beside();
+    for name in ["webhookd-cert.pem", "webhookd-key.pem"] {
+        fs::remove_file(payload.path("files/etc/credstore").join(name)).expect("removing it");
     }
     payload
+}
+
+#[test]
+fn every_command_of_the_manual_for_a_machine_is_run_in_one() {
+    let blocks = pages::run_by(Runner::Machine);
+    let headings: Vec<&str> = blocks.iter().map(|block| block.heading.as_str()).collect();
+    assert_eq!(headings, BY_HEADING.map(|(heading, _)| heading));
+    let scripts = ["service.sh", "package.sh"].map(|name| pages::page(&format!("tests/systemd/{name}"))).concat();
+    for (heading, name) in BY_HEADING {
+        assert!(scripts.contains(&format!("bash -e /payload/{name}")), "{heading}: nothing runs {name}");
+    }
 }
 
 #[test]
@@ -152,6 +176,8 @@ fn g19_the_shipped_units_hold_what_they_promise_under_a_real_systemd() {
         "watchdog",
         "backup",
         "sealing key",
+        "own sealing key",
+        "owner",
         "stop",
         "examples",
     ];
@@ -170,6 +196,8 @@ fn the_package_is_installed_started_upgraded_removed_and_purged() {
             assert!(done.status.success(), "{}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
             payload.copy(&folder.path().join(format!("webhookd_{version}.deb")), name);
         }
+        payload.pair_beside();
+        payload.copy(&payload.path("first.deb"), "tree/webhookd_0.1.0-1_amd64.deb");
     }
     let Some(said) = payload.run(180) else { return };
     assert_eq!(proven(&said), ["install", "start", "upgrade", "remove", "again", "purge"], "{said}");

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::pages::{self, Runner};
 use support::{poll, signature, virtual_environment};
 use tempfile::TempDir;
 
@@ -29,17 +30,10 @@ echo "$?" >"$TMPDIR/code"
 /// The sessions use fixed ports: where they can't have a network each, they take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The shell lines of a document, those below one heading or all.
-fn shell_lines(document: &str, heading: Option<&str>) -> String {
-    let part = match heading {
-        Some(heading) => {
-            let (_, part) = document.split_once(&format!("\n## {heading}\n")).expect("the heading");
-            part.split_once("\n## ").map_or(part, |(part, _)| part)
-        }
-        None => document,
-    };
-    let blocks = part.split("\n```sh\n").skip(1);
-    blocks.map(|block| block.split_once("```").expect("the end of a block").0).collect()
+/// The lines of a page's session.
+fn session(page: &str) -> String {
+    let blocks = pages::run_by(Runner::Session);
+    blocks.iter().filter(|block| block.page == page).map(|block| block.text.as_str()).collect()
 }
 
 /// A command in a network of its own if the system lets us, so that fixed ports are free.
@@ -110,7 +104,7 @@ fn play(lines: &str) -> Played {
 #[test]
 fn the_tour_of_the_readme_works_as_it_is_written() {
     virtual_environment();
-    let lines = shell_lines(include_str!("../README.md"), Some("A tour"));
+    let lines = session("README.md");
     assert!(lines.matches("curl ").count() >= 4, "{lines}");
     let played = play(&lines);
     let told = &played.told;
@@ -179,7 +173,7 @@ fn answers(out: &str) -> Vec<Value> {
 
 #[test]
 fn the_sessions_of_the_dialects_work_as_they_are_written() {
-    let played = play(&shell_lines(include_str!("../docs/DIALECTS.md"), None));
+    let played = play(&session("docs/DIALECTS.md"));
     let (out, told) = (played.out.as_str(), &played.told);
     let answers = answers(out);
     let secrets: Vec<&str> = answers.iter().filter_map(|answer| answer["signature_secret"].as_str()).collect();

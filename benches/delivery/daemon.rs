@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::children::{self, Process};
 use crate::tls;
 
+/// The daemon that was built with this benchmark.
+pub const OURS: &str = env!("CARGO_BIN_EXE_webhookd");
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long it idles before its memory is read.
 const IDLE: Duration = Duration::from_millis(400);
@@ -31,7 +33,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it in `folder` with one webhook for each of `receivers`.
     pub fn start(folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
-        let mut daemon = Self::open(folder, permits, with_tls, "");
+        Self::start_by(Path::new(OURS), folder, receivers, permits, with_tls)
+    }
+
+    /// The same with the binary `program`.
+    pub fn start_by(program: &Path, folder: &Path, receivers: &[SocketAddr], permits: usize, with_tls: bool) -> Self {
+        let mut daemon = Self::open_by(program, folder, permits, with_tls, "");
         daemon.idle();
         daemon.publisher();
         let tenant = daemon.tenant("bench");
@@ -44,12 +51,16 @@ impl Daemon {
 
     /// Starts it in `folder`, on whatever store is there; `more` goes into its configuration.
     pub fn open(folder: &Path, permits: usize, with_tls: bool, more: &str) -> Self {
+        Self::open_by(Path::new(OURS), folder, permits, with_tls, more)
+    }
+
+    fn open_by(program: &Path, folder: &Path, permits: usize, with_tls: bool, more: &str) -> Self {
         let (plain, secure) = (free_address(), with_tls.then(free_address));
         let config = folder.join("webhookd.toml");
         let text = settings(folder, plain, secure, permits) + more;
         std::fs::write(&config, text).expect("writing the configuration");
         let log = std::fs::File::create(folder.join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
+        let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         let mut process = Process::spawn(&mut command);
@@ -97,9 +108,31 @@ impl Daemon {
         answer
     }
 
-    /// Has it count its figures.
-    pub fn scrape(&self) {
-        self.admin("GET", "/metrics", &Value::Null);
+    /// Has it count its figures; gives them as they are.
+    pub fn scrape(&self) -> String {
+        self.admin("GET", "/metrics", &Value::Null).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// That share of its commits took no longer, in milliseconds, since it started: between two bounds of the histogram, of
+    /// which each is twice the one before.
+    pub fn commit_ms(&self, share: f64) -> f64 {
+        let figures = self.scrape();
+        let bucket = |line: &str| -> Option<(f64, f64)> {
+            let rest = line.strip_prefix("webhookd_store_commit_seconds_bucket{le=\"")?;
+            let (bound, count) = rest.split_once("\"} ")?;
+            Some((bound.parse().ok()?, count.parse().ok()?))
+        };
+        let buckets: Vec<(f64, f64)> = figures.lines().filter_map(bucket).collect();
+        let wanted = share * buckets.last().map_or(0.0, |(_, all)| *all);
+        let mut below = (0.0, 0.0);
+        for (bound, count) in buckets {
+            if count >= wanted {
+                let part = (wanted - below.1) / (count - below.1).max(1.0);
+                return (below.0 + (bound - below.0) * part) * 1e3;
+            }
+            below = (bound, count);
+        }
+        f64::NAN
     }
 
     /// One request to the API, over a connection of its own.

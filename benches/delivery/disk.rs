@@ -43,6 +43,12 @@ pub fn synced_appends_per_s(folder: &Path, bytes: usize, seconds: f64) -> f64 {
     per_s
 }
 
+/// Bytes that a file has allocated, and its length.
+pub fn file_bytes(path: &Path) -> (u64, u64) {
+    let metadata = std::fs::metadata(path).expect("the file");
+    (metadata.blocks() * 512, metadata.len())
+}
+
 /// Bytes that all files below `folder` have allocated, and their lengths.
 pub fn usage_bytes(folder: &Path) -> (u64, u64) {
     let (mut allocated, mut length) = (0, 0);

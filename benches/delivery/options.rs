@@ -12,19 +12,24 @@ cargo bench --bench delivery -- [options]
   --bytes 600               size of an event as it is published
   --batch 1                 events in a request
   --tls                     publisher and receivers speak TLS 1.3, with a private authority
-  --only control|daemon     leave the other one out
+  --only control|daemon     leave the others out
+  --against BINARY          another build of the daemon, in turns with control and daemon
+  --others-max 2            a round in which others took more of the machine, in percent, is done again, at most three times
   --scenario NAME           how it grows, instead of the above: spread (over subscriptions), pending (deliveries for a
-                            receiver that is gone), grown (stored events); publishers, seconds and rounds count there too
+                            receiver that is gone), grown (stored events), steady (events that retention keeps);
+                            publishers, seconds and rounds count there too
   --count 100000            how many of them
   --store FOLDER            makes the large store there and keeps it; one that is there already is used
   --fill                    only makes it
   --json FILE               write all samples";
 
-/// The two things that are compared.
+/// The things that are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Subject {
     Control,
     Daemon,
+    /// Another build of the daemon.
+    Against,
 }
 
 impl Subject {
@@ -32,6 +37,7 @@ impl Subject {
         match self {
             Self::Control => "control",
             Self::Daemon => "daemon",
+            Self::Against => "against",
         }
     }
 }
@@ -42,6 +48,7 @@ pub enum Scenario {
     Spread,
     Pending,
     Grown,
+    Steady,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +62,8 @@ pub struct Options {
     pub batch: usize,
     pub tls: bool,
     pub subjects: Vec<Subject>,
+    pub against: Option<PathBuf>,
+    pub others_max: Option<f64>,
     pub json: Option<PathBuf>,
     pub scenario: Option<Scenario>,
     pub count: u64,
@@ -75,6 +84,8 @@ impl Options {
             batch: 1,
             tls: false,
             subjects: vec![Subject::Control, Subject::Daemon],
+            against: None,
+            others_max: None,
             json: None,
             scenario: None,
             count: 100_000,
@@ -100,8 +111,13 @@ impl Options {
                 "--batch" => options.batch = number(value()?)?,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--only" => options.subjects = vec![subject(value()?)?],
+                "--against" => options.against = Some(PathBuf::from(value()?)),
+                "--others-max" => options.others_max = Some(number(value()?)?),
                 _ => return Err(format!("unknown argument {flag}\n{HELP}")),
             }
+        }
+        if options.against.is_some() {
+            options.subjects.push(Subject::Against);
         }
         Ok(options)
     }
@@ -120,7 +136,8 @@ fn scenario(text: &str) -> Result<Scenario, String> {
         "spread" => Ok(Scenario::Spread),
         "pending" => Ok(Scenario::Pending),
         "grown" => Ok(Scenario::Grown),
-        _ => Err(format!("--scenario takes spread, pending or grown, not {text}")),
+        "steady" => Ok(Scenario::Steady),
+        _ => Err(format!("--scenario takes spread, pending, grown or steady, not {text}")),
     }
 }
 

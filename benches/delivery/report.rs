@@ -47,39 +47,54 @@ const ROWS: [Row; 24] = [
 
 pub fn print_case(case: &Case) {
     println!("\npublishers {}, receivers {}, {} rounds", case.publishers, case.receivers, rounds(case));
-    println!("{:<34}{:>30}{:>30}{:>8}", "median [lowest, highest]", "control", "daemon", "ratio");
+    print!("{:<34}", "median [lowest, highest]");
+    for (subject, _) in &case.runs {
+        print!("{:>30}{:>8}", subject.name(), if *subject == Subject::Control { "" } else { "ratio" });
+    }
+    println!();
     for row in &ROWS {
         let control = Spread::of(case.of(Subject::Control), row.name);
-        let daemon = Spread::of(case.of(Subject::Daemon), row.name);
-        if control.is_none() && daemon.is_none() {
+        if case.runs.iter().all(|(_, samples)| Spread::of(samples, row.name).is_none()) {
             continue;
         }
-        let ratio = match (&control, &daemon) {
-            (Some(control), Some(daemon)) if row.ratio => format!("{:.2}", daemon.median / control.median),
-            _ => String::new(),
-        };
-        println!("{:<34}{:>30}{:>30}{ratio:>8}", row.label, text(control, row.digits), text(daemon, row.digits));
+        print!("{:<34}", row.label);
+        for (subject, samples) in &case.runs {
+            let spread = Spread::of(samples, row.name);
+            let ratio = match (&control, &spread) {
+                (Some(control), Some(spread)) if row.ratio && *subject != Subject::Control => {
+                    format!("{:.2}", spread.median / control.median)
+                }
+                _ => String::new(),
+            };
+            print!("{:>30}{ratio:>8}", text(spread, row.digits));
+        }
+        println!();
     }
 }
 
 /// The two ratios of all cases below each other.
 pub fn print_summary(cases: &[Case]) {
-    println!("\npublishers  receivers  control/s   daemon/s   ratio   CPU µs control   daemon   ratio");
-    for case in cases {
+    println!("\npublishers  receivers            control/s   daemon/s   ratio   CPU µs control   daemon   ratio");
+    let lines = cases.iter().flat_map(|case| {
+        let daemons = case.runs.iter().filter(|(subject, _)| *subject != Subject::Control);
+        daemons.map(move |(subject, _)| (case, *subject))
+    });
+    for (case, daemon) in lines {
         let of = |subject, name| Spread::of(case.of(subject), name).map_or(f64::NAN, |spread| spread.median);
         // Where nothing is delivered, what is accepted counts.
         let rate = |subject| of(subject, if case.receivers == 0 { "events_per_s" } else { "deliveries_per_s" });
         let cpu = |subject| of(subject, "cpu_us_per_delivery");
         println!(
-            "{:>10}{:>11}{:>11.0}{:>11.0}{:>8.2}{:>17.1}{:>9.1}{:>8.2}",
+            "{:>10}{:>11}{:>10}{:>11.0}{:>11.0}{:>8.2}{:>17.1}{:>9.1}{:>8.2}",
             case.publishers,
             case.receivers,
+            daemon.name(),
             rate(Subject::Control),
-            rate(Subject::Daemon),
-            rate(Subject::Daemon) / rate(Subject::Control),
+            rate(daemon),
+            rate(daemon) / rate(Subject::Control),
             cpu(Subject::Control),
-            cpu(Subject::Daemon),
-            cpu(Subject::Daemon) / cpu(Subject::Control),
+            cpu(daemon),
+            cpu(daemon) / cpu(Subject::Control),
         );
     }
 }
@@ -93,10 +108,11 @@ pub fn json(options: &Options, cases: &[Case]) -> String {
             .collect()
     };
     let cases = cases.iter().map(|case| {
-        json!({
-            "publishers": case.publishers, "receivers": case.receivers,
-            "control": samples(&case.control), "daemon": samples(&case.daemon),
-        })
+        let mut all = json!({ "publishers": case.publishers, "receivers": case.receivers });
+        for (subject, runs) in &case.runs {
+            all[subject.name()] = json!(samples(runs));
+        }
+        all
     });
     let all = json!({
         "seconds": options.seconds, "rounds": options.rounds, "permits": options.permits, "bytes": options.bytes,
@@ -106,7 +122,7 @@ pub fn json(options: &Options, cases: &[Case]) -> String {
 }
 
 fn rounds(case: &Case) -> usize {
-    case.control.len().max(case.daemon.len())
+    case.runs.iter().map(|(_, samples)| samples.len()).max().unwrap_or(0)
 }
 
 struct Spread {

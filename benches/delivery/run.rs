@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::children::{self, Helper};
-use crate::daemon::Daemon;
+use crate::daemon::{self, Daemon};
 use crate::options::{Options, Subject};
 use crate::{disk, tls};
 
@@ -16,26 +16,25 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const TAIL: Duration = Duration::from_millis(200);
 /// What is pending at the end is waited for so long.
 const DRAIN: Duration = Duration::from_secs(30);
+/// A round that others disturbed is done again so often at most.
+const AGAIN_MAX: usize = 3;
 
 /// All runs of one combination of publishers and receivers.
 pub struct Case {
     pub publishers: usize,
     pub receivers: usize,
-    pub control: Vec<Sample>,
-    pub daemon: Vec<Sample>,
+    /// Of each subject, in the order in which they take turns.
+    pub runs: Vec<(Subject, Vec<Sample>)>,
 }
 
 impl Case {
     pub fn of(&self, subject: Subject) -> &[Sample] {
-        match subject {
-            Subject::Control => &self.control,
-            Subject::Daemon => &self.daemon,
-        }
+        self.runs.iter().find(|(of, _)| *of == subject).map_or(&[], |(_, samples)| samples)
     }
 
     /// Whether an acknowledged event was not received.
     pub fn failed(&self) -> bool {
-        self.control.iter().chain(&self.daemon).any(|sample| sample.get("lost") > 0.0)
+        self.runs.iter().flat_map(|(_, samples)| samples).any(|sample| sample.get("lost") > 0.0)
     }
 }
 
@@ -55,23 +54,39 @@ impl Sample {
 }
 
 pub fn measure(options: &Options, publishers: usize, receivers: usize) -> Case {
-    let mut case = Case { publishers, receivers, control: Vec::new(), daemon: Vec::new() };
+    let runs = options.subjects.iter().map(|subject| (*subject, Vec::new())).collect();
+    let mut case = Case { publishers, receivers, runs };
     for round in 1..=options.rounds {
-        for &subject in &options.subjects {
-            let sample = run(options, subject, publishers, receivers);
-            eprintln!(
-                "publishers {publishers}, receivers {receivers}, round {round}, {}: {:.0} {}/s",
-                subject.name(),
-                sample.get(if receivers == 0 { "events_per_s" } else { "deliveries_per_s" }),
-                if receivers == 0 { "events" } else { "deliveries" },
-            );
-            match subject {
-                Subject::Control => case.control.push(sample),
-                Subject::Daemon => case.daemon.push(sample),
+        let mut samples = measure_round(options, round, publishers, receivers);
+        for _ in 0..AGAIN_MAX {
+            let disturbed = |sample: &Sample| options.others_max.is_some_and(|max| sample.get("others_percent") > max);
+            if !samples.iter().any(disturbed) {
+                break;
             }
+            eprintln!("others took too much of the machine: again");
+            samples = measure_round(options, round, publishers, receivers);
+        }
+        for ((_, runs), sample) in case.runs.iter_mut().zip(samples) {
+            runs.push(sample);
         }
     }
     case
+}
+
+/// One run of each subject.
+fn measure_round(options: &Options, round: usize, publishers: usize, receivers: usize) -> Vec<Sample> {
+    let of = |subject: &Subject| {
+        let sample = run(options, *subject, publishers, receivers);
+        eprintln!(
+            "publishers {publishers}, receivers {receivers}, round {round}, {}: {:.0} {}/s, others {:.1} %",
+            subject.name(),
+            sample.get(if receivers == 0 { "events_per_s" } else { "deliveries_per_s" }),
+            if receivers == 0 { "events" } else { "deliveries" },
+            sample.get("others_percent"),
+        );
+        sample
+    };
+    options.subjects.iter().map(of).collect()
 }
 
 /// The subject, started, and where it takes events.
@@ -99,8 +114,10 @@ fn start(options: &Options, subject: Subject, folder: &Path, receivers: &[Socket
                 _ends: Box::new(helper),
             }
         }
-        Subject::Daemon => {
-            let daemon = Daemon::start(folder, receivers, options.permits, options.tls);
+        Subject::Daemon | Subject::Against => {
+            let against = options.against.as_deref().filter(|_| subject == Subject::Against);
+            let program = against.unwrap_or(Path::new(daemon::OURS));
+            let daemon = Daemon::start_by(program, folder, receivers, options.permits, options.tls);
             Started {
                 pid: daemon.process.pid(),
                 address: daemon.address,

@@ -12,11 +12,13 @@ mod client;
 mod doctor;
 mod jobs;
 mod listen;
+mod owner;
 mod pages;
 mod print;
 mod reload;
 mod reseal;
 mod restore;
+mod retention;
 mod send;
 mod serve;
 mod signing;
@@ -78,6 +80,9 @@ enum Command {
     /// Jobs, which do something for many deliveries at once: list, show, cancel.
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    /// What is kept, and for how long: remove now what has served its time.
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// The store's file: check it, compact it; while no daemon has it open.
     #[command(subcommand)]
     Store(store::Store),
@@ -176,6 +181,7 @@ impl Command {
             Self::Webhooks(command) => command.run(),
             Self::DeadLetters(command) => command.run(),
             Self::Jobs(command) => command.run(),
+            Self::Retention(command) => command.run(),
             Self::Store(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),

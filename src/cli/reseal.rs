@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::serve::store_code;
-use super::{Failure, print};
+use super::{Failure, owner, print};
 use crate::entropy::Entropy;
 use crate::store::reseal::{Keys, reseal};
 
@@ -31,6 +31,7 @@ impl Reseal {
         };
         let done = reseal(&self.state_dir, &keys, &Entropy::system())
             .map_err(|error| Failure::new(store_code(&error), error.to_string()))?;
+        owner::hand_over(&self.state_dir)?;
         print::line(&match done.values {
             0 => "the store was sealed with the new key already".to_owned(),
             values => format!("{values} values are sealed with the new key"),

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::print::{self, Progress};
 use super::serve::store_code;
-use super::{CANT_CREATE, Failure, REFUSED, SYSTEM};
+use super::{CANT_CREATE, Failure, REFUSED, SYSTEM, owner};
 use crate::entropy::Entropy;
 use crate::model::time::millis_z;
 use crate::store::backup::{RestoreError, Summary, check, restore};
@@ -48,6 +48,7 @@ impl Restore {
         let mut progress = Progress::new("restored");
         let summary = restore(&mut source, length, folder, key, &Entropy::system(), &mut |bytes| progress.at(bytes));
         let summary = summary.map_err(|error| failure(&error))?;
+        owner::hand_over(folder)?;
         print::line(&format!("{}: restored; {}", folder.display(), told(&summary)))?;
         for line in next_steps(folder, &key_file, &summary) {
             print::line(&line)?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::check::refused;
 use super::serve::store_code;
-use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, print};
+use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, owner, print};
 use crate::clock::{Clock, Millis};
 use crate::entropy::Entropy;
 use crate::store::check::{self, Finding, Report};
@@ -107,6 +107,7 @@ impl Compact {
                 Failure::new(CANT_CREATE, error.to_string())
             }
         })?;
+        owner::hand_over(&place.state_dir)?;
         if self.json {
             return print::json(&json!({"bytes_before": sizes.before, "bytes_after": sizes.after}));
         }

@@ -69,7 +69,10 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let at_ms = dispatcher.clock.wall_ms();
     let started = Instant::now();
     let exchange = match &event {
-        Ok(event) => unpanicked(exchange(dispatcher, cell.pool(worker.index()), &plan, event, number)).await,
+        Ok(event) => {
+            let pool = plan.connections.as_ref().map(|connections| connections.of(worker.index()));
+            unpanicked(exchange(dispatcher, pool, &plan, event, number)).await
+        }
         // It will not read any better next time: the policy decides when to give up.
         Err(damaged) => {
             tracing::error!(error = %damaged, webhook = %plan.webhook.id, event = work.event, "the event can't be read");
@@ -101,7 +104,7 @@ impl Dispatcher {
         let at_ms = self.clock.wall_ms();
         let started = Instant::now();
         // Its own connection: the kept ones belong to the workers.
-        let exchange = unpanicked(exchange(self, &Pool::default(), &plan, &event, number)).await;
+        let exchange = unpanicked(exchange(self, None, &plan, &event, number)).await;
         let verdict = if exchange.failure.is_none() { Verdict::Delivered } else { Verdict::Single };
         record(&plan, event.seq, number, 0, at_ms, started.elapsed(), exchange, verdict)
     }
@@ -131,7 +134,14 @@ async fn unpanicked(exchange: impl Future<Output = Exchange>) -> Exchange {
     .await
 }
 
-async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Event, number: AttemptNumber) -> Exchange {
+/// `pool`: where connections are kept; `None`: nowhere.
+async fn exchange(
+    dispatcher: &Dispatcher,
+    pool: Option<&Pool>,
+    plan: &Plan,
+    event: &Event,
+    number: AttemptNumber,
+) -> Exchange {
     let webhook = &plan.webhook;
     let target = match &plan.target {
         Ok(target) => Some(target),
@@ -147,7 +157,10 @@ async fn exchange(dispatcher: &Dispatcher, pool: &Pool, plan: &Plan, event: &Eve
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
     match target {
-        Some(target) => dispatcher.egress.exchange(pool, target, headers, body, plan.timeout).await,
+        Some(target) => {
+            let own = Pool::default();
+            dispatcher.egress.exchange(pool.unwrap_or(&own), target, headers, body, plan.timeout).await
+        }
         None => {
             let signed = Signed { event, number, headers: &headers, body: &body };
             dispatcher.streams.exchange(webhook.no, signed, plan.timeout).await

@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::gate::Gate;
 use super::glance::Glance;
+use super::kept::Kept;
 use super::lane::Lane;
 use super::mail::{Mail, Mailbox};
 use super::settings::{Plan, Settings};
 use crate::clock::{Clock, Millis};
+use crate::egress::Egress;
 use crate::egress::stream::Streams;
-use crate::egress::{Egress, Pool};
 use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
@@ -37,6 +38,7 @@ pub struct Dispatcher {
     mailboxes: Vec<Mailbox>,
     hosts: Mutex<HashMap<String, Arc<Gate>>>,
     tenants: Mutex<HashMap<TenantNo, Arc<Gate>>>,
+    kept: Kept,
     pub(super) all: Arc<Gate>,
     settings: ArcSwap<Settings>,
     /// What nothing is delivered to at present, as committed.
@@ -56,25 +58,18 @@ pub struct Dispatcher {
     untold: AtomicBool,
 }
 
+/// Lanes that are forgotten under one lock.
+const FORGOTTEN_AT_ONCE: usize = 1_024;
 /// Events between two looks for deliveries that hold the watermark back.
 const LAG_CHECK_EVERY: u64 = 8 * 1024;
 const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
 
-/// A lane with what its attempts share.
-pub struct LaneCell {
-    lane: Mutex<Lane>,
-    /// Kept connections, one pool a worker: a connection is driven by the runtime that made it.
-    pools: Box<[Pool]>,
-}
+/// A lane, for whoever drives it.
+pub struct LaneCell(Mutex<Lane>);
 
 impl LaneCell {
-    /// The connections of one worker.
-    pub(super) fn pool(&self, worker: usize) -> &Pool {
-        &self.pools[worker % self.pools.len()]
-    }
-
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
-        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,6 +94,7 @@ impl Dispatcher {
             mailboxes: (0..components.workers.max(1)).map(|_| Mailbox::default()).collect(),
             hosts: Mutex::default(),
             tenants: Mutex::default(),
+            kept: Kept::new(components.workers),
             all: Arc::new(Gate::new(components.settings.max_in_flight)),
             settings: ArcSwap::from_pointee(components.settings),
             pauses: ArcSwap::new(pauses),
@@ -196,11 +192,7 @@ impl Dispatcher {
         let version = self.store.shared().registry().webhook(webhook).cloned()?;
         let lane = Lane::new(self.plan(version.clone()), self.clock.now_ms());
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let cell = lanes.entry(webhook).or_insert_with(|| {
-            let pools = self.mailboxes.iter().map(|_| Pool::default()).collect();
-            Arc::new(LaneCell { lane: Mutex::new(lane), pools })
-        });
-        let cell = cell.clone();
+        let cell = lanes.entry(webhook).or_insert_with(|| Arc::new(LaneCell(Mutex::new(lane)))).clone();
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
         // A version that was committed before the lane could be found has passed it by.
@@ -211,17 +203,42 @@ impl Dispatcher {
         Some(cell)
     }
 
-    /// Forgets the lanes of one worker that have had nothing to do for a while.
+    /// Forgets the lanes of one worker that have had nothing to do for a while: few at a time, because nobody finds a lane
+    /// meanwhile.
     pub(super) fn tidy(&self, worker: usize, for_ms: Millis) {
         let now = self.clock.now_ms();
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
-        let held = |cell: &Arc<LaneCell>| Arc::strong_count(cell) > 1;
-        lanes.retain(|no, cell| !self.is_of(*no, worker) || held(cell) || !cell.lane().is_idle(now, for_ms));
-        self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
-        drop(lanes);
+        let idle: Vec<WebhookNo> = {
+            let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+            let own = lanes.iter().filter(|(no, cell)| self.is_of(**no, worker) && cell.lane().is_idle(now, for_ms));
+            own.map(|(no, _)| *no).collect()
+        };
+        idle.chunks(FORGOTTEN_AT_ONCE).for_each(|part| self.forget(part, |lane| lane.is_idle(now, for_ms)));
         self.lock_hosts().retain(|_, gate| Arc::strong_count(gate) > 1);
         self.lock_tenants().retain(|_, gate| Arc::strong_count(gate) > 1);
+        self.kept.tidy();
+    }
+
+    /// Forgets those of these lanes that have nothing left to do, when there are more than are kept for their next delivery.
+    pub(super) fn let_go(&self, touched: Vec<(WebhookNo, Arc<LaneCell>)>) {
+        if self.lanes() <= self.settings.load().lanes_kept {
+            return;
+        }
+        let now = self.clock.now_ms();
+        let done =
+            touched.into_iter().filter(|(_, cell)| cell.lane().is_done(now)).map(|(no, _)| no).collect::<Vec<_>>();
+        self.forget(&done, |lane| lane.is_done(now));
+    }
+
+    /// Forgets lanes that nobody else holds and of which this is true.
+    fn forget(&self, which: &[WebhookNo], may_go: impl Fn(&Lane) -> bool) {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        for no in which {
+            // Whoever else holds the cell may be about to put something into it; new holders wait for this lock.
+            if lanes.get(no).is_some_and(|cell| Arc::strong_count(cell) == 1 && may_go(&cell.lane())) {
+                lanes.remove(no);
+            }
+        }
+        self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
     }
 
     /// Has the store tell of the deaths whose minute is over.
@@ -245,6 +262,9 @@ impl Dispatcher {
         };
         let host = |name: &str, cap: u32| {
             let mut hosts = self.lock_hosts();
+            if let Some(gate) = hosts.get(name) {
+                return gate.clone();
+            }
             hosts.entry(name.to_owned()).or_insert_with(|| Arc::new(Gate::new(cap))).clone()
         };
         let tenant = {
@@ -253,7 +273,9 @@ impl Dispatcher {
         };
         let rules = self.egress.rules();
         let plan = Plan::new(webhook, tenant_plan.as_deref(), &settings, &rules, host, self.clock.now_ms());
-        Arc::new(plan.sharing(tenant))
+        let target = plan.target.as_ref().ok().filter(|_| plan.webhook.is_active());
+        let connections = target.map(|target| self.kept.to(target.endpoint()));
+        Arc::new(plan.sharing(tenant, connections))
     }
 
     /// Gives a place back, and wakes the lane that it is promised to.
@@ -315,12 +337,7 @@ impl Dispatcher {
             gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
             Arc::new(gone)
         });
-        let closes = lane.plan.webhook.url != version.url || !version.is_active();
         lane.replan(self.plan(version));
-        drop(lane);
-        if closes {
-            cell.pools.iter().for_each(Pool::close);
-        }
     }
 
     /// Webhooks whose lanes are to be looked at when this is paused or resumed: no more than need be, as an owner may do it
@@ -376,6 +393,10 @@ impl Dispatcher {
             return;
         }
         self.lag_told_at.store(head, Ordering::Relaxed);
+        // Otherwise nothing lags, and looking at 100,000 lanes for it would hold everybody up.
+        if head.saturating_sub(self.store.shared().watermark()) < WATERMARK_LAG_MAX / 2 {
+            return;
+        }
         for mailbox in &self.mailboxes {
             mailbox.put(Mail { check_lag: true, ..Mail::default() });
         }

@@ -385,6 +385,12 @@ impl Lane {
         holds_nothing && self.cancelled.is_empty() && expects_nothing && now.saturating_sub(self.touched_ms) >= for_ms
     }
 
+    /// Whether it could be forgotten at once: it is idle, and a new one in its place would do the same with the next delivery.
+    #[must_use]
+    pub fn is_done(&self, now: Millis) -> bool {
+        self.rate.is_none() && self.circuit.failures_in_row() == 0 && self.is_idle(now, 0)
+    }
+
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.flights.len()

@@ -6,11 +6,12 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::gate::{Gate, Gates};
+use super::kept::Connections;
 use crate::circuit::CircuitRules;
 use crate::clock::Millis;
 use crate::egress::guard::Rules;
 use crate::egress::target::{Target, TargetError};
-use crate::limits::STREAM_IN_FLIGHT_MAX;
+use crate::limits::{LANES_KEPT, STREAM_IN_FLIGHT_MAX};
 use crate::model::webhook::{Dialect, Webhook};
 use crate::retry::{Plans, Policy};
 use crate::sign::SigningKeys;
@@ -34,6 +35,8 @@ pub struct Settings {
     /// So that receivers that hang take up only their tenant's share of all permits.
     pub max_in_flight_per_tenant: u32,
     pub max_in_flight: u32,
+    /// Lanes in memory up to which none is forgotten before it was idle for a while.
+    pub lanes_kept: usize,
 }
 
 impl Default for Settings {
@@ -46,6 +49,7 @@ impl Default for Settings {
             max_in_flight_per_host: 64,
             max_in_flight_per_tenant: 256,
             max_in_flight: 1_024,
+            lanes_kept: LANES_KEPT,
         }
     }
 }
@@ -61,6 +65,8 @@ pub struct Plan {
     pub max_in_flight: u32,
     pub circuit: CircuitRules,
     pub gates: Gates,
+    /// `None`: none are kept, since there is nowhere to connect to or nothing to be delivered.
+    pub connections: Option<Arc<Connections>>,
     /// Everything but the signatures. A list, because a map of them costs kilobytes for each lane.
     headers: Box<[(HeaderName, HeaderValue)]>,
     keys: SigningKeys,
@@ -92,6 +98,7 @@ impl Plan {
             max_in_flight,
             circuit: settings.circuit,
             gates: [gate, None],
+            connections: None,
             headers: headers(&webhook),
             keys: SigningKeys::new(webhook.dialect, webhook.secrets_at(now)),
             keys_until: webhook.secrets.iter().filter_map(|secret| secret.until).filter(|until| *until > now).min(),
@@ -100,11 +107,11 @@ impl Plan {
         }
     }
 
-    /// With the gate of its tenant.
+    /// With the gate of its tenant, and the connections to its target.
     #[must_use]
-    pub fn sharing(self, tenant: Arc<Gate>) -> Self {
+    pub fn sharing(self, tenant: Arc<Gate>, connections: Option<Arc<Connections>>) -> Self {
         let [host, _] = self.gates;
-        Self { gates: [host, Some(tenant)], ..self }
+        Self { gates: [host, Some(tenant)], connections, ..self }
     }
 
     /// Whether a secret has run out since this was worked out.

@@ -28,7 +28,7 @@ use crate::store::view::Shared;
 const WAKE_UPS_MAX: u32 = 4_000_000;
 /// Between two looks for lanes that can be forgotten, and for deaths that are to be told of.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
-/// A lane without work is forgotten after this long; its kept connections go with it.
+/// A lane without work is forgotten after this long; kept connections go with the last lane that used them.
 const IDLE_FOR_MS: Millis = 60_000;
 /// Lanes that are looked at in one go, before whatever else the runtime serves gets its turn.
 const PART: usize = 256;
@@ -163,9 +163,10 @@ impl Worker {
         touched.extend(called.filter_map(|no| Some((no, dispatcher.cell(no)?))));
         touched.sort_unstable_by_key(|(no, _)| *no);
         touched.dedup_by_key(|(no, _)| *no);
-        for (no, cell) in touched {
-            self.drive(no, &cell);
+        for (no, cell) in &touched {
+            self.drive(*no, cell);
         }
+        dispatcher.let_go(touched);
         // Behind the attempts: those hold permits.
         for (waiter, answer) in mail.answers {
             // Whoever waited may have hung up.

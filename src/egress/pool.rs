@@ -25,7 +25,7 @@ use super::meter::Meter;
 use super::target::Endpoint;
 use crate::limits::CONNECTION_AGE_MAX;
 
-/// The idle connections of one webhook: costs nothing while empty. Held by the webhook's lane.
+/// The idle connections of one worker to one endpoint: costs nothing while empty. The webhooks that deliver there share it.
 #[derive(Default)]
 pub struct Pool(Mutex<Kept>);
 
@@ -38,12 +38,6 @@ struct Kept {
 }
 
 impl Pool {
-    /// Lets go of every idle connection. Exchanges under way finish on theirs.
-    pub fn close(&self) {
-        let kept = std::mem::take(&mut *self.lock());
-        drop(kept);
-    }
-
     /// A connection to `endpoint` that is ready for a request. Those that can't be used any more are dropped on the way.
     pub(super) async fn take(&self, endpoint: &Endpoint, generation: u64, now: Instant) -> Option<Lease> {
         loop {
@@ -283,8 +277,8 @@ impl Drop for OpenGuard {
 }
 
 const RETIRED: usize = 1 << (usize::BITS - 1);
-/// Idle HTTP/1.1 connections of one webhook; more than its permits are never in use at once, whatever they are.
-const IDLE_MAX: usize = 64;
+/// Idle HTTP/1.1 connections that one pool holds: four times as many as a host's attempts at a time, unless configured otherwise.
+const IDLE_MAX: usize = 256;
 /// How long a connection that is not ready for the next request is waited for before another one is tried.
 const READY_WAIT: Duration = Duration::from_millis(10);
 /// How long a retired connection may go on for those who use it: beyond the longest time-out (60 s).

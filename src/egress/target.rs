@@ -17,7 +17,7 @@ use crate::limits::{ECHO_BYTES_MAX, URL_BYTES_MAX};
 use crate::model::attempt::{Class, Failure};
 
 /// Where a URL points to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// A name in lower-case ASCII (IDNA applied), as written otherwise: a trailing dot stays.
     Name(String),
@@ -36,7 +36,7 @@ impl fmt::Display for Host {
 }
 
 /// Scheme, host and port: what a connection is made to, and the only thing that it may be used for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Whether TLS is spoken.
     pub https: bool,

@@ -16,7 +16,7 @@ use super::server::Reply;
 use super::show::{PageJson, Pagination};
 use crate::clock::Millis;
 use crate::model::event::is_event_type;
-use crate::model::id::{BROADCAST, JobId, TenantNo, WebhookId, WebhookNo};
+use crate::model::id::{BROADCAST, JobId, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::job::{Job, JobState, Letters, Only, Recover, Task};
 use crate::model::time::millis_z;
 use crate::service::Service;
@@ -297,26 +297,39 @@ pub(super) fn one(call: &Call<'_>, status: StatusCode, job: &Job, whose: bool) -
 struct Place {
     before: JobId,
     tenant: Option<TenantNo>,
+    /// The name of a tenant that may be there no more: its erasures, too.
+    erased: Option<TenantId>,
     state: Option<String>,
 }
 
 /// `GET /v1/jobs`
 async fn list(call: &Call<'_>) -> Result<Reply, Problem> {
     let tenant = call.tenant()?;
-    page(call, Listing { name: "jobs", owner: tenant }, Some(tenant), false).await
+    page(call, Listing { name: "jobs", owner: tenant }, (Some(tenant), None), false).await
 }
 
 /// `GET /admin/jobs`
 async fn list_any(call: &Call<'_>) -> Result<Reply, Problem> {
-    let tenant = match call.query.one("tenant")? {
-        Some("*") => Some(BROADCAST),
-        Some(id) => Some(call.service.tenant(id)?.no),
-        None => None,
+    let whose = match call.query.one("tenant")? {
+        Some("*") => (Some(BROADCAST), None),
+        // One that was deleted is known by its erasure alone; without that, nobody is.
+        Some(name) => match (call.service.tenant(name), TenantId::parse(name)) {
+            (Ok(tenant), id) => (Some(tenant.no), id),
+            (Err(_), Some(id)) if call.service.is_erased(&id).await? => (None, Some(id)),
+            (Err(error), _) => return Err(error.into()),
+        },
+        None => (None, None),
     };
-    page(call, Listing { name: "all jobs", owner: 0 }, tenant, true).await
+    page(call, Listing { name: "all jobs", owner: 0 }, whose, true).await
 }
 
-async fn page(call: &Call<'_>, listing: Listing, tenant: Option<TenantNo>, whose: bool) -> Result<Reply, Problem> {
+/// `tenant`: whose jobs, by number and by the name of one that was deleted.
+async fn page(
+    call: &Call<'_>,
+    listing: Listing,
+    tenant: (Option<TenantNo>, Option<TenantId>),
+    whose: bool,
+) -> Result<Reply, Problem> {
     let limit = call.query.limit()?;
     let place = match call.query.one("cursor")? {
         Some(text) => listing.place(call.service, text)?,
@@ -325,12 +338,14 @@ async fn page(call: &Call<'_>, listing: Listing, tenant: Option<TenantNo>, whose
             if state.is_some_and(|state| !["running", "done", "cancelled", "failed"].contains(&state)) {
                 return Err(Problem::invalid("state must be running, done, cancelled or failed"));
             }
-            Place { before: JobId([u8::MAX; 16]), tenant, state: state.map(str::to_owned) }
+            let (tenant, erased) = tenant;
+            Place { before: JobId([u8::MAX; 16]), tenant, erased, state: state.map(str::to_owned) }
         }
     };
-    let query = JobQuery { tenant: place.tenant, state: place.state.clone(), before: place.before, limit };
+    let Place { before, tenant, erased, state } = place;
+    let query = JobQuery { tenant, erased: erased.clone(), state: state.clone(), before, limit };
     let (jobs, next) = call.service.jobs(query).await?;
-    let next_cursor = next.map(|before| listing.cursor(call.service, &Place { before, ..place }));
+    let next_cursor = next.map(|before| listing.cursor(call.service, &Place { before, tenant, erased, state }));
     let data = jobs.iter().map(|job| JobJson::new(call.service, job, whose)).collect();
     Ok(reply::json(StatusCode::OK, &PageJson { data, pagination: Pagination { next_cursor } }))
 }

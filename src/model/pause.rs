@@ -87,6 +87,12 @@ impl Pauses {
         self.all.iter().map(|(scope, pause)| (scope, *pause))
     }
 
+    /// What was resumed before then.
+    pub fn ended_before(&self, before_ms: Millis) -> impl Iterator<Item = &Scope> {
+        let ended = move |pause: Pause| pause.until_ms.is_some_and(|until| until < before_ms);
+        self.iter().filter(move |(_, pause)| ended(*pause)).map(|(scope, _)| scope)
+    }
+
     /// What is paused now.
     pub fn now(&self) -> impl Iterator<Item = (&Scope, Pause)> {
         self.iter().filter(|(_, pause)| pause.until_ms.is_none())

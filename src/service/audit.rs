@@ -1,13 +1,13 @@
-//! The audit log as it is read, and how long it and the marks of signed requests are kept.
+//! The audit log as it is read, and how long it, the marks of signed requests and pauses that are over are kept.
 
 use super::Service;
 use super::error::Error;
 use crate::clock::Millis;
-use crate::limits::{AUDIT_LOOKED_AT_MAX, MARK_KEPT_S, TIDY_ROWS_MAX};
+use crate::limits::{AUDIT_LOOKED_AT_MAX, FAILING_FOR_MS, MARK_KEPT_S, TIDY_ROWS_MAX};
 use crate::model::audit::Audit;
 use crate::model::webhook::Filter;
 use crate::store::StoreError;
-use crate::store::op::Op;
+use crate::store::op::{Op, Tidy};
 use crate::store::page::Page;
 use crate::store::view::Shared;
 
@@ -38,11 +38,17 @@ impl Service {
     /// # Errors
     /// When the store fails; the rest is left for the next time.
     pub async fn tidy(&self) -> Result<(), Error> {
-        let minute = self.clock.wall_ms() / 1_000 / 60;
-        let marks_before = u32::try_from(minute.saturating_sub(MARK_KEPT_S / 60)).unwrap_or(u32::MAX);
-        let audit_before_ms = self.clock.now_ms().saturating_sub(self.settings().audit_kept_ms);
-        while self.store.read(move |shared| shared.view()?.is_untidy(marks_before, audit_before_ms)).await? {
-            self.store.submit(Op::Tidy { marks_before, audit_before_ms, max: TIDY_ROWS_MAX }, None).await?;
+        let wall_ms = self.clock.wall_ms();
+        let minute = wall_ms / 1_000 / 60;
+        let tidy = Tidy {
+            marks_before: u32::try_from(minute.saturating_sub(MARK_KEPT_S / 60)).unwrap_or(u32::MAX),
+            audit_before_ms: self.clock.now_ms().saturating_sub(self.settings().audit_kept_ms),
+            // Time under a pause is left out of what makes a webhook failing, and of no longer time than that.
+            pauses_before_ms: wall_ms.saturating_sub(FAILING_FOR_MS),
+            max: TIDY_ROWS_MAX,
+        };
+        while self.store.read(move |shared| shared.is_untidy(tidy)).await? {
+            self.store.submit(Op::Tidy(tidy), None).await?;
         }
         self.end_streams().await
     }

@@ -47,8 +47,10 @@ impl Default for Desk {
 
 /// Which jobs, newest first.
 pub struct JobQuery {
-    /// `None`: everybody's.
+    /// `None`: everybody's, unless `erased` names somebody.
     pub tenant: Option<TenantNo>,
+    /// The erasures of tenants that went by this name, too: they have no number any more that somebody could ask for.
+    pub erased: Option<TenantId>,
     pub state: Option<String>,
     /// Go on with those before this one.
     pub before: JobId,
@@ -142,7 +144,8 @@ impl Service {
     pub async fn job(&self, tenant: Option<TenantNo>, id: JobId) -> Result<Job, Error> {
         let found = self.store.read(move |shared| shared.view()?.job(id)).await?;
         let now = self.clock.wall_ms();
-        found.filter(|job| is_shown(job, tenant, now)).ok_or(Error::NotFound)
+        let is_its = |job: &Job| tenant.is_none_or(|tenant| job.tenant == tenant);
+        found.filter(|job| is_kept(job, now) && is_its(job)).ok_or(Error::NotFound)
     }
 
     /// A page of jobs.
@@ -152,6 +155,23 @@ impl Service {
     pub async fn jobs(&self, query: JobQuery) -> Result<(Vec<Job>, Option<JobId>), Error> {
         let now = self.clock.wall_ms();
         Ok(self.store.read(move |shared| page(shared, &query, now)).await?)
+    }
+
+    /// Whether a tenant of this name was deleted, and its erasure is on record still.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn is_erased(&self, id: &TenantId) -> Result<bool, Error> {
+        let (id, now) = (id.clone(), self.clock.wall_ms());
+        let found = move |shared: &Shared| {
+            let mut found = false;
+            shared.view()?.scan_jobs(JobId([u8::MAX; 16]), |job| {
+                found = is_kept(&job, now) && matches!(&job.task, Task::Erase(erase) if erase.id == id);
+                !found
+            })?;
+            Ok(found)
+        };
+        Ok(self.store.read(found).await?)
     }
 
     /// Has a job go no further; what it has done stays. One that has ended stays as it is.
@@ -310,9 +330,18 @@ fn fitting(shared: &Shared, sifted: &Sifted, max: u64) -> Result<usize, StoreErr
     Ok(sifted.items.len())
 }
 
-fn is_shown(job: &Job, tenant: Option<TenantNo>, now: u64) -> bool {
-    let kept = job.state == JobState::Running || now.saturating_sub(job.changed_ms) <= JOBS_KEPT_MS;
-    kept && tenant.is_none_or(|tenant| job.tenant == tenant)
+fn is_kept(job: &Job, now: u64) -> bool {
+    job.state == JobState::Running || now.saturating_sub(job.changed_ms) <= JOBS_KEPT_MS
+}
+
+impl JobQuery {
+    fn is_of(&self, job: &Job) -> bool {
+        let erases = |name: &TenantId| matches!(&job.task, Task::Erase(erase) if erase.id == *name);
+        match (self.tenant, &self.erased) {
+            (None, None) => true,
+            (tenant, erased) => tenant == Some(job.tenant) || erased.as_ref().is_some_and(erases),
+        }
+    }
 }
 
 fn page(shared: &Shared, query: &JobQuery, now: u64) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
@@ -325,7 +354,7 @@ fn page(shared: &Shared, query: &JobQuery, now: u64) -> Result<(Vec<Job>, Option
         looked_at += 1;
         last = Some(job.id);
         let of_state = query.state.as_ref().is_none_or(|state| job.state.as_str() == state);
-        if of_state && is_shown(&job, query.tenant, now) {
+        if of_state && is_kept(&job, now) && query.is_of(&job) {
             items.push(job);
         }
         true

@@ -208,8 +208,9 @@ pub(super) fn sum_up(shared: &Shared, webhooks: &[Arc<Webhook>], streams: &Strea
     let pauses = shared.registry().pauses().clone();
     let view = shared.view()?;
     let mut sums = Sums { last_backup_ms: view.last_backup()?, ..Sums::default() };
+    let standings = view.standings()?;
     for webhook in webhooks {
-        let standing = view.standing(webhook.no)?;
+        let Some(standing) = standings.get(&webhook.no) else { continue };
         sums.queued += standing.pending();
         sums.dead += standing.dead;
         if !webhook.is_active() {

@@ -12,6 +12,7 @@ use super::StoreError;
 use super::listing;
 use super::log::{self, Log};
 use super::lookup;
+use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::queue;
 use super::record::{self, Entry, Standing};
@@ -50,15 +51,11 @@ impl Shared {
     /// # Errors
     /// When the store fails.
     pub fn totals(&self) -> Result<Totals, StoreError> {
-        let mut standings: Vec<(WebhookNo, Standing)> = Vec::new();
-        for row in self.view()?.txn.open_table(STANDING)?.iter()? {
-            let (no, value) = row?;
-            standings.push((no.value(), row::read(STANDING, &no.value(), value.value())?));
-        }
+        let standings = self.view()?.standings()?;
         let mut totals = Totals { fresh: self.fresh(), ..Totals::default() };
         let registry = self.registry();
         // The rows of a deleted one are pending no more; they are swept little by little.
-        for (_, standing) in standings.iter().filter(|(no, _)| registry.webhook(*no).is_some()) {
+        for (_, standing) in standings.iter().filter(|(no, _)| registry.webhook(**no).is_some()) {
             totals.waiting += standing.waiting;
             totals.started += standing.started;
             totals.held += standing.held;
@@ -100,6 +97,20 @@ impl Shared {
 }
 
 impl super::view::View<'_> {
+    /// How all webhooks stand that anything is on record of but their newest success, in one pass: a look-up for each of 100,000
+    /// takes many times as long. Others stand as at their creation.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn standings(&self) -> Result<ByWebhook<Standing>, StoreError> {
+        let mut standings = ByWebhook::default();
+        for row in self.txn.open_table(STANDING)?.iter()? {
+            let (no, value) = row?;
+            standings.insert(no.value(), row::read(STANDING, &no.value(), value.value())?);
+        }
+        Ok(standings)
+    }
+
     /// Events from `watermark` on that matched the webhook and of which nothing is on record for it, rising. `settled`: events
     /// that the unwritten part of the listings, or what is newer, says something of.
     fn fresh_of(&self, webhook: WebhookNo, watermark: Seq, mut settled: HashSet<Seq>) -> Result<Vec<Seq>, StoreError> {

@@ -41,7 +41,7 @@ impl Engine {
                 continue;
             }
             let newest = self.newest(group, event, webhook, &told)?;
-            let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+            let mut standing = self.standings.get(webhook).unwrap_or_default();
             let matched = found.matched.contains(&webhook);
             let entry = newest.as_ref().and_then(|newest| newest.entry.as_ref());
             if self.withdraw(group, &mut standing, webhook, event, order, (entry, matched))? {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::engine::{Engine, Group};
 use super::op::{Done, Quota, Refusal, SecretChange, WebhookPatch};
+use super::record::Standing;
 use super::registry::Change;
-use crate::limits::{FAILING_FOR_MS, STREAMS_PER_TENANT_MAX};
+use crate::limits::STREAMS_PER_TENANT_MAX;
 use crate::model::id::{KeyId, TenantId, WebhookNo};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::{Pause, Scope};
@@ -111,8 +112,7 @@ impl Engine {
         let was_inactive = self.registry.webhook(webhook.no).is_some_and(|before| !before.is_active());
         if was_inactive && webhook.is_active() {
             // Whatever led to that is over: its failures are counted anew.
-            let standing = self.standings.entry(webhook.no).or_default();
-            standing.forget_failures();
+            self.standings.change(webhook.no, Standing::forget_failures);
             group.dirty.insert(webhook.no);
         }
         webhook.since_seq = group.events.next();
@@ -184,13 +184,6 @@ impl Engine {
             return Ok(Done::Nothing);
         }
         let now = group.wall_ms;
-        // What was resumed so long ago makes no difference any more.
-        let old = |pause: &Pause| pause.until_ms.is_some_and(|until| now.saturating_sub(until) > FAILING_FOR_MS);
-        let forgotten: Vec<Scope> =
-            self.registry.pauses().iter().filter(|(_, pause)| old(pause)).map(|(scope, _)| scope.clone()).collect();
-        for scope in forgotten {
-            self.change(group, Change::Pause(scope, None));
-        }
         let pause = match before.filter(|_| !paused) {
             Some(pause) => Pause { until_ms: Some(now), ..pause },
             None => Pause { since_ms: now, until_ms: None },

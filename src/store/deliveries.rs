@@ -77,7 +77,7 @@ impl Engine {
     /// Deliveries pending for a tenant's webhooks.
     fn pending_of(&self, tenant: TenantNo) -> u64 {
         let of = |no: WebhookNo| {
-            let standing = self.standings.get(&no);
+            let standing = self.standings.get(no);
             standing.map_or(0, |standing| standing.pending()) + self.fresh.count_of(no)
         };
         self.registry.webhooks_of(tenant).map(|webhook| of(webhook.no)).sum()
@@ -168,7 +168,7 @@ impl Engine {
             group.note(&Entry::Attempt(attempt.clone()));
             return Ok(Ok(Done::Nothing));
         }
-        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        let mut standing = self.standings.get(webhook).unwrap_or_default();
         let before = standing;
         let pending = match outcome.row {
             Some(key) => queue::remove(group.queue()?, &mut standing, webhook, event, key)?,
@@ -298,7 +298,7 @@ impl Engine {
         due_ms: Millis,
     ) -> Decided {
         let live = self.registry.webhook(webhook).is_some();
-        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        let mut standing = self.standings.get(webhook).unwrap_or_default();
         let key = RowKey { started: false, due_ms };
         let mut queued = false;
         for event in events {
@@ -331,7 +331,7 @@ impl Engine {
             return Ok(Ok(Done::Count(0)));
         }
         let in_line = ordering::any(&group.txn().open_table(ORDERING)?, webhook)?;
-        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        let mut standing = self.standings.get(webhook).unwrap_or_default();
         let mut count = 0;
         loop {
             let old = match queue::due(group.queue()?, webhook, false, before_ms, max - count, |_, _| false) {
@@ -409,8 +409,7 @@ impl Engine {
         if let Some(death) = death {
             dead_of.remove((webhook, event))?;
             group.txn().open_table(DEAD)?.remove((tenant, death))?;
-            let standing = self.standings.entry(webhook).or_default();
-            standing.dead = standing.dead.saturating_sub(1);
+            self.standings.change(webhook, |standing| standing.dead = standing.dead.saturating_sub(1));
             group.dirty.insert(webhook);
         }
         Ok(death)
@@ -447,7 +446,7 @@ impl Engine {
             return Ok(());
         }
         let key = RowKey { started: false, due_ms: group.now };
-        let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+        let mut standing = self.standings.get(webhook).unwrap_or_default();
         queue::insert(group.queue()?, &mut standing, webhook, event, key, &row)?;
         self.standings.insert(webhook, standing);
         group.dirty.insert(webhook);

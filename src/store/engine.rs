@@ -20,14 +20,14 @@ use super::group::{self, Heads, Moment};
 use super::ids::Minter;
 use super::listing::{Flush, TailEntry};
 use super::log::{self, Log};
-use super::numbers::ByWebhook;
 use super::op::{Done, Effects, Op, Refusal};
 use super::ordering;
 use super::queue;
-use super::record::{self, Entry, Standing};
+use super::record::{self, Entry};
 use super::registry::{Change, Registry};
 use super::row;
 use super::schema::{self, JOBS, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, Visit, WEBHOOKS, meta};
+use super::standings::Standings;
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -45,7 +45,7 @@ pub struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
     pub(super) registry: Registry,
-    pub(super) standings: ByWebhook<Standing>,
+    pub(super) standings: Standings,
     pub(super) minter: Minter,
     pub(super) fresh: Fresh,
     pub(super) next_event: Seq,
@@ -318,7 +318,7 @@ impl Engine {
             Op::DropDead { webhook, event } => self.drop_dead(group, *webhook, *event),
             Op::Resend { event, webhooks } => self.resend(group, *event, webhooks),
             Op::Guarded { guard, op } => self.guarded(group, guard, op),
-            Op::Tidy { marks_before, audit_before_ms, max } => self.tidy(group, *marks_before, *audit_before_ms, *max),
+            Op::Tidy(tidy) => self.tidy(group, *tidy),
             Op::Retain(retain) => self.retain(group, retain),
             Op::Tell => self.tell(group),
             Op::Cancel { event, webhooks } => self.cancel(group, *event, webhooks),
@@ -339,10 +339,11 @@ impl Engine {
     /// Removes some rows of deleted webhooks' queues and lines.
     fn sweep(&mut self, group: &mut Group<'_>) -> Result<(), StoreError> {
         let Some(webhook) = self.sweeps.front().copied() else { return Ok(()) };
-        let standing = self.standings.entry(webhook).or_default();
-        let mut removed = queue::sweep(group.queue()?, standing, webhook, SWEEP_PER_COMMIT)?;
+        let mut standing = self.standings.get(webhook).unwrap_or_default();
+        let mut removed = queue::sweep(group.queue()?, &mut standing, webhook, SWEEP_PER_COMMIT)?;
         let mut lines = group.txn().open_table(ORDERING)?;
-        removed += ordering::sweep(&mut lines, standing, webhook, SWEEP_PER_COMMIT - removed)?;
+        removed += ordering::sweep(&mut lines, &mut standing, webhook, SWEEP_PER_COMMIT - removed)?;
+        self.standings.insert(webhook, standing);
         group.effects.dropped += removed as u64;
         group.dirty.insert(webhook);
         if removed < SWEEP_PER_COMMIT {
@@ -357,8 +358,8 @@ impl Engine {
         }
         let mut table = txn.open_table(STANDING)?;
         for webhook in dirty {
-            if let Some(standing) = self.standings.get(webhook) {
-                table.insert(*webhook, row::write(STANDING, webhook, standing).as_slice())?;
+            if let Some(standing) = self.standings.get(*webhook) {
+                table.insert(*webhook, row::write(STANDING, webhook, &standing).as_slice())?;
                 self.succeeded.remove(webhook);
             }
         }

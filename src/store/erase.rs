@@ -171,7 +171,7 @@ impl Engine {
                 Ok(())
             }
             WEBHOOKS => {
-                self.standings.remove(&number);
+                self.standings.remove(number);
                 self.sweeps.retain(|no| *no != number);
                 self.change(group, Change::WebhookGone(number));
                 Ok(())
@@ -190,8 +190,7 @@ impl Engine {
         let death = group.txn().open_table(DEAD_OF)?.remove((webhook, event))?.map(|death| death.value());
         let Some(death) = death else { return Ok(()) };
         group.txn().open_table(DEAD)?.remove((erase.tenant, death))?;
-        let standing = self.standings.entry(webhook).or_default();
-        standing.dead = standing.dead.saturating_sub(1);
+        self.standings.change(webhook, |standing| standing.dead = standing.dead.saturating_sub(1));
         group.dirty.insert(webhook);
         Ok(())
     }
@@ -217,7 +216,7 @@ impl Engine {
             _ if outcome.test => {}
             // Its webhook's rows are swept, or will be.
             Some(key) => {
-                let mut standing = self.standings.get(&webhook).copied().unwrap_or_default();
+                let mut standing = self.standings.get(webhook).unwrap_or_default();
                 if queue::remove(group.queue()?, &mut standing, webhook, event, key)? {
                     self.standings.insert(webhook, standing);
                     group.dirty.insert(webhook);

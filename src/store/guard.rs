@@ -12,11 +12,11 @@ use redb::{ReadableTable, WriteTransaction};
 use super::StoreError;
 use super::engine::{Engine, Group, put_meta};
 use super::lookup;
-use super::op::{Done, Guard, Mark, Op, Refusal};
+use super::op::{Done, Guard, Mark, Op, Refusal, Tidy};
+use super::registry::Change;
 use super::row;
 use super::schema::{AUDIT, MARKS, META, meta};
-use super::view::View;
-use crate::clock::Millis;
+use super::view::{Shared, View};
 use crate::model::audit::Audit;
 use crate::model::id::{BROADCAST, TenantNo};
 use crate::model::job::Task;
@@ -73,14 +73,13 @@ impl Engine {
         }
     }
 
-    pub(super) fn tidy(
-        &mut self,
-        group: &mut Group<'_>,
-        marks_before: u32,
-        audit_before_ms: Millis,
-        max: usize,
-    ) -> Decided {
-        let mut removed = 0;
+    pub(super) fn tidy(&mut self, group: &mut Group<'_>, tidy: Tidy) -> Decided {
+        let Tidy { marks_before, audit_before_ms, pauses_before_ms, max } = tidy;
+        let over: Vec<_> = self.registry.pauses().ended_before(pauses_before_ms).take(max).cloned().collect();
+        let mut removed = over.len();
+        for scope in over {
+            self.change(group, Change::Pause(scope, None));
+        }
         let mut marks = group.txn().open_table(MARKS)?;
         for found in marks.extract_from_if(..(marks_before, &[0; 16]), |_, _| true)?.take(max) {
             found?;
@@ -92,6 +91,22 @@ impl Engine {
             removed += 1;
         }
         Ok(Ok(Done::Count(removed)))
+    }
+}
+
+impl Shared {
+    /// Whether `Op::Tidy` would find something to remove.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_untidy(&self, tidy: Tidy) -> Result<bool, StoreError> {
+        let view = self.view()?;
+        let marks = view.txn.open_table(MARKS)?;
+        let old_mark = marks.first()?.is_some_and(|(key, _)| key.value().0 < tidy.marks_before);
+        let record = oldest(&view.txn.open_table(AUDIT)?)?;
+        let old_record = record.is_some_and(|oldest| oldest.since_ms < tidy.audit_before_ms);
+        let old_pause = self.registry().pauses().ended_before(tidy.pauses_before_ms).next().is_some();
+        Ok(old_mark || old_record || old_pause)
     }
 }
 
@@ -121,17 +136,6 @@ impl View<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether `Op::Tidy` with these bounds would find something to remove.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn is_untidy(&self, marks_before: u32, audit_before_ms: Millis) -> Result<bool, StoreError> {
-        let marks = self.txn.open_table(MARKS)?;
-        let old_mark = marks.first()?.is_some_and(|(key, _)| key.value().0 < marks_before);
-        let old_record = oldest(&self.txn.open_table(AUDIT)?)?.is_some_and(|oldest| oldest.since_ms < audit_before_ms);
-        Ok(old_mark || old_record)
     }
 }
 

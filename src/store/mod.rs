@@ -51,6 +51,7 @@ pub mod schema;
 pub mod seal;
 pub mod sift;
 pub mod spool;
+mod standings;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;

@@ -247,8 +247,7 @@ impl Engine {
     pub(super) fn tell(&mut self, group: &mut Group<'_>) -> Result<Result<Done, Refusal>, StoreError> {
         let mut told = 0;
         for no in self.untold.clone() {
-            let Some(mut standing) = self.standings.get(&no).copied().filter(|_| self.registry.webhook(no).is_some())
-            else {
+            let Some(mut standing) = self.standings.get(no).filter(|_| self.registry.webhook(no).is_some()) else {
                 self.untold.remove(&no);
                 continue;
             };

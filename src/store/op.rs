@@ -84,13 +84,8 @@ pub enum Op {
         guard: Guard,
         op: Box<Op>,
     },
-    /// Removes marks of minutes before `marks_before` and audit records that have been kept since before
-    /// `audit_before_ms`, the oldest first, at most `max` of each.
-    Tidy {
-        marks_before: u32,
-        audit_before_ms: Millis,
-        max: usize,
-    },
+    /// Removes small things that have served their time.
+    Tidy(Tidy),
     /// One step of retention.
     Retain(Box<Retain>),
     /// Tells of deaths that were not told yet because another was told of less than a minute before.
@@ -130,6 +125,19 @@ pub enum Op {
     },
     /// A round trip through the writer: answered when everything before it is committed.
     Ping,
+}
+
+/// What `Op::Tidy` removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tidy {
+    /// Marks of minutes before this one.
+    pub marks_before: u32,
+    /// Audit records that have been kept since before.
+    pub audit_before_ms: Millis,
+    /// Pauses that ended before: they make no difference any more. Wall time.
+    pub pauses_before_ms: Millis,
+    /// At most so many of each, the oldest first; of pauses as they come.
+    pub max: usize,
 }
 
 /// What one step of retention is to remove. Nothing that is pending is touched, nor what a dead letter needs.

@@ -236,7 +236,7 @@ impl Engine {
         let key = (webhook, order, event);
         lines.insert(key, row::write(ORDERING, &key, &place).as_slice())?;
         if !free {
-            self.standings.entry(webhook).or_default().held += 1;
+            self.standings.change(webhook, |standing| standing.held += 1);
             group.dirty.insert(webhook);
         }
         Ok(free)

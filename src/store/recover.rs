@@ -23,6 +23,7 @@ use super::record::{self, Entry, Standing};
 use super::registry::{Change, Registry};
 use super::row;
 use super::schema::{JOBS, KEYS, META, ORDERING, PAUSES, STANDING, TENANTS, WEBHOOKS, meta};
+use super::standings::Standings;
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -106,7 +107,7 @@ fn read_back(
     let in_line = ordering::owners(&txn.open_table(ORDERING)?)?;
     let logs = read_logs(&txn, &registry, flushed)?;
     for (no, at_ms) in &logs.successes {
-        standings.entry(*no).or_default().last_success_ms = Some(*at_ms);
+        standings.change(*no, |standing| standing.last_success_ms = Some(*at_ms));
     }
     clock.lift_to(logs.newest.map_or(0, |mark| mark.at_ms));
     let age = Age::new(logs.newest, clock.now_ms());
@@ -124,7 +125,7 @@ fn read_back(
     let (queued, sweeps) = with_rows(&standings, in_line, &registry);
     // It may have been cut off between its last step and the log's being overwritten.
     let wipe = registry.jobs().any(|job| job.task.is_final());
-    let untold = standings.iter().filter(|(_, standing)| standing.untold > 0).map(|(no, _)| *no).collect();
+    let untold = standings.full().filter(|(_, standing)| standing.untold > 0).map(|(no, _)| no).collect();
     let engine = Engine {
         db,
         wal,
@@ -154,12 +155,12 @@ fn read_back(
 
 /// Live webhooks with rows in the queue, and deleted ones of which something is left to be swept.
 fn with_rows(
-    standings: &ByWebhook<Standing>,
+    standings: &Standings,
     in_line: impl IntoIterator<Item = WebhookNo>,
     registry: &Registry,
 ) -> (Vec<WebhookNo>, VecDeque<WebhookNo>) {
     let has_rows = |standing: &Standing| standing.waiting + standing.started > 0;
-    let mut queued: Vec<WebhookNo> = standings.iter().filter(|(_, s)| has_rows(s)).map(|(no, _)| *no).collect();
+    let mut queued: Vec<WebhookNo> = standings.full().filter(|(_, s)| has_rows(s)).map(|(no, _)| no).collect();
     queued.sort_unstable();
     let owners: BTreeSet<WebhookNo> = queued.iter().copied().chain(in_line).collect();
     let sweeps: VecDeque<WebhookNo> = owners.into_iter().filter(|no| registry.webhook(*no).is_none()).collect();
@@ -207,8 +208,8 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
     Ok(registry)
 }
 
-fn read_standings(txn: &redb::ReadTransaction) -> Result<ByWebhook<Standing>, StoreError> {
-    let mut standings = ByWebhook::default();
+fn read_standings(txn: &redb::ReadTransaction) -> Result<Standings, StoreError> {
+    let mut standings = Standings::default();
     for row in txn.open_table(STANDING)?.iter()? {
         let (no, value) = row?;
         standings.insert(no.value(), row::read(STANDING, &no.value(), value.value())?);

@@ -166,7 +166,7 @@ impl Engine {
             }
         }
         // One that is still to be told of is told of by its name.
-        let newest_death = |no| self.standings.get(no).and_then(|standing| standing.newest_death);
+        let newest_death = |no: &WebhookNo| self.standings.get(*no).and_then(|standing| standing.newest_death);
         if self.untold.iter().filter_map(newest_death).any(|(untold, _)| untold == event.seq) {
             return Ok(true);
         }
@@ -307,8 +307,7 @@ impl Engine {
             }
             dead_of.remove((*webhook, *event))?;
             group.txn().open_table(DEAD)?.remove((*tenant, *death))?;
-            let standing = self.standings.entry(*webhook).or_default();
-            standing.dead = standing.dead.saturating_sub(1);
+            self.standings.change(*webhook, |standing| standing.dead = standing.dead.saturating_sub(1));
             group.dirty.insert(*webhook);
             done.dead_letters += 1;
         }
@@ -334,14 +333,14 @@ impl Engine {
         }
         drop(table);
         for no in retain.webhooks.iter().copied() {
-            let standing = self.standings.get(&no).copied().unwrap_or_default();
+            let standing = self.standings.get(no).unwrap_or_default();
             let untold = self.shared.tails().entries().any(|(_, entry)| entry.webhook == no)
                 || group.entries.iter().any(|entry| entry.webhook == no);
             let is_spoken_of = untold || listing::is_listed(&txn.open_table(BY_WEBHOOK)?, no)?;
             if self.registry.webhook(no).is_some() || standing.pending() > 0 || standing.dead > 0 || is_spoken_of {
                 continue;
             }
-            self.standings.remove(&no);
+            self.standings.remove(no);
             group.dirty.remove(&no);
             self.registry.apply(&Change::WebhookGone(no));
             group.changes.push(Change::WebhookGone(no));

@@ -155,19 +155,21 @@ impl Wal {
     /// When the file can't be read; `StoreError::Damaged` when the store is older than the log, or a record is missing before
     /// one that is there.
     pub fn read(&self, position: Position) -> Result<Vec<Vec<u8>>, StoreError> {
-        let length = usize::try_from(self.capacity).unwrap_or(usize::MAX);
-        let mut all = vec![0; length];
-        self.file.read(0, &mut all).map_err(unavailable)?;
-        let newest = tags(&all).into_iter().flatten().max();
+        let mut front = [0; FRONT_BYTES];
+        self.file.read(0, &mut front).map_err(unavailable)?;
+        let newest = tags(&front).into_iter().flatten().max();
         if newest.is_some_and(|newest| newest > position.tag) {
             return Err(StoreError::Damaged(OLDER));
         }
         if position.clean {
+            // What is read once would be held on to by the allocator for as long as the daemon is idle.
             return Ok(Vec::new());
         }
         if newest.is_none() {
             return Err(StoreError::Damaged(FRONTLESS));
         }
+        let mut all = vec![0; usize::try_from(self.capacity).unwrap_or(usize::MAX)];
+        self.file.read(0, &mut all).map_err(unavailable)?;
         let (mut found, mut at, mut number) = (Vec::new(), FRONT_BYTES, 0);
         while let Some(content) = record_at(&all, at, position.tag, number) {
             at += HEADER_BYTES + content.len();

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::StoreError;
 use super::engine::{Applied, Engine};
-use super::inbox::{Answer, Inbox, Request, SubmitError, Waiter};
+use super::inbox::{Answer, Inbox, Last, Request, SubmitError, Waiter};
 use super::op::{Done, Effects, Op, Outcome};
 use super::open::{self, OpenError, Place};
 use super::recover::{self, Recovered};
@@ -224,8 +224,7 @@ impl Store {
             clock: parts.clock,
             metrics: parts.metrics,
             downstream,
-            last_start: None,
-            last_size: 0,
+            last: Last::default(),
         };
         (writer, parts.recovered.engine)
     }
@@ -239,8 +238,7 @@ struct Writer {
     clock: Clock,
     metrics: Arc<Metrics>,
     downstream: Arc<dyn Downstream>,
-    last_start: Option<Instant>,
-    last_size: usize,
+    last: Last,
 }
 
 /// A group that was taken in: written, or waiting until the store is open again.
@@ -266,7 +264,7 @@ impl Writer {
 
     /// Writes until there is no more to come; `None`: damage is in the way.
     fn work(&mut self, mut engine: Engine) -> Option<Engine> {
-        while let Some(requests) = self.inbox.next(self.last_start, self.last_size, idle_after(&engine)) {
+        while let Some(requests) = self.inbox.next(self.last, idle_after(&engine)) {
             let mut turn = self.turn(engine, requests);
             engine = loop {
                 turn.state = match turn.state {
@@ -288,11 +286,13 @@ impl Writer {
         let tickets: Vec<Ticket> = requests.iter().filter_map(|request| request.ticket).collect();
         let (ops, waiters): (Vec<Op>, Vec<Option<Waiter>>) =
             requests.into_iter().map(|request| (request.op, request.waiter)).unzip();
-        (self.last_start, self.last_size) = (Some(start), ops.len());
+        let asked = waiters.iter().flatten().count();
+        self.last = Last { start: Some(start), ops: ops.len(), asked, begun: 0 };
         let before = engine.heads();
         let applied = survive(|| if ops.is_empty() { engine.checkpoint(false) } else { engine.apply(&ops) });
         let state = match applied {
             Ok(applied) => {
+                self.last.begun = applied.effects.fresh.len();
                 self.settle(applied, waiters);
                 State::Written(engine)
             }
@@ -311,7 +311,7 @@ impl Writer {
             tickets.into_iter().for_each(|ticket| spool.settle(ticket));
         }
         self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
-        self.metrics.group_size.observe(f64::from(u32::try_from(self.last_size).unwrap_or(u32::MAX)));
+        self.metrics.group_size.observe(f64::from(u32::try_from(self.last.ops).unwrap_or(u32::MAX)));
     }
 
     fn end(&self, engine: Option<Engine>) {

@@ -143,6 +143,8 @@ impl World {
                 max_in_flight_per_host: book.permits_of_host,
                 max_in_flight_per_tenant: book.permits_of_tenant,
                 max_in_flight: book.permits_of_all,
+                // Lanes come and go all the time.
+                lanes_kept: 2,
                 ..Settings::default()
             }
         };

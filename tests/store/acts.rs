@@ -7,7 +7,7 @@ use webhookd::model::attempt::{DeadReason, Verdict};
 use webhookd::model::id::{BROADCAST, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::pause::Scope;
 use webhookd::model::webhook::{Filter, InactiveReason};
-use webhookd::store::op::{Guard, Mark, Op, WebhookPatch};
+use webhookd::store::op::{Guard, Mark, Op, Tidy, WebhookPatch};
 
 use crate::drafts::{self, FILTERS, Try};
 use crate::model::Life;
@@ -76,7 +76,8 @@ impl World {
         if self.chance.percent(10) {
             let marks_before = minute - u32::try_from(self.chance.below(4)).unwrap();
             let audit_before_ms = self.clock.now_ms().saturating_sub(self.chance.below(10_000_000));
-            ops.push(Op::Tidy { marks_before, audit_before_ms, max: 1 + self.chance.index(5) });
+            let pauses_before_ms = self.clock.wall_ms().saturating_sub(self.chance.below(10_000_000));
+            ops.push(Op::Tidy(Tidy { marks_before, audit_before_ms, pauses_before_ms, max: 1 + self.chance.index(5) }));
         }
     }
 

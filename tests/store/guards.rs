@@ -1,9 +1,9 @@
-//! What should be true of what is written beside an op: marks of signed requests, audit records.
+//! What should be true of what is written beside an op, marks of signed requests and audit records, and of what is tidied away.
 
-use webhookd::clock::Millis;
 use webhookd::model::audit::Audit;
 use webhookd::model::id::{BROADCAST, OPERATOR_NO, TenantNo};
-use webhookd::store::op::{Guard, Op, Refusal};
+use webhookd::model::pause::{Pause, Scope};
+use webhookd::store::op::{Guard, Op, Refusal, Tidy};
 
 use crate::erase;
 use crate::model::{Expected, Model};
@@ -46,13 +46,18 @@ impl Model {
         Ok(done)
     }
 
-    pub fn tidy(&mut self, marks_before: u32, audit_before_ms: Millis, max: usize) -> Expected {
+    pub fn tidy(&mut self, tidy: Tidy) -> Expected {
+        let Tidy { marks_before, audit_before_ms, pauses_before_ms, max } = tidy;
         self.marks.sort_by_key(|(mark, _)| (mark.minute, mark.hash));
         let old = self.marks.iter_mut().filter(|(mark, kept)| *kept && mark.minute < marks_before).take(max);
         let marks = old.map(|(_, kept)| *kept = false).count();
         let old = self.audit.iter().take(max).take_while(|(_, record)| record.since_ms < audit_before_ms);
         let numbers: Vec<u64> = old.map(|(number, _)| *number).collect();
         self.audit.retain(|number, _| !numbers.contains(number));
-        Expected::Count(marks + numbers.len())
+        let is_over = |pause: &Pause| pause.until_ms.is_some_and(|until| until < pauses_before_ms);
+        let over = self.pauses.iter().filter(|(_, pause)| is_over(pause)).take(max);
+        let over: Vec<Scope> = over.map(|(scope, _)| scope.clone()).collect();
+        self.pauses.retain(|scope, _| !over.contains(scope));
+        Expected::Count(marks + numbers.len() + over.len())
     }
 }

@@ -191,7 +191,7 @@ impl Model {
             }
             Op::Resend { event, webhooks } => self.resend(*event, webhooks),
             Op::Guarded { guard, op } => self.guarded(guard, op),
-            Op::Tidy { marks_before, audit_before_ms, max } => Ok(self.tidy(*marks_before, *audit_before_ms, *max)),
+            Op::Tidy(tidy) => Ok(self.tidy(*tidy)),
             Op::Retain(retain) => Ok(self.retain(retain)),
             Op::Tell => Ok(self.tell()),
             Op::Cancel { event, webhooks } => self.cancel(*event, webhooks),

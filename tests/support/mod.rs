@@ -12,6 +12,7 @@
 
 mod client;
 mod daemon;
+pub mod pages;
 mod python;
 mod receiver;
 pub mod signature;

@@ -86,10 +86,15 @@ ok "publishing: $event"
   while [ ! -e /run/enough ]; do
     api /healthz >/dev/null 2>>/out/refused || echo "exit $?" >>/out/refused
     n=$((n + 1))
-  done
-  echo $n >/out/asked ) &
+    echo $n >/out/asked
+  done ) &
 hammer=$!
-for _ in 1 2 3; do
+# At least three, and on a busy machine as many as twenty requests take.
+restarts=0
+asked() { cat /out/asked 2>/dev/null || echo 0; }
+until [ $restarts -ge 3 ] && [ "$(asked)" -ge 20 ]; do
+  [ $restarts -lt 60 ] || fail "only $(asked) requests over $restarts restarts"
+  restarts=$((restarts + 1))
   before=$(pid)
   systemctl restart webhookd.service
   [ "$before" != "$(pid)" ] || fail "not restarted"
@@ -98,9 +103,8 @@ done
 : >/run/enough
 wait $hammer
 is "failed requests" "" "$(cat /out/refused)"
-[ "$(cat /out/asked)" -ge 20 ] || fail "only $(cat /out/asked) requests over three restarts"
 api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
-ok "restart: $(cat /out/asked) connections over three restarts, none refused; the event is still there"
+ok "restart: $(asked) connections over $restarts restarts, none refused; the event is still there"
 
 # --- A reload with a bad configuration is refused, and the old one serves on; a good one is taken over.
 before=$(pid)
@@ -161,6 +165,31 @@ bash -e /payload/reseal.sh
 [ "$(cat /etc/credstore/webhookd.key)" != "$before" ] || fail "the same key"
 api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
 ok "sealing key: changed, and everything opens"
+
+# --- The same with the key file in the state folder, where there is no credential.
+systemctl stop webhookd.socket webhookd.service
+mv /etc/credstore/webhookd.key /var/lib/private/webhookd/webhookd.key
+before=$(cat /var/lib/private/webhookd/webhookd.key)
+bash -e /payload/reseal-own.sh
+[ "$(cat /var/lib/private/webhookd/webhookd.key)" != "$before" ] || fail "the same key"
+is "the old key" "$before" "$(cat /var/lib/private/webhookd/webhookd.key.old)"
+systemctl start webhookd.socket webhookd.service
+api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
+ok "own sealing key: changed, and everything opens"
+
+# --- What root makes in the folder of the service is the service's to open; a restore into it, too.
+systemctl stop webhookd.socket webhookd.service
+state=/var/lib/private/webhookd
+webhookd store compact --state-dir $state
+systemctl start webhookd.socket webhookd.service
+api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
+webhookd backup --to /var/backups/another.backup
+systemctl stop webhookd.socket webhookd.service
+find $state -type f ! -name 'webhookd.key*' -delete
+webhookd restore --from /var/backups/another.backup --state-dir $state
+systemctl start webhookd.socket webhookd.service
+api "/v1/events/$event" -H "Authorization: Bearer $token" >/dev/null
+ok "owner: compacted and restored by root, opened by the service"
 
 # --- A clean stop.
 systemctl restart webhookd.service

@@ -1,12 +1,17 @@
 //! A store with many events, each with its attempt, against an empty one: deliveries a second, bytes on disk, and how long
 //! pages take while others publish.
 
+use std::time::Instant;
+
 use super::pages::{self, Read100};
-use super::{Figures, Load, Site, WARM_UP, fill, head, is_filled, median, number, set_filled, tell, tell_one};
-use crate::children::Helper;
+use super::{Figures, Load, Site, WARM_UP, fill, head, is_filled, median, middle, number, set_filled, tell, tell_one};
+use crate::children::{self, Helper};
 use crate::daemon::Daemon;
 use crate::disk;
 use crate::options::Options;
+
+/// Shares of the commits whose time is told. About one in a hundred is a checkpoint.
+const COMMITS: [f64; 3] = [0.5, 0.99, 0.999];
 
 pub fn measure(options: &Options) {
     let site = Site::large(options, 1);
@@ -19,13 +24,15 @@ pub fn measure(options: &Options) {
     }
     let publishers = *options.publishers.last().expect("a number of publishers");
     let (mut empty, mut grown, mut idle_mib) = (Vec::new(), Vec::new(), 0.0);
+    let (mut commits, mut commits_grown) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        empty.push(on_empty(options, publishers));
+        let (figures, times) = on_empty(options, publishers);
+        empty.push(figures);
+        commits.push(times);
         let daemon = open(options, &site);
-        {
-            idle_mib = daemon.idle_rss_kib as f64 / 1024.0;
-        }
+        idle_mib = daemon.idle_rss_kib as f64 / 1024.0;
         grown.push(Load::new(&daemon, options, publishers, 1, &[]).run(&daemon, &mut receiver, options.seconds));
+        commits_grown.push(COMMITS.map(|share| daemon.commit_ms(share)));
     }
     head(&format!("a store of {} events and their attempts, {publishers} publishers", options.count));
     for (name, figure) in [
@@ -37,6 +44,10 @@ pub fn measure(options: &Options) {
     ] {
         tell(name, median(&empty, figure), median(&grown, figure));
     }
+    for (at, share) in COMMITS.iter().enumerate() {
+        let middle = |of: &[[f64; 3]]| middle(of.iter().map(|times| times[at]).collect());
+        tell(&format!("commit ms, {:.1} % within", share * 100.0), middle(&commits), middle(&commits_grown));
+    }
     tell_one("RSS idle MiB", idle_mib);
     let peak = median(&grown, |f| f.events_per_s);
     let daemon = open(options, &site);
@@ -44,6 +55,17 @@ pub fn measure(options: &Options) {
         tell_one(&format!("{} p50 ms ({} pages)", read.path, read.pages), read.p50_ms);
         tell_one(&format!("{} p99 ms", read.path), read.p99_ms);
     }
+    restart(options, &site, daemon);
+}
+
+/// Kills it and starts it again with nothing cached.
+fn restart(options: &Options, site: &Site, daemon: Daemon) {
+    drop(daemon);
+    let is_cold = children::empty_page_cache();
+    let begun = Instant::now();
+    let _daemon = Daemon::open(&site.folder, options.permits, false, "");
+    let cache = if is_cold { "cold cache" } else { "warm cache: it can't be emptied here" };
+    tell_one(&format!("s from kill -9 to ready, {cache}"), begun.elapsed().as_secs_f64());
 }
 
 fn grow(options: &Options, site: &Site, receiver: &mut Helper) {
@@ -69,12 +91,13 @@ fn open(options: &Options, site: &Site) -> Daemon {
     daemon
 }
 
-fn on_empty(options: &Options, publishers: usize) -> Figures {
+fn on_empty(options: &Options, publishers: usize) -> (Figures, [f64; 3]) {
     let site = Site::empty(1);
     let mut receiver = site.receive(0, 1);
     let address = ([127, 0, 0, 1], site.ports[0]).into();
     let daemon = Daemon::start(&site.folder, &[address], options.permits, false);
-    Load::new(&daemon, options, publishers, 1, &[]).run(&daemon, &mut receiver, options.seconds)
+    let figures = Load::new(&daemon, options, publishers, 1, &[]).run(&daemon, &mut receiver, options.seconds);
+    (figures, COMMITS.map(|share| daemon.commit_ms(share)))
 }
 
 /// Pages of events and of attempts, from the newest and from the oldest on, while others publish at this rate.

@@ -8,6 +8,7 @@ mod grown;
 mod pages;
 mod pending;
 mod spread;
+mod steady;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -31,6 +32,7 @@ pub fn measure(options: &Options, scenario: Scenario) {
         Scenario::Spread => spread::measure(options),
         Scenario::Pending => pending::measure(options),
         Scenario::Grown => grown::measure(options),
+        Scenario::Steady => steady::measure(options),
     }
 }
 
@@ -197,7 +199,10 @@ fn head(title: &str) {
 
 /// The middle of what the rounds gave.
 fn median(of: &[Figures], figure: impl Fn(&Figures) -> f64) -> f64 {
-    let mut values: Vec<f64> = of.iter().map(figure).collect();
+    middle(of.iter().map(figure).collect())
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

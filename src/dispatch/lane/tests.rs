@@ -376,3 +376,23 @@ fn a_changed_circuit_rule_holds_at_once() {
     bench.finish(1, false);
     assert!(bench.lane.circuit.is_open() && !bench.lane.is_idle(Millis::MAX, 0));
 }
+
+#[test]
+fn a_lane_is_done_when_a_new_one_would_do_the_same() {
+    let mut bench = Bench::new();
+    assert!(bench.lane.is_done(NOW));
+    bench.push(1..2);
+    assert!(!bench.lane.is_done(NOW), "a delivery waits");
+    bench.starts();
+    assert!(!bench.lane.is_done(NOW), "an attempt is under way");
+    bench.finish(1, false);
+    assert!(!bench.lane.is_done(NOW) && bench.lane.is_idle(NOW, 0), "a failure is remembered");
+    bench.push(2..3);
+    bench.starts();
+    bench.finish(2, true);
+    assert!(bench.lane.is_done(NOW));
+    bench.lane.note_queued(RowKey { started: true, due_ms: NOW + 1 });
+    assert!(!bench.lane.is_done(NOW), "a row is due");
+    let limited = Bench::of(Webhook { rate_limit: Some(1.0), ..webhook() });
+    assert!(!limited.lane.is_done(NOW), "a new one would begin with a full measure");
+}

@@ -2,6 +2,8 @@
 //! tests share; asserts what happened and how often, never how long it took.
 
 mod halt;
+mod kept;
+mod lanes;
 mod life;
 mod plans;
 mod trouble;
@@ -83,15 +85,19 @@ impl Daemon {
         Self::start(parts, policy)
     }
 
-    fn start(mut parts: Parts, policy: Policy) -> Self {
+    fn start(parts: Parts, policy: Policy) -> Self {
+        let timeout = Some(Duration::from_secs(60));
+        Self::set(parts, Settings { plans: Arc::new(Plans::with_default(policy)), timeout, ..Settings::default() })
+    }
+
+    fn set(mut parts: Parts, settings: Settings) -> Self {
         let (store, clock, metrics) = (parts.store(), parts.clock.clone(), parts.metrics.clone());
         let rules = Rules { require_https: false, allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
-        let settings = crate::egress::Settings { rules, ..crate::egress::Settings::default() };
-        let egress = Egress::build(settings, Arc::new(StaticResolver::default()), clock.clone()).unwrap();
-        let timeout = Some(Duration::from_secs(60));
+        let allowed = crate::egress::Settings { rules, ..crate::egress::Settings::default() };
+        let egress = Egress::build(allowed, Arc::new(StaticResolver::default()), clock.clone()).unwrap();
         let dispatcher = Dispatcher::new(Components {
             workers: 2,
-            settings: Settings { plans: Arc::new(Plans::with_default(policy)), timeout, ..Settings::default() },
+            settings,
             egress,
             streams: Streams::new(clock.clone(), Entropy::seeded(3)),
             store: store.clone(),

@@ -24,7 +24,7 @@ async fn a_kept_connection_carries_the_next_exchange() {
     }
     assert_eq!((receiver.accepts(), receiver.requests().len()), (1, 20));
     assert_eq!(egress.open_connections(), 1);
-    pool.close();
+    drop(pool);
     eventually("the connection is closed", || egress.open_connections() == 0).await;
 }
 

@@ -81,3 +81,35 @@ async fn a_tenant_is_gone_with_the_answer_and_erased_by_its_job() {
     let of = |action: &str| audit["data"].as_array().unwrap().iter().filter(|of| of["action"] == action).count();
     assert!(of("tenant.delete") >= 2 && of("webhook.create") == 1, "{audit}");
 }
+
+#[tokio::test]
+async fn the_erasure_of_a_tenant_is_listed_by_its_name() {
+    let world = World::new().await;
+    let path = "/admin/jobs?tenant=acme";
+    assert_eq!(world.socket("GET", path, "").await.json()["data"], json!([]));
+    let job = world.delete(TENANT).await.json()["job"]["id"].clone();
+    let listed = async |path: &str| {
+        let got = world.socket("GET", path, "").await;
+        assert_eq!(got.status, 200, "{:?}", got.body);
+        got.json()["data"].as_array().unwrap().iter().map(|job| job["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(path).await, std::slice::from_ref(&job));
+    world.work().await;
+    assert_eq!(listed("/admin/jobs?tenant=acme&state=done").await, std::slice::from_ref(&job));
+    assert_eq!(listed("/admin/jobs?tenant=acme&state=running").await, [Value::Null; 0]);
+    assert_eq!(listed("/admin/jobs?tenant=beta").await, [Value::Null; 0], "nobody else's");
+    world.clock.advance(Duration::from_millis(1));
+    // Whoever gets the name next is listed with it, page by page.
+    world.socket("PUT", TENANT, "").await;
+    let newer = world.socket("POST", "/admin/dead-letters/redrive", r#"{"tenant":"acme"}"#).await;
+    let newer = newer.json()["job"]["id"].clone();
+    assert_eq!(listed(path).await, [newer.clone(), job.clone()]);
+    let first = world.socket("GET", "/admin/jobs?tenant=acme&limit=1", "").await.json();
+    assert_eq!(first["data"][0]["id"], newer);
+    let next = format!("/admin/jobs?cursor={}", first["pagination"]["next_cursor"].as_str().unwrap());
+    assert_eq!(listed(&next).await, [job]);
+    for unknown in ["nobody", "No%20Body"] {
+        let got = world.socket("GET", &format!("/admin/jobs?tenant={unknown}"), "").await;
+        assert_eq!((got.status.as_u16(), &got.json()["code"]), (422, &json!("unknown_tenant")));
+    }
+}

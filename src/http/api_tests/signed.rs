@@ -3,6 +3,7 @@
 use super::changes::{all_changes, changing_world};
 use super::*;
 use crate::http::route::Access;
+use crate::store::op::Tidy;
 
 const HOOKS: &str = "/api/v1/webhooks";
 
@@ -196,8 +197,8 @@ async fn a_mark_outlives_the_time_in_which_its_request_could_be_accepted() {
     let headers = holder.sign("POST", HOOKS, &body, ahead);
     assert_eq!(send(&world, &headers, "POST", HOOKS, &body).await, 201);
     let marks = |world: &World| {
-        let view = world.store.shared().view().unwrap();
-        view.is_untidy(u32::MAX, 0).unwrap()
+        let tidy = Tidy { marks_before: u32::MAX, audit_before_ms: 0, pauses_before_ms: 0, max: 1 };
+        world.store.shared().is_untidy(tidy).unwrap()
     };
     for _ in 0..60 {
         world.clock.advance(Duration::from_secs(10));

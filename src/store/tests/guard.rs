@@ -7,10 +7,11 @@ use crate::clock::Clock;
 use crate::model::audit::{Actor, Audit};
 use crate::model::id::{KeyId, TenantId};
 use crate::model::key::{Key, Role};
+use crate::model::pause::Scope;
 use crate::model::secret::Secret;
 use crate::store::engine::Engine;
 use crate::store::failing_disk::Disk;
-use crate::store::op::{Accept, Done, Draft, Guard, Mark, Op, Refusal};
+use crate::store::op::{Accept, Done, Draft, Guard, Mark, Op, Refusal, Tidy};
 use crate::store::view::Shared;
 
 const MINUTE: u32 = 28_333_333;
@@ -163,16 +164,42 @@ fn what_has_served_its_time_goes_in_small_steps() {
     fixture.each(vec![recorded("x", Op::Ping)]);
     let now = fixture.clock.now_ms();
     let mut tidy = |marks_before, audit_before_ms, max| {
-        let op = Op::Tidy { marks_before, audit_before_ms, max };
-        let untidy = fixture.shared.view().unwrap().is_untidy(marks_before, audit_before_ms).unwrap();
-        (untidy, fixture.engine.apply(&[op]).unwrap().answers[0].as_ref().map(Done::count).unwrap())
+        let tidy = Tidy { marks_before, audit_before_ms, pauses_before_ms: 0, max };
+        (
+            fixture.shared.is_untidy(tidy).unwrap(),
+            fixture.engine.apply(&[Op::Tidy(tidy)]).unwrap().answers[0].as_ref().map(Done::count).unwrap(),
+        )
     };
     assert_eq!(tidy(MINUTE, now - 5_000, 10), (false, 0));
     assert_eq!(tidy(MINUTE + 1, 0, 3), (true, 3));
     assert_eq!(tidy(MINUTE + 1, now - 3_000, 3), (true, 4), "two marks and two records");
     assert_eq!(tidy(MINUTE + 1, now - 3_000, 3), (false, 0));
     assert_eq!(fixture.records().iter().map(|(number, _)| *number).collect::<Vec<_>>(), [6, 5, 4, 3]);
-    let op = Op::Tidy { marks_before: 0, audit_before_ms: u64::MAX, max: 100 };
-    fixture.each(vec![op, recorded("x", Op::Ping)]);
+    let all = Tidy { marks_before: 0, audit_before_ms: u64::MAX, pauses_before_ms: 0, max: 100 };
+    fixture.each(vec![Op::Tidy(all), recorded("x", Op::Ping)]);
     assert_eq!(fixture.records()[0].0, 7, "numbers rise for ever");
+}
+
+#[test]
+fn pauses_that_are_long_over_are_forgotten() {
+    let mut fixture = fixture();
+    let scopes = ["a.example", "b.example", "c.example"].map(|host| Scope::host(host).unwrap());
+    for scope in &scopes {
+        fixture.each(vec![Op::Pause { scope: scope.clone(), paused: true }]);
+    }
+    let ended = fixture.clock.wall_ms();
+    for scope in &scopes[..2] {
+        fixture.each(vec![Op::Pause { scope: scope.clone(), paused: false }]);
+    }
+    let mut tidy = |pauses_before_ms, max| {
+        let tidy = Tidy { marks_before: 0, audit_before_ms: 0, pauses_before_ms, max };
+        let untidy = fixture.shared.is_untidy(tidy).unwrap();
+        (untidy, fixture.engine.apply(&[Op::Tidy(tidy)]).unwrap().answers[0].as_ref().map(Done::count).unwrap())
+    };
+    assert_eq!(tidy(ended, 10), (false, 0), "they make a difference still");
+    assert_eq!(tidy(ended + 1, 1), (true, 1));
+    assert_eq!(tidy(ended + 1, 10), (true, 1));
+    assert_eq!(tidy(u64::MAX, 10), (false, 0), "one in force stays whatever the clock says");
+    let known: Vec<Scope> = fixture.shared.registry().pauses().iter().map(|(scope, _)| scope.clone()).collect();
+    assert_eq!(known, scopes[2..]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::store::StoreError;
-use crate::store::inbox::{Inbox, Request};
+use crate::store::inbox::{Inbox, Last, Request};
 use crate::store::op::{Accept, Draft, Op};
 
 fn forget() -> Op {
@@ -21,44 +21,103 @@ fn start() -> Instant {
     Instant::now()
 }
 
-#[test]
-fn outcomes_wait_for_company_and_a_caller_ends_the_wait() {
-    let inbox = Inbox::default();
-    assert_eq!(inbox.ready_in(start(), None, 0), Duration::MAX);
-    let before = start();
-    inbox.note(forget(), false);
-    let left = inbox.ready_in(before, None, 0);
-    assert!(left >= Duration::from_millis(5), "{left:?}");
-    inbox.submit(ping()).unwrap();
-    assert_eq!(inbox.ready_in(start(), None, 0), Duration::ZERO);
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 2);
+/// A group of so many ops that was begun then, none of them a caller's.
+fn after(start: Instant, ops: usize) -> Last {
+    Last { start: Some(start), ops, ..Last::default() }
+}
 
-    inbox.note(forget(), false);
-    inbox.note(forget(), true);
-    assert_eq!(inbox.ready_in(start(), None, 0), Duration::ZERO, "a lane waits");
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 2);
+/// Takes a group; gives its size.
+fn take(inbox: &Inbox, last: Last) -> usize {
+    inbox.next(last, None).unwrap().len()
 }
 
 #[test]
-fn publishing_keeps_step_with_a_quick_receiver_that_is_behind() {
+fn outcomes_wait_for_company_and_a_caller_ends_the_wait() {
+    let inbox = Inbox::default();
+    assert_eq!(inbox.ready_in(start(), &Last::default()), Duration::MAX);
+    let before = start();
+    inbox.note(forget(), false);
+    let left = inbox.ready_in(before, &Last::default());
+    assert!(left >= Duration::from_millis(5), "{left:?}");
+    inbox.submit(ping()).unwrap();
+    assert_eq!(inbox.ready_in(start(), &Last::default()), Duration::ZERO);
+    assert_eq!(take(&inbox, Last::default()), 2);
+
+    inbox.note(forget(), false);
+    inbox.note(forget(), true);
+    assert_eq!(inbox.ready_in(start(), &Last::default()), Duration::ZERO, "a lane waits");
+    assert_eq!(take(&inbox, Last::default()), 2);
+}
+
+/// What the next group is told of one whose requests began one delivery each.
+fn asked(count: usize) -> Last {
+    Last { asked: count, begun: count, ..Last::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn publishing_keeps_step_with_a_quick_receiver_that_is_behind() {
     let inbox = Inbox::default();
     (0..300).for_each(|_| inbox.submit(ping()).unwrap());
     inbox.keep_step();
     // Nothing was delivered yet: a floor, so that nobody is held up for good.
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 32);
-    inbox.keep_step();
+    assert_eq!(take(&inbox, Last::default()), 32);
     (0..100).for_each(|_| inbox.note(forget(), false));
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 200, "as many requests as outcomes");
-    // Nobody is behind any more once that was a while ago.
-    std::thread::sleep(Duration::from_millis(25));
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 168);
+    assert_eq!(take(&inbox, asked(32)), 200, "as many requests as outcomes");
+    // Nobody is behind any more once that was a while ago; what was too much then counts when somebody is again.
+    tokio::time::advance(Duration::from_millis(10)).await;
+    assert_eq!(take(&inbox, asked(100)), 168);
+    (0..300).for_each(|_| inbox.submit(ping()).unwrap());
+    (0..200).for_each(|_| inbox.note(forget(), false));
+    inbox.keep_step();
+    assert_eq!(take(&inbox, asked(168)), 200 + 64, "136 more than the floor were begun");
+}
+
+#[tokio::test(start_paused = true)]
+async fn outcomes_make_room_for_as_many_deliveries_and_not_requests() {
+    let inbox = Inbox::default();
+    let ten_each = |asked: usize| Last { asked, begun: 10 * asked, ..Last::default() };
+    for _ in 0..32 {
+        inbox.note(Op::Ping, true);
+        take(&inbox, ten_each(10));
+    }
+    inbox.keep_step();
+    (0..300).for_each(|_| inbox.submit(ping()).unwrap());
+    (0..500).for_each(|_| inbox.note(forget(), false));
+    // 256 deliveries too many are remembered at most.
+    assert_eq!(take(&inbox, ten_each(10)), 500 + 24);
+    (0..200).for_each(|_| inbox.note(forget(), false));
+    assert_eq!(take(&inbox, ten_each(24)), 200 + 20);
+    assert_eq!(take(&inbox, ten_each(20)), 3, "the floor");
+    assert_eq!(take(&inbox, ten_each(3)), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_begins_more_than_a_group_ends_is_taken_in_when_there_is_room() {
+    let inbox = Inbox::default();
+    let thousand = |asked: usize| Last { asked, begun: 1000 * asked, ..Last::default() };
+    for _ in 0..64 {
+        inbox.note(Op::Ping, true);
+        take(&inbox, thousand(1));
+    }
+    (0..9).for_each(|_| inbox.submit(ping()).unwrap());
+    let mut last = thousand(1);
+    let mut taken = Vec::new();
+    for _ in 0..25 {
+        inbox.keep_step();
+        (0..100).for_each(|_| inbox.note(forget(), true));
+        let count = take(&inbox, last) - 100;
+        last = thousand(count);
+        taken.push(count);
+    }
+    assert_eq!(taken.iter().sum::<usize>(), 2, "{taken:?}");
+    assert_eq!(take(&inbox, last), 1, "never a group of nothing");
 }
 
 #[test]
 fn a_sleeping_writer_is_woken_by_the_first_request() {
     let inbox = Arc::new(Inbox::default());
     let writer = inbox.clone();
-    let thread = std::thread::spawn(move || writer.next(None, 0, None).unwrap().len());
+    let thread = std::thread::spawn(move || take(&writer, Last::default()));
     std::thread::sleep(Duration::from_millis(20));
     inbox.submit(ping()).unwrap();
     assert_eq!(thread.join().unwrap(), 1);
@@ -68,11 +127,38 @@ fn a_sleeping_writer_is_woken_by_the_first_request() {
 fn groups_keep_their_distance_only_after_a_larger_one() {
     let inbox = Inbox::default();
     inbox.submit(ping()).unwrap();
+    // There are forty who publish, and one waits.
+    assert_eq!(take(&inbox, Last { asked: 40, ..Last::default() }), 1);
+    inbox.submit(ping()).unwrap();
     let last = start();
-    assert_eq!(inbox.ready_in(last, Some(last), 8), Duration::ZERO);
-    assert_eq!(inbox.ready_in(last, Some(last), 9), Duration::from_micros(9 * 16));
+    assert_eq!(inbox.ready_in(last, &after(last, 8)), Duration::ZERO);
+    assert_eq!(inbox.ready_in(last, &after(last, 9)), Duration::from_millis(2));
     inbox.note(forget(), true);
-    assert_eq!(inbox.ready_in(start(), Some(last), 9), Duration::ZERO, "a lane waits");
+    assert_eq!(inbox.ready_in(start(), &after(last, 9)), Duration::ZERO, "a lane waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_others_when_half_of_those_who_publish_wait() {
+    let inbox = Inbox::default();
+    (0..20).for_each(|_| inbox.submit(ping()).unwrap());
+    assert_eq!(take(&inbox, Last { asked: 20, ..Last::default() }), 20);
+    let last = start();
+    (0..19).for_each(|_| inbox.submit(ping()).unwrap());
+    assert_eq!(inbox.ready_in(last, &after(last, 40)), Duration::from_millis(2), "19 of 40");
+    inbox.submit(ping()).unwrap();
+    assert_eq!(inbox.ready_in(last, &after(last, 40)), Duration::ZERO, "20 of 40");
+    inbox.keep_step();
+    assert_eq!(inbox.ready_in(last, &after(last, 40)), Duration::from_millis(2), "outcomes have to make room first");
+    // Who has gone is not waited for much longer.
+    tokio::time::advance(Duration::from_millis(10)).await;
+    assert_eq!(take(&inbox, Last { asked: 20, ..Last::default() }), 20);
+    for _ in 0..16 {
+        inbox.note(forget(), true);
+        take(&inbox, Last { asked: 2, ..Last::default() });
+    }
+    let last = start();
+    inbox.submit(ping()).unwrap();
+    assert_eq!(inbox.ready_in(last, &after(last, 9)), Duration::ZERO);
 }
 
 #[test]
@@ -83,7 +169,7 @@ fn down_turns_callers_away_and_keeps_what_the_daemon_notes() {
     inbox.note(forget(), true);
     inbox.set_down(false);
     inbox.submit(ping()).unwrap();
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 2);
+    assert_eq!(take(&inbox, Last::default()), 2);
 }
 
 #[test]
@@ -92,8 +178,8 @@ fn closed_gives_what_is_left_and_then_nothing() {
     inbox.note(forget(), false);
     inbox.close();
     assert!(inbox.submit(ping()).is_err());
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 1);
-    assert!(inbox.next(None, 0, None).is_none());
+    assert_eq!(take(&inbox, Last::default()), 1);
+    assert!(inbox.next(Last::default(), None).is_none());
 }
 
 #[test]
@@ -117,6 +203,6 @@ fn too_many_bytes_are_turned_away_until_a_group_is_taken() {
     inbox.submit(big()).unwrap();
     assert!(matches!(inbox.submit(big()), Err(StoreError::Overloaded)));
     inbox.note(forget(), false);
-    assert_eq!(inbox.next(None, 0, None).unwrap().len(), 3);
+    assert_eq!(take(&inbox, Last::default()), 3);
     inbox.submit(big()).unwrap();
 }

@@ -19,7 +19,7 @@ impl Store {
     pub async fn run_inline(&self, parts: Parts, downstream: Arc<dyn Downstream>) {
         let (mut writer, mut engine) = self.writer(parts, downstream);
         let inbox = self.inbox.clone();
-        while let Some(requests) = inbox.next_in_task(writer.last_start, writer.last_size, idle_after(&engine)).await {
+        while let Some(requests) = inbox.next_in_task(writer.last, idle_after(&engine)).await {
             let mut turn = writer.turn(engine, requests);
             engine = loop {
                 turn.state = match turn.state {
