@@ -149,7 +149,14 @@ pub const OPEN_CIRCUIT_FRESH_MAX: usize = 64;
 /// parsed, put on record and answered. A quarter of it is for bodies up to `REQUEST_BODY_SMALL`.
 pub const REQUEST_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const REQUEST_BODY_SMALL: usize = 64 * 1024;
-/// When half of that is taken, a body that has not come within this time is given up; looked at so often from then on.
+/// Bytes of events in a page of a listing: it ends with the one that passes this.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Answers larger than `ANSWER_SMALL` that their clients have not taken yet, all together.
+pub const ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const ANSWER_SMALL: usize = 16 * 1024;
+/// What a client has to take of an answer on average once it keeps us waiting, in bytes a second.
+pub const ANSWER_RATE_MIN: u64 = 4 * 1024;
+/// When half of what bodies of requests may take is taken, one that has not come within this time is given up; looked at so often from then on.
 pub const SLOW_BODY_AFTER: Duration = Duration::from_secs(2);
 pub const SLOW_BODY_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Reads of durable queues under way at once, over all lanes of a worker.
@@ -201,6 +208,7 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 const _: () = assert!(LANE_FRESH_MAX as u64 * 2 <= WATERMARK_LAG_MAX);
 const _: () = assert!(MARK_KEPT_S > SIGNATURE_TOLERANCE_S && MARK_KEPT_S.is_multiple_of(60));
 const _: () = assert!(REQUEST_BODY_SMALL * 16 <= REQUEST_BODIES_BYTES_MAX / 4);
+const _: () = assert!(PAGE_BYTES_MAX * 16 <= ANSWERS_BYTES_MAX && ANSWER_SMALL < PAGE_BYTES_MAX);
 const _: () = assert!(EXCERPT_BYTES <= RESPONSE_BYTES_MAX);
 // The head, the body, and a buffer of each that is read ahead.
 const _: () = assert!(2 * (RESPONSE_HEADER_BYTES_MAX + RESPONSE_BYTES_MAX) <= EXCHANGE_BYTES_MAX);

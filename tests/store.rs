@@ -7,6 +7,8 @@
 
 #[path = "store/acts.rs"]
 mod acts;
+#[path = "store/astray.rs"]
+mod astray;
 #[path = "store/chance.rs"]
 mod chance;
 #[path = "store/check.rs"]

@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::access::{Begun, Seen};
+use super::answers::Answers;
 use super::audit::Privacy;
 use super::auth::{self, Caller, Credentials};
 use super::body::{Budget, Held, read_body};
@@ -50,6 +51,7 @@ struct Inner {
     ready: Arc<AtomicBool>,
     body_timeout: Duration,
     bodies: Budget,
+    answers: Answers,
     /// What comes in where the operator does: a flood at the public doors takes no room from it.
     operators_bodies: Budget,
 }
@@ -104,7 +106,17 @@ impl Api {
         let (table, ids) = (Table::new(), RequestIds::new(service.entropy()));
         let shown = service.metrics().request_bodies.clone();
         let (operators_bodies, bodies) = (Budget::new(shown.apart()), Budget::new(shown));
-        Self(Arc::new(Inner { service, control, table, ids, ready, body_timeout, bodies, operators_bodies }))
+        Self(Arc::new(Inner {
+            service,
+            control,
+            table,
+            ids,
+            ready,
+            body_timeout,
+            bodies,
+            answers: Answers::default(),
+            operators_bodies,
+        }))
     }
 
     /// What listeners of one kind hand their requests to, on one worker if it is one's.
@@ -135,6 +147,11 @@ impl Api {
             }
             Err((form, problem)) => problem.reply(form),
         };
+        let form = seen.route.map_or(Form::Lemon, |route| route.form);
+        if parts.method == Method::GET {
+            // What was changed is told in any case.
+            reply = inner.answers.hold(reply).unwrap_or_else(|| Problem::unread().reply(form));
+        }
         if parts.method == Method::HEAD {
             reply = reply::headless(reply);
         }

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admin;
+mod answers;
 pub mod audit;
 pub mod auth;
 mod backup;

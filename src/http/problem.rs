@@ -15,6 +15,10 @@ use super::reply;
 use super::server::{Reply, ReplyBody};
 use crate::service::Error;
 
+/// What is said to whoever has no credentials, or others.
+const CREDENTIALS: &str = "valid credentials are required: send Authorization: Bearer <token>; the operator makes one with: \
+                           webhookd keys create";
+
 /// Whose way of telling errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -91,7 +95,14 @@ impl Problem {
 
     /// The one answer to every credential that does not open.
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "valid credentials are required")
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", CREDENTIALS)
+    }
+
+    /// The answers that other clients ask for and don't take leave no room for this one.
+    pub fn unread() -> Self {
+        let message = "the answers that clients have not taken yet leave no room for this one now; try again";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        Self { retry_after_s: Some(1), ..problem }
     }
 
     pub fn forbidden(message: &'static str) -> Self {

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::framing::Framing;
 use super::server::Limits;
+use crate::limits::ANSWER_RATE_MIN;
 
 /// What a listener hands over.
 pub enum Stream {
@@ -47,6 +48,10 @@ pub struct Watch {
     head_since: AtomicU64,
     /// Since when the peer has taken nothing of what we have for it; [`NEVER`] when nothing waits.
     blocked_since: AtomicU64,
+    /// How long it did so before, and how much it has taken, since it last had nothing to ask: who takes a little now and then
+    /// has not for ever either.
+    blocked_before: AtomicU64,
+    taken: AtomicU64,
     /// Answers over HTTP/2 whose next bytes are there and that the peer has opened no window for, and when one last moved. The
     /// socket takes all that is written then, so that `blocked_since` sees nothing of it.
     owed: AtomicUsize,
@@ -84,6 +89,8 @@ impl Watch {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
+            blocked_before: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             owed: AtomicUsize::new(0),
             owed_since: AtomicU64::new(0),
             conflict: AtomicU64::new(0),
@@ -94,7 +101,10 @@ impl Watch {
     /// Notes that a request begins. Returns it with its number, from 1.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> (InFlight, u64) {
-        self.active.fetch_add(1, Relaxed);
+        if self.active.fetch_add(1, Relaxed) == 0 {
+            self.blocked_before.store(0, Relaxed);
+            self.taken.store(0, Relaxed);
+        }
         let number = self.requests.fetch_add(1, Relaxed) + 1;
         (InFlight { watch: Arc::clone(self), owed: false }, number)
     }
@@ -121,7 +131,7 @@ impl Watch {
         let at = |since: u64, limit: Duration| self.started + Duration::from_nanos(since) + limit;
         let blocked = self.blocked_since.load(Relaxed);
         if blocked != NEVER {
-            return Some((at(blocked, limits.body_timeout), Late::Drop));
+            return Some((at(blocked, self.patience(limits)), Late::Drop));
         }
         if self.owed.load(Relaxed) > 0 {
             return Some((at(self.owed_since.load(Relaxed), limits.body_timeout), Late::Drop));
@@ -145,6 +155,13 @@ impl Watch {
         }
     }
 
+    /// For how long a peer may now take nothing: the whole limit, less as it takes less than it has to on average.
+    fn patience(&self, limits: &Limits) -> Duration {
+        let earned = Duration::from_millis(self.taken.load(Relaxed).saturating_mul(1_000) / ANSWER_RATE_MIN);
+        let used = Duration::from_nanos(self.blocked_before.load(Relaxed));
+        (limits.body_timeout + earned).saturating_sub(used).min(limits.body_timeout)
+    }
+
     /// Notes that goodbye was said.
     pub fn part(&self) {
         self.parting_since.store(self.now(), Relaxed);
@@ -166,12 +183,22 @@ impl Watch {
     }
 
     fn note_progress<T>(&self, written: &Poll<T>) {
-        let blocked = self.blocked_since.load(Relaxed) != NEVER;
-        match (written.is_pending(), blocked) {
+        let since = self.blocked_since.load(Relaxed);
+        match (written.is_pending(), since != NEVER) {
             (true, false) => self.blocked_since.store(self.now(), Relaxed),
-            (false, true) => self.blocked_since.store(NEVER, Relaxed),
+            (false, true) => {
+                self.blocked_before.fetch_add(self.now().saturating_sub(since), Relaxed);
+                self.blocked_since.store(NEVER, Relaxed);
+            }
             _ => {}
         }
+    }
+
+    fn note_written(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.taken.fetch_add(*bytes as u64, Relaxed);
+        }
+        self.note_progress(written);
     }
 }
 
@@ -245,7 +272,7 @@ impl AsyncWrite for Wire {
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.watch.note_progress(&polled);
+        this.watch.note_written(&polled);
         polled
     }
 
@@ -260,7 +287,7 @@ impl AsyncWrite for Wire {
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         };
-        this.watch.note_progress(&polled);
+        this.watch.note_written(&polled);
         polled
     }
 
@@ -292,5 +319,50 @@ impl AsyncWrite for Wire {
         };
         this.watch.note_progress(&polled);
         polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// For how long a peer that takes so many bytes every 25 s is waited for, at most 2,000 s.
+    async fn waited_for(bytes: usize) -> Duration {
+        let (watch, limits) = (Watch::new(), Limits::default());
+        let (_in_flight, _) = watch.begin();
+        let begun = Instant::now();
+        watch.note_written(&Poll::Pending);
+        while begun.elapsed() < Duration::from_secs(2_000) {
+            let (due, late) = watch.deadline(&limits).unwrap();
+            assert_eq!(late, Late::Drop);
+            if due <= Instant::now() + Duration::from_secs(25) {
+                return due - begun;
+            }
+            advance(Duration::from_secs(25)).await;
+            watch.note_written(&Poll::Ready(Ok(bytes)));
+            watch.note_written(&Poll::Pending);
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_an_answer_in_drops_is_not_waited_for_for_ever() {
+        let rate = usize::try_from(ANSWER_RATE_MIN).unwrap();
+        assert_eq!(waited_for(1).await, Duration::from_secs(30));
+        let half = waited_for(rate * 25 / 2).await;
+        assert!((30..120).contains(&half.as_secs()), "{half:?}");
+        assert!(waited_for(rate * 25).await >= Duration::from_secs(2_000), "who takes enough may go on");
+        // Another request of the same connection begins anew.
+        let (watch, limits) = (Watch::new(), Limits::default());
+        for _ in 0..3 {
+            let (in_flight, _) = watch.begin();
+            watch.note_written(&Poll::Pending);
+            assert_eq!(watch.deadline(&limits).unwrap().0, Instant::now() + limits.body_timeout);
+            advance(Duration::from_secs(29)).await;
+            watch.note_written(&Poll::Ready(Ok(1)));
+            drop(in_flight);
+        }
     }
 }

@@ -43,6 +43,12 @@ pub fn order_of(key: &str) -> OrderKey {
 }
 
 impl Event {
+    /// How much was published: what of its texts is not bounded by a few hundred bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        [&self.data, &self.context, &self.user].into_iter().flatten().map(Bytes::len).sum()
+    }
+
     /// The line that it stands in at each of its webhooks.
     #[must_use]
     pub fn order(&self) -> Option<OrderKey> {

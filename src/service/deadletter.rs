@@ -13,10 +13,11 @@ use crate::model::event::Event;
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookId, WebhookNo};
 use crate::model::webhook::Webhook;
 use crate::store::StoreError;
+use crate::store::deaths::DeadLetter;
 use crate::store::op::Op;
 use crate::store::page::Page;
 use crate::store::record::Entry;
-use crate::store::view::{DeadLetter, Shared, View};
+use crate::store::view::{Shared, View};
 
 /// Dead letters that one page looks at before it comes back short.
 const LOOKED_AT_MAX: usize = 2_000;

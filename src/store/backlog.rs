@@ -11,6 +11,7 @@ use redb::ReadableTable;
 use super::StoreError;
 use super::listing;
 use super::log::{self, Log};
+use super::lookup;
 use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::queue;
@@ -122,7 +123,7 @@ impl super::view::View<'_> {
             let row = seq / FATES_PER_ROW;
             if row_read != Some(row) {
                 row_read = Some(row);
-                if let Some(value) = fates.get(row)? {
+                if let Some(value) = lookup::get(&fates, &FATES, &row)? {
                     settled.extend(listing::events_in(value.value(), row, webhook)?);
                 }
             }

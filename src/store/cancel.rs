@@ -1,11 +1,10 @@
 //! The engine's op that cancels what is pending of an event; and how it tells what a delivery's journal says last.
 
-use redb::ReadableTable;
-
 use super::StoreError;
 use super::engine::{Engine, Group};
 use super::listing::{self, Fates};
 use super::log::{self, Log};
+use super::lookup;
 use super::op::{Done, Refusal, RowKey};
 use super::ordering::{self, Place};
 use super::queue;
@@ -128,7 +127,7 @@ impl Engine {
 
     /// What earlier groups have said of each of an event's deliveries: one look at the tail for all of them.
     pub(super) fn told(&self, group: &Group<'_>, event: Seq) -> Result<Told, StoreError> {
-        let mut told = match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
+        let mut told = match lookup::get(&group.txn().open_table(FATES)?, &FATES, &(event / FATES_PER_ROW))? {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => Told::new(),
         };

@@ -7,6 +7,7 @@ use redb::ReadableTable;
 use super::StoreError;
 use super::engine::{Engine, Group};
 use super::log::{self, Log};
+use super::lookup;
 use super::op::{Accept, Done, Draft, Idempotency, Outcome, Receipt, Refusal, RowKey};
 use super::ordering;
 use super::queue::{self, Queued};
@@ -133,12 +134,11 @@ impl Engine {
         let days = u32::try_from(self.shared.idempotency_ms().div_ceil(DAY_MS)).unwrap_or(1);
         for day in today.saturating_sub(days)..=today {
             let key = (day, &wanted.hash);
-            if let Some(value) = table.get(key)? {
-                let found: Remembered = row::read(IDEMPOTENCY, &key, value.value())?;
-                let young = group.now.saturating_sub(found.at_ms) < self.shared.idempotency_ms();
-                if young && found.first >= log::floor(Log::Events, &group.txn().open_table(Log::Events.table())?)?.0 {
-                    return Ok(Some(found));
-                }
+            let Some(value) = lookup::get(&table, &IDEMPOTENCY, &key)? else { continue };
+            let found: Remembered = row::read(IDEMPOTENCY, &key, value.value())?;
+            let young = group.now.saturating_sub(found.at_ms) < self.shared.idempotency_ms();
+            if young && found.first >= log::floor(Log::Events, &group.txn().open_table(Log::Events.table())?)?.0 {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -260,7 +260,7 @@ impl Engine {
         if attempt.class.is_some() {
             standing.failures = standing.failures.saturating_add(1);
             standing.failing_since_ms = standing.failing_since_ms.or(Some(attempt.at_ms));
-            standing.failing_from_ms = standing.failing_from_ms.or(Some(group.now));
+            standing.failing_from_ms = standing.failing_from_ms.or(Some(group.aged_ms));
         }
         self.report(group, outcome, before, &mut standing)?;
         // A success alone is not worth a row: it is written beside the next change, or with the next flush.

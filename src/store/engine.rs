@@ -82,6 +82,7 @@ pub struct Applied {
 pub(super) struct Group<'txn> {
     pub now: Millis,
     pub wall_ms: Millis,
+    pub aged_ms: Millis,
     /// It was decided before and stands in the log: what it asks for is done, not judged.
     pub decided: bool,
     txn: &'txn WriteTransaction,
@@ -129,6 +130,7 @@ impl<'txn> Group<'txn> {
         Self {
             now: moment.now,
             wall_ms: moment.wall_ms,
+            aged_ms: moment.aged_ms,
             decided,
             txn,
             queue: None,
@@ -201,7 +203,7 @@ impl Engine {
     /// or may not be on disk.
     pub fn apply(&mut self, ops: &[Op]) -> Result<Applied, StoreError> {
         let how = if ops.iter().all(group::may_log) { How::Logged } else { How::Synced { clean: false } };
-        self.write(ops, self.moment(), how)
+        self.write(ops, Moment::of(&self.clock, &self.age), how)
     }
 
     /// Does a group again that stands in the log.
@@ -222,18 +224,14 @@ impl Engine {
     /// # Errors
     /// As `apply`.
     pub fn checkpoint(&mut self, clean: bool) -> Result<Applied, StoreError> {
-        self.write(&[], self.moment(), How::Synced { clean })
-    }
-
-    fn moment(&self) -> Moment {
-        Moment { now: self.clock.now_ms(), wall_ms: self.clock.wall_ms() }
+        self.write(&[], Moment::of(&self.clock, &self.age), How::Synced { clean })
     }
 
     fn write(&mut self, ops: &[Op], moment: Moment, how: How) -> Result<Applied, StoreError> {
         let txn = self.db.begin_write()?;
         self.fresh.point(self.next_event, self.next_journal);
         let heads = self.heads();
-        let mark = Mark { aged_ms: self.age.at(moment.now), ..self.fresh.mark(moment.now) };
+        let mark = Mark { aged_ms: moment.aged_ms, ..self.fresh.mark(moment.now) };
         let marks = (Mark { bytes: self.bytes.0, ..mark }, Mark { bytes: self.bytes.1, ..mark });
         let mut group = Group::new(&txn, moment, how == How::Again, heads, marks);
         let mut answers = Vec::with_capacity(ops.len());

@@ -7,11 +7,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::age::Age;
 use super::erase;
 use super::op::{Accept, Done, JobStep, Op, Outcome, Refusal};
 use super::record;
 use super::registry::Registry;
-use crate::clock::Millis;
+use crate::clock::{Clock, Millis};
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
 /// What a group was decided by, besides the store.
@@ -20,6 +21,16 @@ pub struct Moment {
     /// Schedule time.
     pub now: Millis,
     pub wall_ms: Millis,
+    /// The clock of retention.
+    pub aged_ms: Millis,
+}
+
+impl Moment {
+    #[must_use]
+    pub fn of(clock: &Clock, age: &Age) -> Self {
+        let now = clock.now_ms();
+        Self { now, wall_ms: clock.wall_ms(), aged_ms: age.at(now) }
+    }
 }
 
 /// Where both logs stood before the group: (next event, next journal record). It fits nowhere else.

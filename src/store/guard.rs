@@ -5,10 +5,13 @@
 //! transaction; a refused request leaves nothing. Marks are looked up inside the transaction, so twins in one group are
 //! seen.
 
+use std::ops::Bound;
+
 use redb::{ReadableTable, WriteTransaction};
 
 use super::StoreError;
 use super::engine::{Engine, Group, put_meta};
+use super::lookup;
 use super::op::{Done, Guard, Mark, Op, Refusal, Tidy};
 use super::registry::Change;
 use super::row;
@@ -23,7 +26,7 @@ type Decided = Result<Result<Done, Refusal>, StoreError>;
 impl Engine {
     pub(super) fn guarded(&mut self, group: &mut Group<'_>, guard: &Guard, op: &Op) -> Decided {
         if let Some(mark) = &guard.mark
-            && group.txn().open_table(MARKS)?.get((mark.minute, &mark.hash))?.is_some()
+            && is_marked(&group.txn().open_table(MARKS)?, mark)?
         {
             return Ok(Err(Refusal::Replayed));
         }
@@ -32,7 +35,8 @@ impl Engine {
             refused => return Ok(refused),
         };
         if let Some(mark) = &guard.mark {
-            group.txn().open_table(MARKS)?.insert((mark.minute, &mark.hash), ())?;
+            let key = (mark.minute, &mark.hash);
+            group.txn().open_table(MARKS)?.insert(key, row::seal(MARKS, &key, Vec::new()).as_slice())?;
         }
         if let Some(draft) = &guard.audit {
             let mut audit = Audit::clone(draft);
@@ -77,7 +81,7 @@ impl Engine {
             self.change(group, Change::Pause(scope, None));
         }
         let mut marks = group.txn().open_table(MARKS)?;
-        for found in marks.extract_from_if(..(marks_before, &[0; 16]), |_, ()| true)?.take(max) {
+        for found in marks.extract_from_if(..(marks_before, &[0; 16]), |_, _| true)?.take(max) {
             found?;
             removed += 1;
         }
@@ -112,7 +116,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn is_marked(&self, mark: &Mark) -> Result<bool, StoreError> {
-        Ok(self.txn.open_table(MARKS)?.get((mark.minute, &mark.hash))?.is_some())
+        is_marked(&self.txn.open_table(MARKS)?, mark)
     }
 
     /// Audit records with numbers below `before`, newest first, while `each` wants more.
@@ -124,7 +128,8 @@ impl View<'_> {
         before: u64,
         mut each: impl FnMut(u64, Audit) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        for found in self.txn.open_table(AUDIT)?.range(..before)?.rev() {
+        let table = self.txn.open_table(AUDIT)?;
+        for found in lookup::falling(&table, &AUDIT, Bound::Unbounded, Bound::Excluded(&before))? {
             let (number, value) = found?;
             if !each(number.value(), row::read(AUDIT, &number.value(), value.value())?)? {
                 break;
@@ -132,6 +137,15 @@ impl View<'_> {
         }
         Ok(())
     }
+}
+
+fn is_marked(
+    marks: &impl ReadableTable<(u32, &'static [u8; 16]), &'static [u8]>,
+    mark: &Mark,
+) -> Result<bool, StoreError> {
+    let key = (mark.minute, &mark.hash);
+    let Some(found) = lookup::get(marks, &MARKS, &key)? else { return Ok(false) };
+    row::open(MARKS, &key, found.value()).map(|_| true)
 }
 
 fn oldest(audit: &impl ReadableTable<u64, &'static [u8]>) -> Result<Option<Audit>, StoreError> {

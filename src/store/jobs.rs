@@ -14,6 +14,7 @@ use super::StoreError;
 use super::cancel::Told;
 use super::engine::{Engine, Group};
 use super::listing::{self, Fate, Tells};
+use super::lookup::{self, Order};
 use super::op::{Done, JobStep, Refusal, WebhookPatch};
 use super::record::Entry;
 use super::registry::Change;
@@ -163,7 +164,9 @@ impl Engine {
         if job.tenant != BROADCAST && job.tenant != tenant {
             return Ok(Did::Nothing);
         }
-        let death = group.txn().open_table(DEAD_OF)?.get((webhook, event))?.map(|number| number.value());
+        let dead_of = group.txn().open_table(DEAD_OF)?;
+        let death = lookup::get(&dead_of, &Order, &(webhook, event))?.map(|number| number.value());
+        drop(dead_of);
         let reviving = match (&job.task, death) {
             (Task::Redrive(_) | Task::Purge(_), Some(death)) if death >= job.bound => return Ok(Did::Nothing),
             (Task::Purge(_), Some(_)) => {
@@ -210,7 +213,7 @@ impl Engine {
         if group.entries.iter().any(|entry| entry.event == event && entry.webhook == webhook) {
             return Ok(None);
         }
-        let on_disk = match group.txn().open_table(FATES)?.get(event / FATES_PER_ROW)? {
+        let on_disk = match lookup::get(&group.txn().open_table(FATES)?, &FATES, &(event / FATES_PER_ROW))? {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => Told::new(),
         };

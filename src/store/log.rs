@@ -6,10 +6,13 @@
 //! holds blocks besides the two tables is put in here. Invariant: the last block of a log always stays, so that numbers
 //! rise for ever.
 
+use std::ops::Bound;
+
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::StoreError;
 use super::block::{self, Block, Mark, Packer};
+use super::lookup;
 use super::row;
 use super::schema::{EVENTS, JOURNAL, KEPT_EVENTS, KEPT_JOURNAL};
 use crate::clock::Millis;
@@ -107,7 +110,7 @@ pub fn find<T>(
     if let Some(found) = get(log, &source.rows(log.table())?, number, &mut once)? {
         return Ok(found);
     }
-    match source.rows(log.kept())?.get(number)? {
+    match lookup::get(&source.rows(log.kept())?, &log.kept(), &number)? {
         Some(value) => once(kept(log, number, value.value())?.1),
         None => Ok(None),
     }
@@ -124,15 +127,19 @@ pub fn get<T>(
     read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     let Some(found) = table.range(..=number)?.next_back() else {
-        // Before the oldest block there is nothing. One that stands before `number` and is not found has damage above it.
+        // Before the oldest block there is nothing. One that stands before `number` and is not found has damage above it, and
+        // one that does not read may have been there under another number.
         return match table.first()? {
             Some((first, _)) if first.value() <= number => Err(StoreError::Damaged(MISSING)),
-            _ => Ok(None),
+            Some((first, block)) => block_at(log, first.value(), block.value()).map(|_| None),
+            None => Ok(None),
         };
     };
     let (first, block) = found?;
-    let place = usize::try_from(number - first.value()).unwrap_or(usize::MAX);
     let first = first.value();
+    // A block behind the one that was looked for: damage has led to it.
+    let place = number.checked_sub(first).ok_or(StoreError::Damaged(MISSING))?;
+    let place = usize::try_from(place).unwrap_or(usize::MAX);
     match block_at(log, first, block.value())?.records().nth(place) {
         Some(record) => read(record.map_err(|_| damaged(log, first))?).map(Some),
         // Behind the end of the log there is nothing; before it there is no gap.
@@ -151,11 +158,12 @@ pub fn scan(
     from: u64,
     mut each: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
-    let start = match table.range(..=from)?.next_back() {
-        Some(found) => found?.0.value(),
-        None => from,
-    };
-    let mut expected = None;
+    let before = table.range(..=from)?.next_back().transpose()?.map(|(first, _)| first.value());
+    if before.is_some_and(|first| first > from) {
+        return Err(StoreError::Damaged(MISSING));
+    }
+    let start = before.unwrap_or(from);
+    let mut expected = before;
     for found in table.range(start..)? {
         let (first, block) = found?;
         let mut next = first.value();
@@ -183,7 +191,8 @@ pub fn scan_all(
     from: u64,
     mut each: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
-    for found in source.rows(log.kept())?.range(from..)? {
+    let kept_rows = source.rows(log.kept())?;
+    for found in lookup::rising(&kept_rows, &log.kept(), Bound::Included(&from), Bound::Unbounded)? {
         let (number, value) = found?;
         if !each(number.value(), kept(log, number.value(), value.value())?.1)? {
             return Ok(());
@@ -306,6 +315,9 @@ pub fn mark_at(
     match table.range(..=number)?.next_back() {
         Some(found) => {
             let (first, bytes) = found?;
+            if first.value() > number {
+                return Err(StoreError::Damaged(MISSING));
+            }
             Ok(Some((first.value(), block_at(log, first.value(), bytes.value())?.mark())))
         }
         None => Ok(None),

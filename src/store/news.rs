@@ -119,7 +119,7 @@ impl Engine {
         if attempt.verdict == Verdict::Delivered {
             return if before.warned > 0 { self.tell_recovered(group, outcome, before) } else { Ok(()) };
         }
-        let failing_ms = self.failing_for_ms(group.now, attempt, standing);
+        let failing_ms = self.failing_for_ms(group.aged_ms, attempt, standing);
         let failing = standing.failures >= FAILING_ATTEMPTS_MIN && failing_ms >= FAILING_FOR_MS;
         let active = self.registry.webhook(attempt.webhook).filter(|webhook| webhook.is_active()).cloned();
         if let Some(webhook) = active {
@@ -132,9 +132,10 @@ impl Engine {
     }
 
     /// How long a webhook has been failing at this moment. Time before the end of its last pause does not count: nothing was
-    /// tried then. Pauses are kept in wall time, failing in schedule time: a wall clock that steps can only make it less.
-    fn failing_for_ms(&self, now: Millis, attempt: &Attempt, standing: &Standing) -> Millis {
-        let failing_ms = standing.failing_from_ms.map_or(0, |from| now.saturating_sub(from));
+    /// tried then. Pauses are kept in wall time, failing by the age clock: a wall clock that steps can only make it less, and one
+    /// that is wrong at a start makes it three days more at most.
+    fn failing_for_ms(&self, aged_ms: Millis, attempt: &Attempt, standing: &Standing) -> Millis {
+        let failing_ms = standing.failing_from_ms.map_or(0, |from| aged_ms.saturating_sub(from));
         let live = self.registry.webhook(attempt.webhook);
         let paused_until = live.and_then(|webhook| self.registry.pauses().last_until(webhook, attempt.at_ms));
         paused_until.map_or(failing_ms, |until| failing_ms.min(attempt.at_ms.saturating_sub(until)))

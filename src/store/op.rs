@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::deaths::DeadLetter;
 use super::room::Room;
-use super::view::DeadLetter;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason};
 use crate::model::audit::Audit;

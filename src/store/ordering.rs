@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::engine::{Engine, Group};
 use super::log::{self, Log};
+use super::lookup;
 use super::op::RowKey;
 use super::queue;
 use super::record::{self, Entry, QueueRow, Standing};
@@ -55,7 +56,7 @@ pub fn get(
     event: Seq,
 ) -> Result<Option<Place>, StoreError> {
     let key = (webhook, order, event);
-    lines.get(key)?.map(|value| row::read(ORDERING, &key, value.value())).transpose()
+    lookup::get(lines, &ORDERING, &key)?.map(|value| row::read(ORDERING, &key, value.value())).transpose()
 }
 
 /// Whether anybody stands in any of a webhook's lines.
@@ -63,7 +64,9 @@ pub fn get(
 /// # Errors
 /// When the store fails.
 pub fn any(lines: &impl ReadableTable<OrderingKey, &'static [u8]>, webhook: WebhookNo) -> Result<bool, StoreError> {
-    Ok(lines.range((webhook, 0, 0)..=(webhook, OrderKey::MAX, Seq::MAX))?.next().transpose()?.is_some())
+    let (low, high) = ends(webhook);
+    let mut rows = lookup::rising(lines, &ORDERING, Bound::Included(&low), Bound::Included(&high))?;
+    Ok(rows.next().transpose()?.is_some())
 }
 
 /// The line that a delivery stands in, for one whose event does not read: looks at every row of the webhook.
@@ -75,7 +78,8 @@ pub fn line_of(
     webhook: WebhookNo,
     event: Seq,
 ) -> Result<Option<OrderKey>, StoreError> {
-    for row in lines.range((webhook, 0, 0)..=(webhook, OrderKey::MAX, Seq::MAX))? {
+    let (low, high) = ends(webhook);
+    for row in lookup::rising(lines, &ORDERING, Bound::Included(&low), Bound::Included(&high))? {
         let (_, order, found) = row?.0.value();
         if found == event {
             return Ok(Some(order));
@@ -92,7 +96,8 @@ pub fn owners(lines: &impl ReadableTable<OrderingKey, &'static [u8]>) -> Result<
     let mut owners = Vec::new();
     let mut from = Some(0);
     while let Some(low) = from {
-        let first = lines.range((low, 0, 0)..)?.next().transpose()?;
+        let first =
+            lookup::rising(lines, &ORDERING, Bound::Included(&(low, 0, 0)), Bound::Unbounded)?.next().transpose()?;
         let owner = first.map(|(key, _)| key.value().0);
         owners.extend(owner);
         from = owner.and_then(|owner| owner.checked_add(1));
@@ -111,9 +116,9 @@ pub fn listed(
     max: usize,
 ) -> Result<Places, StoreError> {
     let low = after.map_or(Bound::Included((webhook, 0, 0)), |(order, event)| Bound::Excluded((webhook, order, event)));
-    let high = Bound::Included((webhook, OrderKey::MAX, Seq::MAX));
+    let high = ends(webhook).1;
     let mut places = Places::default();
-    for row in lines.range::<OrderingKey>((low, high))? {
+    for row in lookup::rising(lines, &ORDERING, low.as_ref(), Bound::Included(&high))? {
         if places.items.len() >= max {
             places.next = places.items.last().map(|(order, event, _)| (*order, *event));
             break;
@@ -138,18 +143,21 @@ pub fn before(
     max: usize,
 ) -> Result<(Option<Seq>, Option<Seq>), StoreError> {
     let mut under_way = None;
-    for row in lines.range((webhook, order, 0)..=(webhook, order, Seq::MAX))?.take(max) {
+    let (low, high) = ((webhook, order, 0), (webhook, order, Seq::MAX));
+    for row in lookup::rising(lines, &ORDERING, Bound::Included(&low), Bound::Included(&high))?.take(max) {
         let (key, value) = row?;
         if row::read::<_, Place>(ORDERING, &key.value(), value.value())? == Place::UnderWay {
             under_way = Some(key.value().2);
             break;
         }
     }
-    let before = lines.range((webhook, order, 0)..(webhook, order, event))?.next_back().transpose()?;
+    let own = (webhook, order, event);
+    let before = lookup::falling(lines, &ORDERING, Bound::Included(&low), Bound::Excluded(&own))?.next().transpose()?;
     Ok((under_way, before.map(|(key, _)| key.value().2)))
 }
 
-/// Removes up to `max` rows of a webhook, whatever they are; says how many.
+/// Removes up to `max` rows of a webhook, whatever they are; says how many. None where damage is met: an altered key may have made
+/// somebody else's row one of this webhook, and hides where its rows end.
 ///
 /// # Errors
 /// When the store fails.
@@ -159,17 +167,20 @@ pub fn sweep(
     webhook: WebhookNo,
     max: usize,
 ) -> Result<usize, StoreError> {
-    let mut removed = 0;
-    let all = (webhook, 0, 0)..=(webhook, OrderKey::MAX, Seq::MAX);
-    for found in lines.extract_from_if(all, |_, _| true)?.take(max) {
-        let (key, value) = found?;
-        // Whoever is gone has nothing to lose by a row that does not read.
-        if let Ok(place) = row::read(ORDERING, &key.value(), value.value()) {
-            count_out(standing, place);
-        }
-        removed += 1;
+    let found = match listed(lines, webhook, None, max) {
+        Err(error) if error.is_damage() => return Ok(0),
+        found => found?.items,
+    };
+    for (order, event, place) in &found {
+        lines.remove((webhook, *order, *event))?;
+        count_out(standing, *place);
     }
-    Ok(removed)
+    Ok(found.len())
+}
+
+/// The least and the greatest place in a webhook's lines.
+fn ends(webhook: WebhookNo) -> (OrderingKey, OrderingKey) {
+    ((webhook, 0, 0), (webhook, OrderKey::MAX, Seq::MAX))
 }
 
 fn count_out(standing: &mut Standing, place: Place) {

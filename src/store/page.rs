@@ -2,21 +2,25 @@
 //!
 //! The tail is copied before the snapshot is taken, so whatever left the tail since then stands in the snapshot's rows;
 //! rows are read only below the tail's base, so nothing appears twice. A page looks at a bounded number of entries: with a
-//! filter that hardly matches it comes back short, with a cursor to go on.
+//! filter that hardly matches it comes back short, with a cursor to go on, and so it does behind `limits::PAGE_BYTES_MAX`.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
+use std::ops::Bound;
 
-use redb::{ReadTransaction, TableDefinition};
+use redb::ReadOnlyTable;
 use serde_json::value::RawValue;
 
 use super::StoreError;
 use super::listing;
 use super::log::{self, Log};
+use super::lookup;
 use super::record::{self, Entry};
-use super::schema::{BY_TENANT, BY_WEBHOOK};
+use super::row::Rows;
+use super::schema::{BY_TENANT, BY_WEBHOOK, PostingKey};
 use super::view::{Shared, View};
 use crate::clock::Millis;
+use crate::limits::PAGE_BYTES_MAX;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{BROADCAST, JournalSeq, Seq, TenantNo, WebhookNo};
@@ -60,7 +64,7 @@ impl Shared {
             (tails.events_of([query.tenant, BROADCAST]), tails.bases().0)
         };
         let view = self.view()?;
-        let table = view.txn.open_table(Log::Events.table())?;
+        let (table, lists) = (view.txn.open_table(Log::Events.table())?, view.txn.open_table(BY_TENANT)?);
         // Lists are pruned after what they lead to.
         let floor = log::floor(Log::Events, &table)?.0;
         let mut low = match query.since_ms {
@@ -77,10 +81,13 @@ impl Shared {
             None => {}
         }
         let bounds = Bounds { low, high, base, ascending: query.ascending };
-        let numbers = merged(&view.txn, BY_TENANT, &[query.tenant, BROADCAST], tail, bounds)?;
+        let numbers = merged(&lists, &BY_TENANT, &[query.tenant, BROADCAST], tail, bounds)?;
         gather(numbers, query.limit, |seq| {
             let event = log::get(Log::Events, &table, seq, |bytes| record::read_event(seq, bytes))?;
-            Ok(event.filter(|event| wanted(event, query)))
+            Ok(event.filter(|event| wanted(event, query)).map(|event| {
+                let bytes = event.bytes();
+                (event, bytes)
+            }))
         })
     }
 
@@ -94,9 +101,9 @@ impl Shared {
             (tails.attempts_of(webhook), tails.bases().1)
         };
         let view = self.view()?;
-        let table = view.txn.open_table(Log::Journal.table())?;
+        let (table, lists) = (view.txn.open_table(Log::Journal.table())?, view.txn.open_table(BY_WEBHOOK)?);
         let bounds = Bounds { low: log::floor(Log::Journal, &table)?.0, high: JournalSeq::MAX, base, ascending: false };
-        for number in merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)? {
+        for number in merged(&lists, &BY_WEBHOOK, &[webhook], tail, bounds)? {
             if let Some(Entry::Attempt(attempt)) = log::get(Log::Journal, &table, number?, |bytes| record::read(bytes))?
                 && !each(&attempt)
             {
@@ -121,12 +128,12 @@ impl Shared {
             (tails.attempts_of(webhook), tails.bases().1)
         };
         let view = self.view()?;
-        let table = view.txn.open_table(Log::Journal.table())?;
+        let (table, lists) = (view.txn.open_table(Log::Journal.table())?, view.txn.open_table(BY_WEBHOOK)?);
         let high = before.unwrap_or(JournalSeq::MAX);
         let bounds = Bounds { low: log::floor(Log::Journal, &table)?.0, high, base, ascending: false };
-        let numbers = merged(&view.txn, BY_WEBHOOK, &[webhook], tail, bounds)?;
+        let numbers = merged(&lists, &BY_WEBHOOK, &[webhook], tail, bounds)?;
         gather(numbers, limit, |number| match log::get(Log::Journal, &table, number, |bytes| record::read(bytes))? {
-            Some(Entry::Attempt(attempt)) => Ok(Some((number, attempt))),
+            Some(Entry::Attempt(attempt)) => Ok(Some(((number, attempt), 0))),
             _ => Ok(None),
         })
     }
@@ -146,7 +153,12 @@ impl View<'_> {
         while low < high {
             let middle = low + (high - low) / 2;
             // The first one there is from the middle on.
-            let left = if middle < floor { kept.range(middle..floor)?.next().transpose()? } else { None };
+            let left = if middle < floor {
+                let (low, high) = (Bound::Included(&middle), Bound::Excluded(&floor));
+                lookup::rising(&kept, &Log::Events.kept(), low, high)?.next().transpose()?
+            } else {
+                None
+            };
             let (seq, accepted_ms) = match left {
                 Some((seq, value)) => {
                     (seq.value(), Some(accepted(seq.value(), log::kept(Log::Events, seq.value(), value.value())?.1)?))
@@ -192,17 +204,20 @@ fn is_value(json: &str, wanted: &str) -> bool {
 fn gather<T>(
     numbers: impl Iterator<Item = Result<u64, StoreError>>,
     limit: usize,
-    mut read: impl FnMut(u64) -> Result<Option<T>, StoreError>,
+    mut read: impl FnMut(u64) -> Result<Option<(T, usize)>, StoreError>,
 ) -> Result<Page<T>, StoreError> {
-    let mut items = Vec::new();
+    let (mut items, mut bytes) = (Vec::new(), 0);
     let mut last = None;
     for (looked_at, number) in numbers.enumerate() {
         let number = number?;
-        if items.len() >= limit || looked_at >= LOOKED_AT_MAX {
+        if items.len() >= limit || bytes > PAGE_BYTES_MAX || looked_at >= LOOKED_AT_MAX {
             return Ok(Page { items, next: last });
         }
         last = Some(number);
-        items.extend(read(number)?);
+        if let Some((item, size)) = read(number)? {
+            items.push(item);
+            bytes += size;
+        }
     }
     Ok(Page { items, next: None })
 }
@@ -218,24 +233,24 @@ struct Bounds {
     ascending: bool,
 }
 
-type Row<'a> = (redb::AccessGuard<'a, (u32, u64)>, redb::AccessGuard<'a, &'static [u8]>);
+type Lists = ReadOnlyTable<PostingKey, &'static [u8]>;
 type Numbers<'a> = Box<dyn Iterator<Item = Result<u64, StoreError>> + 'a>;
 
 /// The entries of up to two owners' lists and of the tail, in one order.
 fn merged<'a>(
-    txn: &ReadTransaction,
-    table: TableDefinition<'static, (u32, u64), &'static [u8]>,
+    lists: &'a Lists,
+    definition: &'a Rows<PostingKey>,
     owners: &[u32],
     tail: Vec<u64>,
     bounds: Bounds,
 ) -> Result<Numbers<'a>, StoreError> {
     let inside = move |number: &u64| (bounds.low..bounds.high).contains(number);
     let tail: Vec<u64> = tail.into_iter().filter(inside).collect();
-    let mut lists = Vec::new();
+    let mut merging = Vec::new();
     for owner in owners {
-        lists.push(on_disk(txn, table, *owner, bounds)?.peekable());
+        merging.push(on_disk(lists, definition, *owner, bounds)?.peekable());
     }
-    let disk = Merge { lists, ascending: bounds.ascending };
+    let disk = Merge { lists: merging, ascending: bounds.ascending };
     Ok(if bounds.ascending {
         Box::new(disk.chain(tail.into_iter().map(Ok)))
     } else {
@@ -244,27 +259,32 @@ fn merged<'a>(
 }
 
 fn on_disk<'a>(
-    txn: &ReadTransaction,
-    table: TableDefinition<'static, (u32, u64), &'static [u8]>,
+    table: &'a Lists,
+    definition: &'a Rows<PostingKey>,
     owner: u32,
     bounds: Bounds,
 ) -> Result<Numbers<'a>, StoreError> {
-    let definition = table;
-    let table = txn.open_table(definition)?;
     let high = bounds.high.min(bounds.base);
     // The row that holds `low` may begin before it.
-    let start = match table.range((owner, 0)..=(owner, bounds.low))?.next_back() {
+    let (least, place) = ((owner, 0), (owner, bounds.low));
+    let mut before = lookup::falling(table, definition, Bound::Included(&least), Bound::Included(&place))?;
+    let start = match before.next() {
         Some(row) => row?.0.value().1,
         None => 0,
     };
     if start >= high {
         return Ok(Box::new(std::iter::empty()));
     }
-    let rows = table.range((owner, start)..(owner, high))?;
     let ascending = bounds.ascending;
-    let unpacked = move |row: Result<Row<'_>, redb::StorageError>| {
-        let unpack = |(key, value): Row<'_>| listing::unpack(definition, key.value(), value.value());
-        let list = row.map_err(StoreError::from).and_then(unpack);
+    let (low, high_place) = ((owner, start), (owner, high));
+    let (low, high_bound) = (Bound::Included(&low), Bound::Excluded(&high_place));
+    let rows = if ascending {
+        lookup::rising(table, definition, low, high_bound)?
+    } else {
+        lookup::falling(table, definition, low, high_bound)?
+    };
+    let unpacked = move |row: Result<lookup::Pair<'_, PostingKey, &'static [u8]>, StoreError>| {
+        let list = row.and_then(|(key, value)| listing::unpack(*definition, key.value(), value.value()));
         match list {
             Ok(mut list) => {
                 list.retain(|number| (bounds.low..high).contains(number));
@@ -276,7 +296,7 @@ fn on_disk<'a>(
             Err(error) => vec![Err(error)],
         }
     };
-    Ok(if ascending { Box::new(rows.flat_map(unpacked)) } else { Box::new(rows.rev().flat_map(unpacked)) })
+    Ok(Box::new(rows.flat_map(unpacked)))
 }
 
 struct Merge<'a> {

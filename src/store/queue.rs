@@ -9,6 +9,7 @@ use std::ops::Bound;
 use redb::{ReadableTable, Table};
 
 use super::StoreError;
+use super::lookup;
 use super::op::RowKey;
 use super::record::{QueueRow, Standing};
 use super::row;
@@ -18,8 +19,6 @@ use crate::model::id::{Seq, WebhookNo};
 
 /// The queue's table inside a write transaction.
 pub type Rows<'txn> = Table<'txn, QueueKey, &'static [u8]>;
-
-type QueueRowGuards<'a> = (redb::AccessGuard<'a, QueueKey>, redb::AccessGuard<'a, &'static [u8]>);
 
 /// Rows of each kind that are looked at for the oldest one.
 const OLDEST_LOOKED_AT: usize = 10_000;
@@ -71,7 +70,8 @@ pub fn remove(
     Ok(there)
 }
 
-/// Removes up to `max` rows of a webhook, whatever they are; says how many.
+/// Removes up to `max` rows of a webhook, whatever they are; says how many. None where damage is met: an altered key may have made
+/// somebody else's row one of this webhook, and hides where its rows end.
 ///
 /// # Errors
 /// When the store fails.
@@ -81,15 +81,14 @@ pub fn sweep(
     webhook: WebhookNo,
     max: usize,
 ) -> Result<usize, StoreError> {
-    let mut removed = 0;
-    let all = (webhook, 0, 0, 0)..=(webhook, u8::MAX, u64::MAX, u64::MAX);
-    for found in rows.extract_from_if(all, |_, _| true)?.take(max) {
-        let (key, _) = found?;
-        let count = count(standing, key.value().1 == 1);
-        *count = count.saturating_sub(1);
-        removed += 1;
+    let found = match listed(rows, webhook, None, max) {
+        Err(error) if error.is_damage() => return Ok(0),
+        found => found?,
+    };
+    for queued in &found {
+        remove(rows, standing, webhook, queued.event, queued.key)?;
     }
-    Ok(removed)
+    Ok(found.len())
 }
 
 /// Rows of one kind that are due by `now`, oldest first, at most `max`, leaving out those of which `skip` says so.
@@ -106,7 +105,8 @@ pub fn due(
 ) -> Result<Vec<Queued>, StoreError> {
     let kind = u8::from(started);
     let mut found = Vec::new();
-    for row in rows.range((webhook, kind, 0, 0)..=(webhook, kind, now, u64::MAX))? {
+    let (low, high) = ((webhook, kind, 0, 0), (webhook, kind, now, u64::MAX));
+    for row in lookup::rising(rows, &QUEUE, Bound::Included(&low), Bound::Included(&high))? {
         if found.len() >= max {
             break;
         }
@@ -132,9 +132,9 @@ pub fn listed(
 ) -> Result<Vec<Queued>, StoreError> {
     let low =
         after.map_or(Bound::Included((webhook, 0, 0, 0)), |(key, event)| Bound::Excluded(place(webhook, key, event)));
-    let high = Bound::Included((webhook, u8::MAX, u64::MAX, u64::MAX));
+    let high = (webhook, u8::MAX, u64::MAX, u64::MAX);
     let mut found = Vec::new();
-    for row in rows.range::<QueueKey>((low, high))?.take(max) {
+    for row in lookup::rising(rows, &QUEUE, low.as_ref(), Bound::Included(&high))?.take(max) {
         let (place, value) = row?;
         let (_, started, due_ms, event) = place.value();
         let key = RowKey { started: started == 1, due_ms };
@@ -154,7 +154,8 @@ pub fn next_due(
     mut skip: impl FnMut(Seq, RowKey) -> bool,
 ) -> Result<Option<Millis>, StoreError> {
     let kind = u8::from(started);
-    for row in rows.range((webhook, kind, 0, 0)..=(webhook, kind, u64::MAX, u64::MAX))? {
+    let (low, high) = ends(webhook, kind);
+    for row in lookup::rising(rows, &QUEUE, Bound::Included(&low), Bound::Included(&high))? {
         let (_, _, due_ms, event) = row?.0.value();
         if !skip(event, RowKey { started, due_ms }) {
             return Ok(Some(due_ms));
@@ -172,15 +173,18 @@ pub fn oldest(
     rows: &impl ReadableTable<QueueKey, &'static [u8]>,
     webhook: WebhookNo,
 ) -> Result<Option<Seq>, StoreError> {
-    let of = |kind: u8| rows.range((webhook, kind, 0, 0)..=(webhook, kind, u64::MAX, u64::MAX));
     let mut oldest = None;
-    let mut see = |row: Result<QueueRowGuards<'_>, redb::StorageError>| -> Result<(), StoreError> {
+    let mut see = |row: Result<lookup::Pair<'_, QueueKey, &'static [u8]>, StoreError>| -> Result<(), StoreError> {
         let event = row?.0.value().3;
         oldest = Some(oldest.map_or(event, |before: Seq| before.min(event)));
         Ok(())
     };
-    of(0)?.take(OLDEST_LOOKED_AT).try_for_each(&mut see)?;
-    of(1)?.rev().take(OLDEST_LOOKED_AT).try_for_each(&mut see)?;
+    let (low, high) = ends(webhook, 0);
+    let untried = lookup::rising(rows, &QUEUE, Bound::Included(&low), Bound::Included(&high))?;
+    untried.take(OLDEST_LOOKED_AT).try_for_each(&mut see)?;
+    let (low, high) = ends(webhook, 1);
+    let tried = lookup::falling(rows, &QUEUE, Bound::Included(&low), Bound::Included(&high))?;
+    tried.take(OLDEST_LOOKED_AT).try_for_each(&mut see)?;
     Ok(oldest)
 }
 
@@ -195,7 +199,12 @@ pub fn get(
     key: RowKey,
 ) -> Result<Option<QueueRow>, StoreError> {
     let place = place(webhook, key, event);
-    rows.get(place)?.map(|value| row::read(QUEUE, &place, value.value())).transpose()
+    lookup::get(rows, &QUEUE, &place)?.map(|value| row::read(QUEUE, &place, value.value())).transpose()
+}
+
+/// The least and the greatest place of one kind.
+fn ends(webhook: WebhookNo, kind: u8) -> (QueueKey, QueueKey) {
+    ((webhook, kind, 0, 0), (webhook, kind, u64::MAX, u64::MAX))
 }
 
 fn place(webhook: WebhookNo, key: RowKey, event: Seq) -> QueueKey {

@@ -314,7 +314,8 @@ pub struct Standing {
     pub dead: u64,
     /// Failures in a row, over all deliveries.
     pub failures: u32,
-    /// Wall time of the first of them, and when that was in schedule time, which no step of the clock moves.
+    /// Wall time of the first of them, and when that was by the age clock, which no step of the clock moves, and none that is wrong at
+    /// a start by more than three days.
     pub failing_since_ms: Option<Millis>,
     pub failing_from_ms: Option<Millis>,
     /// Wall time; written when something else is.

@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::StoreError;
+use super::deaths::DeadLetter;
 use super::engine::{Engine, Group, put_meta};
 use super::listing::{self, Fate, FateRow, Fates, Flush, Tells};
 use super::log::{self, Log};
+use super::lookup::{self, Order};
 use super::op::{Done, Refusal, Retain, Retained};
 use super::ordering;
 use super::record::{self, Entry};
@@ -24,7 +26,6 @@ use super::schema::{
 };
 use crate::model::event::Event;
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
-use crate::store::view::DeadLetter;
 
 type Decided = Result<Result<Done, Refusal>, StoreError>;
 
@@ -129,8 +130,9 @@ impl Engine {
     fn fates(&self, txn: &WriteTransaction, event: Seq, known: &mut Known) -> Result<Fates, StoreError> {
         let row = event / FATES_PER_ROW;
         if let std::collections::hash_map::Entry::Vacant(place) = known.rows.entry(row) {
+            let table = txn.open_table(FATES)?;
             let found =
-                txn.open_table(FATES)?.get(row)?.map(|value| listing::rows_of(row, value.value())).transpose()?;
+                lookup::get(&table, &FATES, &row)?.map(|value| listing::rows_of(row, value.value())).transpose()?;
             place.insert(found.unwrap_or_default());
         }
         let own = known.rows[&row].iter().filter(|(offset, ..)| u64::from(*offset) == event % FATES_PER_ROW);
@@ -151,7 +153,7 @@ impl Engine {
     ) -> Result<bool, StoreError> {
         match fate.map(|fate| fate.tells) {
             Some(Tells::Pending) => Ok(self.registry.webhook(webhook).is_some()),
-            Some(Tells::Dead(_)) => Ok(txn.open_table(DEAD_OF)?.get((webhook, event))?.is_some()),
+            Some(Tells::Dead(_)) => Ok(lookup::get(&txn.open_table(DEAD_OF)?, &Order, &(webhook, event))?.is_some()),
             Some(Tells::Nothing | Tells::Delivered | Tells::Cancelled) | None => Ok(false),
         }
     }

@@ -5,15 +5,19 @@
 //! above every limit: an event stays while the idempotency key that it came with is remembered, and the newest block of
 //! each log stays.
 
+use std::ops::Bound;
+
 use redb::ReadableTable;
 
 use super::StoreError;
+use super::deaths::{DeadLetter, Deaths};
 use super::listing::{self, Tells};
 use super::log::{self, Log};
+use super::lookup;
 use super::op::Retain;
 use super::record::{self, Entry};
-use super::schema::{BY_WEBHOOK, DEAD, DEAD_OF, FATES, FATES_PER_ROW, IDEMPOTENCY, WEBHOOKS};
-use super::view::{DeadLetter, Shared, View};
+use super::schema::{BY_WEBHOOK, FATES, FATES_PER_ROW, IDEMPOTENCY, WEBHOOKS};
+use super::view::{Shared, View};
 use crate::clock::Millis;
 use crate::limits::{RETAIN_DEAD_MAX, RETAIN_LOOKED_AT_MAX, RETAIN_RECORDS_MAX};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
@@ -210,16 +214,17 @@ impl View<'_> {
             return Ok(mark.aged_ms);
         }
         let kept = self.txn.open_table(Log::Journal.kept())?;
-        kept.get(number)?.map_or(Ok(0), |value| Ok(log::kept(Log::Journal, number, value.value())?.0))
+        lookup::get(&kept, &Log::Journal.kept(), &number)?
+            .map_or(Ok(0), |value| Ok(log::kept(Log::Journal, number, value.value())?.0))
     }
 
     /// Dead letters that died before, tenant by tenant.
     fn old_dead(&self, before: Millis, max: usize) -> Result<Vec<(TenantNo, DeadLetter)>, StoreError> {
-        let table = self.txn.open_table(DEAD)?;
+        let deaths = Deaths::of(&self.txn, self.shared)?;
         let (mut old, mut from) = (Vec::new(), Some(0));
         while let Some(low) = from {
             from = None;
-            for found in table.range((low, 0)..)? {
+            for found in lookup::rising(&deaths.dead, &deaths, Bound::Included(&(low, 0)), Bound::Unbounded)? {
                 let (key, value) = found?;
                 let ((tenant, death), (webhook, event)) = (key.value(), value.value());
                 if old.len() >= max {
@@ -322,12 +327,13 @@ impl View<'_> {
         webhook: Option<WebhookNo>,
         is_live: &impl Fn(WebhookNo) -> bool,
     ) -> Result<bool, StoreError> {
-        let Some(row) = self.txn.open_table(FATES)?.get(event / FATES_PER_ROW)? else { return Ok(false) };
-        let dead_of = self.txn.open_table(DEAD_OF)?;
+        let fates = self.txn.open_table(FATES)?;
+        let Some(row) = lookup::get(&fates, &FATES, &(event / FATES_PER_ROW))? else { return Ok(false) };
+        let deaths = Deaths::of(&self.txn, self.shared)?;
         for (no, fate) in listing::fates_in(row.value(), event)? {
             let claims = match fate.tells {
                 Tells::Pending => is_live(no),
-                Tells::Dead(_) => dead_of.get((no, event))?.is_some(),
+                Tells::Dead(_) => deaths.of_delivery(no, event)?.is_some(),
                 Tells::Nothing | Tells::Delivered | Tells::Cancelled => false,
             };
             if claims && webhook.is_none_or(|wanted| wanted == no) {

@@ -52,8 +52,8 @@ pub const PAUSES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pauses")
 /// Jobs: id, which rises with time → what it is to do, how far it has come.
 pub const JOBS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("jobs");
 
-/// Signatures that were accepted: (minute of the signed timestamp, hash) → nothing.
-pub const MARKS: TableDefinition<(u32, &[u8; 16]), ()> = TableDefinition::new("marks");
+/// Signatures that were accepted: (minute of the signed timestamp, hash) → nothing but the row's checksum.
+pub const MARKS: TableDefinition<(u32, &[u8; 16]), &[u8]> = TableDefinition::new("marks");
 /// The audit log: number, rising → record.
 pub const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 

@@ -5,14 +5,17 @@
 //! nothing of it was sent there since. Tests and what is reported of the webhook itself never are.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::StoreError;
+use super::deaths::Deaths;
 use super::listing::{self, Fate, Tells};
 use super::log::{self, Log};
+use super::lookup;
 use super::news;
 use super::record::{self, Brief};
 use super::row;
-use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, JOBS, WEBHOOKS};
+use super::schema::{FATES, FATES_PER_ROW, JOBS, WEBHOOKS};
 use super::view::{Shared, View};
 use crate::limits::JOB_LOOKED_AT_MAX;
 use crate::model::id::{BROADCAST, JobId, JournalSeq, Seq, TenantNo, WebhookNo};
@@ -70,11 +73,12 @@ impl Shared {
     /// Dead letters in the order of dying, tenant by tenant.
     fn letters(&self, wanted: Wanted<'_>, letters: &Letters, from: Cursor, max: usize) -> Result<Sifted, StoreError> {
         let view = self.view()?;
-        let table = view.txn.open_table(DEAD)?;
+        let deaths = Deaths::of(&view.txn, self)?;
         let last = if wanted.tenant == BROADCAST { TenantNo::MAX } else { wanted.tenant };
         let (mut sifted, mut looked_at, mut from) = (Sifted::default(), 0, Some(from));
         while let Some(start) = from.take() {
-            for row in table.range(start..=(last, JournalSeq::MAX))? {
+            let high = (last, JournalSeq::MAX);
+            for row in lookup::rising(&deaths.dead, &deaths, Bound::Included(&start), Bound::Included(&high))? {
                 let (key, value) = row?;
                 let ((tenant, death), (webhook, event)) = (key.value(), value.value());
                 if death >= wanted.bound {
@@ -127,7 +131,7 @@ impl Shared {
         let tail = self.tails().fates_to(no);
         let view = self.view()?;
         let range = range_of(&view, recover, wanted.bound, from.1)?;
-        let (fates, dead_of) = (view.txn.open_table(FATES)?, view.txn.open_table(DEAD_OF)?);
+        let (fates, deaths) = (view.txn.open_table(FATES)?, Deaths::of(&view.txn, self)?);
         let mut versions = Versions { view: &view, no, known: None };
         let mut row_read: Option<(u64, BTreeMap<Seq, Fate>)> = None;
         let (mut sifted, mut looked_at) = (Sifted::default(), 0);
@@ -146,7 +150,9 @@ impl Shared {
             }
             let row = seq / FATES_PER_ROW;
             if row_read.as_ref().is_none_or(|(read, _)| *read != row) {
-                let found = fates.get(row)?.map(|value| listing::fates_to_in(value.value(), row, no)).transpose()?;
+                let found = lookup::get(&fates, &FATES, &row)?
+                    .map(|value| listing::fates_to_in(value.value(), row, no))
+                    .transpose()?;
                 row_read = Some((row, found.unwrap_or_default()));
             }
             let on_disk = row_read.as_ref().and_then(|(_, fates)| fates.get(&seq));
@@ -154,7 +160,7 @@ impl Shared {
             let take = match fate {
                 None => !event.matched.contains(&no) && versions.at(seq)?.is_some_and(|then| has_missed(then, &event)),
                 Some(_) if recover.only == Only::Missing => false,
-                Some(_) if dead_of.get((no, seq))?.is_some() => true,
+                Some(_) if deaths.of_delivery(no, seq)?.is_some() => true,
                 Some(fate) => recover.only == Only::All && fate.tells == Tells::Delivered,
             };
             if take {
@@ -182,8 +188,10 @@ fn buried(
     if range.is_empty() {
         return Ok(sifted);
     }
-    let table = view.txn.open_table(DEAD_OF)?;
-    for (looked_at, row) in table.range((webhook, range.start)..(webhook, range.end))?.enumerate() {
+    let deaths = Deaths::of(&view.txn, view.shared)?;
+    let (low, high) = ((webhook, range.start), (webhook, range.end));
+    let rows = lookup::rising(&deaths.dead_of, &deaths, Bound::Included(&low), Bound::Excluded(&high))?;
+    for (looked_at, row) in rows.enumerate() {
         let (key, death) = row?;
         let (_, event) = key.value();
         if looked_at >= JOB_LOOKED_AT_MAX || sifted.items.len() >= max {
@@ -237,8 +245,10 @@ impl Versions<'_> {
     fn at(&mut self, seq: Seq) -> Result<Option<&Webhook>, StoreError> {
         if self.known.as_ref().is_none_or(|(range, _)| !range.contains(&seq)) {
             let then = self.view.webhook_at(self.no, seq)?;
-            let later = (self.no, seq.saturating_add(1))..=(self.no, Seq::MAX);
-            let next = self.view.txn.open_table(WEBHOOKS)?.range(later)?.next().transpose()?;
+            let (low, high) = ((self.no, seq.saturating_add(1)), (self.no, Seq::MAX));
+            let table = self.view.txn.open_table(WEBHOOKS)?;
+            let mut later = lookup::rising(&table, &WEBHOOKS, Bound::Included(&low), Bound::Included(&high))?;
+            let next = later.next().transpose()?;
             let end = next.map_or(Seq::MAX, |(key, _)| key.value().1);
             self.known = Some((seq..end, then));
         }
@@ -252,7 +262,9 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        self.txn.open_table(JOBS)?.get(&id.0)?.map(|value| row::read(JOBS, &&id.0, value.value())).transpose()
+        lookup::get(&self.txn.open_table(JOBS)?, &JOBS, &&id.0)?
+            .map(|value| row::read(JOBS, &&id.0, value.value()))
+            .transpose()
     }
 
     /// Jobs before `before`, newest first, while `each` wants more.
@@ -260,7 +272,8 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn scan_jobs(&self, before: JobId, mut each: impl FnMut(Job) -> bool) -> Result<(), StoreError> {
-        for row in self.txn.open_table(JOBS)?.range::<&[u8; 16]>(..&before.0)?.rev() {
+        let table = self.txn.open_table(JOBS)?;
+        for row in lookup::falling(&table, &JOBS, Bound::Unbounded, Bound::Excluded(&&before.0))? {
             let (id, value) = row?;
             if !each(row::read(JOBS, &id.value(), value.value())?) {
                 break;

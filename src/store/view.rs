@@ -3,6 +3,7 @@
 //! A view lives for one question and never across a wait on the network: a snapshot that stays open keeps every page that
 //! is freed after it.
 
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -14,6 +15,7 @@ use super::hold::Hold;
 use super::ids::Mask;
 use super::listing::{self, Fates, Tails};
 use super::log::{self, Log};
+use super::lookup;
 use super::numbers::ByWebhook;
 use super::op::RowKey;
 use super::ordering::{self, Place, Places};
@@ -21,12 +23,12 @@ use super::queue::{self, Queued};
 use super::record::{self, Entry, QueueRow, Standing};
 use super::registry::Registry;
 use super::row;
-use super::schema::{DEAD, DEAD_OF, FATES, FATES_PER_ROW, META, ORDERING, QUEUE, STANDING, WEBHOOKS, meta};
+use super::schema::{FATES, FATES_PER_ROW, META, ORDERING, QUEUE, STANDING, WEBHOOKS, meta};
 use super::seal::Sealer;
 use crate::clock::Millis;
 use crate::model::attempt::Attempt;
 use crate::model::event::{Event, OrderKey};
-use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookNo};
+use crate::model::id::{EventId, JournalSeq, Seq, WebhookNo};
 use crate::model::webhook::Webhook;
 
 /// What the writer and its readers have in common.
@@ -212,23 +214,14 @@ pub struct View<'a> {
     pub(super) shared: &'a Shared,
 }
 
-/// A dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    pub webhook: WebhookNo,
-    pub event: Seq,
-    /// The journal record of its death; its place in the listing.
-    pub death: JournalSeq,
-}
-
 impl View<'_> {
     /// Wall time of the newest whole backup, in ms.
     ///
     /// # Errors
     /// When the store fails.
     pub fn last_backup(&self) -> Result<Option<Millis>, StoreError> {
-        let found = self.txn.open_table(META)?.get(meta::LAST_BACKUP)?;
-        let Some(value) = found else { return Ok(None) };
+        let meta_rows = self.txn.open_table(META)?;
+        let Some(value) = lookup::get(&meta_rows, &META, &meta::LAST_BACKUP)? else { return Ok(None) };
         let bytes = row::open(META, &meta::LAST_BACKUP, value.value())?.try_into();
         Ok(Some(u64::from_le_bytes(bytes.map_err(|_| StoreError::Damaged("when it was backed up does not read"))?)))
     }
@@ -320,7 +313,7 @@ impl View<'_> {
     }
 
     pub(super) fn fates_beside(&self, event: Seq, tail: Fates) -> Result<Fates, StoreError> {
-        let mut fates = match self.txn.open_table(FATES)?.get(event / FATES_PER_ROW)? {
+        let mut fates = match lookup::get(&self.txn.open_table(FATES)?, &FATES, &(event / FATES_PER_ROW))? {
             Some(row) => listing::fates_in(row.value(), event)?,
             None => Fates::new(),
         };
@@ -430,7 +423,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn standing(&self, webhook: WebhookNo) -> Result<Standing, StoreError> {
-        let mut standing: Standing = match self.txn.open_table(STANDING)?.get(webhook)? {
+        let mut standing: Standing = match lookup::get(&self.txn.open_table(STANDING)?, &STANDING, &webhook)? {
             Some(value) => row::read(STANDING, &webhook, value.value())?,
             None => Standing::default(),
         };
@@ -445,7 +438,9 @@ impl View<'_> {
     /// When the store fails.
     pub fn webhook_at(&self, no: WebhookNo, seq: Seq) -> Result<Option<Webhook>, StoreError> {
         let table = self.txn.open_table(WEBHOOKS)?;
-        let Some(found) = table.range((no, 0)..=(no, seq))?.next_back() else { return Ok(None) };
+        let (low, high) = ((no, 0), (no, seq));
+        let mut versions = lookup::falling(&table, &WEBHOOKS, Bound::Included(&low), Bound::Included(&high))?;
+        let Some(found) = versions.next() else { return Ok(None) };
         let (key, value) = found?;
         let record = row::open(WEBHOOKS, &key.value(), value.value())?;
         record::read_webhook(no, key.value().1, record, &self.shared.sealer).map(Some)
@@ -457,38 +452,5 @@ impl View<'_> {
     /// When the store fails.
     pub fn webhook_newest(&self, no: WebhookNo) -> Result<Option<Webhook>, StoreError> {
         self.webhook_at(no, Seq::MAX)
-    }
-
-    /// Whether a delivery is a dead letter: the journal record of its death.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn death_of(&self, webhook: WebhookNo, event: Seq) -> Result<Option<JournalSeq>, StoreError> {
-        Ok(self.txn.open_table(DEAD_OF)?.get((webhook, event))?.map(|number| number.value()))
-    }
-
-    /// A tenant's dead letters below `before`, newest first, while `each` wants more.
-    ///
-    /// # Errors
-    /// When the store or `each` fails.
-    pub fn scan_dead(
-        &self,
-        tenant: TenantNo,
-        before: JournalSeq,
-        mut each: impl FnMut(DeadLetter) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
-        let (table, dead_of) = (self.txn.open_table(DEAD)?, self.txn.open_table(DEAD_OF)?);
-        for found in table.range((tenant, 0)..(tenant, before))?.rev() {
-            let (key, value) = found?;
-            let (webhook, event) = value.value();
-            // Neither table has a checksum: each vouches for the other.
-            if dead_of.get((webhook, event))?.is_none_or(|death| death.value() != key.value().1) {
-                return Err(StoreError::DamagedAt { table: "dead".to_owned(), place: format!("{:?}", key.value()) });
-            }
-            if !each(DeadLetter { webhook, event, death: key.value().1 })? {
-                break;
-            }
-        }
-        Ok(())
     }
 }

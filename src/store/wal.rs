@@ -9,9 +9,13 @@
 //! Each stretch between two checkpoints has a tag, which the checkpoint writes into the store: so nothing that an older
 //! stretch left behind, or a log that belongs to another store, is ever taken for this one's. Tags rise, by steps of chance, and
 //! the newest stands in front of the records: a store that is older than its log is found out, be it that a damaged header made
-//! redb fall back to the commit before, or that an old copy was put beside it. Records of a stretch are numbered from 0
-//! without gaps. Front, little endian: tag u64, CRC-32 of it u32. Record: tag u64, number u64, length u32, CRC-32 u32 of
-//! these and the content, content.
+//! redb fall back to the commit before, or that an old copy was put beside it. Two places in front take turns, so that one
+//! reads whatever a crash tears. Records of a stretch are numbered from 0 without gaps. Each place, little endian: tag u64, CRC-32
+//! of it u32. Record: tag u64, number u64, length u32, CRC-32 u32 of these and the content, content.
+//!
+//! Behind the newest record stands a mark, written once the record is synced, and not synced itself: a record without content
+//! with the number `SETTLED`. The next record takes its place. Where it stands and the record before it does not read, that was
+//! damaged; where it does not, a power cut may have torn the record, of which nobody was told.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -24,11 +28,18 @@ use super::StoreError;
 
 const OLDER: &str = "it is older than its write-ahead log webhookd.wal: its newest state was lost; restore a backup";
 
+const FRONTLESS: &str = "its write-ahead log webhookd.wal does not read, and accepted events may stand in it; put the right one \
+                         back, or restore a backup";
+
 /// Name of the log in the state folder.
 pub const WAL_FILE: &str = "webhookd.wal";
 const HEADER_BYTES: usize = 24;
+/// One of the two places for the newest tag.
+const PLACE_BYTES: usize = 12;
 /// What stands in front of the records.
-const FRONT_BYTES: usize = 12;
+const FRONT_BYTES: usize = 2 * PLACE_BYTES;
+/// The number of the mark behind the newest record: greater than any record's.
+const SETTLED: u64 = u64::MAX;
 /// What the length is filled up with at a time.
 const FILL_BYTES: usize = 64 * 1024;
 
@@ -75,6 +86,9 @@ pub struct Wal {
     next: u64,
     offset: u64,
     record: Vec<u8>,
+    /// Where the newest tag stands in front, and whether that is synced: the other one is.
+    place: Option<u64>,
+    synced: bool,
 }
 
 impl Wal {
@@ -84,7 +98,17 @@ impl Wal {
     /// When its length can't be read.
     pub fn open(file: LogFile, capacity: u64) -> io::Result<Self> {
         let length = file.len()?;
-        Ok(Self { file, capacity, length, tag: 0, next: 0, offset: FRONT_BYTES as u64, record: Vec::new() })
+        Ok(Self {
+            file,
+            capacity,
+            length,
+            tag: 0,
+            next: 0,
+            offset: FRONT_BYTES as u64,
+            record: Vec::new(),
+            place: None,
+            synced: false,
+        })
     }
 
     /// Fills in what is missing of its length, so that appending never waits for the file system to find room.
@@ -95,9 +119,20 @@ impl Wal {
         if self.length >= self.capacity {
             return Ok(());
         }
+        let mut front = [0; FRONT_BYTES];
+        if self.length >= FRONT_BYTES as u64 {
+            self.file.read(0, &mut front)?;
+        }
+        if tags(&front) == [None; 2] {
+            front[..PLACE_BYTES].copy_from_slice(&in_front(0));
+        }
+        // Before it is as long as it has to be: a front that does not read at all is then one that was damaged.
+        self.file.set_len(self.length.max(FRONT_BYTES as u64))?;
+        self.file.write(0, &front)?;
+        self.file.sync_data()?;
         self.file.set_len(self.capacity)?;
         let zeros = vec![0; FILL_BYTES];
-        let mut at = self.length;
+        let mut at = self.length.max(FRONT_BYTES as u64);
         while at < self.capacity {
             let part = usize::try_from(self.capacity - at).unwrap_or(FILL_BYTES).min(FILL_BYTES);
             self.file.write(at, &zeros[..part])?;
@@ -122,12 +157,16 @@ impl Wal {
     pub fn read(&self, position: Position) -> Result<Vec<Vec<u8>>, StoreError> {
         let mut front = [0; FRONT_BYTES];
         self.file.read(0, &mut front).map_err(unavailable)?;
-        if newest_tag(front).is_some_and(|newest| newest > position.tag) {
+        let newest = tags(&front).into_iter().flatten().max();
+        if newest.is_some_and(|newest| newest > position.tag) {
             return Err(StoreError::Damaged(OLDER));
         }
         if position.clean {
             // What is read once would be held on to by the allocator for as long as the daemon is idle.
             return Ok(Vec::new());
+        }
+        if newest.is_none() {
+            return Err(StoreError::Damaged(FRONTLESS));
         }
         let mut all = vec![0; usize::try_from(self.capacity).unwrap_or(usize::MAX)];
         self.file.read(0, &mut all).map_err(unavailable)?;
@@ -139,15 +178,15 @@ impl Wal {
             }
             number += 1;
         }
-        // Each record is synced before the next one is written: behind one that is torn by a crash there is none.
+        // Each record is synced before the next one, or its mark, is written: behind one that is torn by a crash there is neither.
         let begun = |at: usize| {
             all.get(at..at + 16).is_some_and(|head| word(head, 0) == position.tag && word(head, 8) == number)
         };
         if begun(at) {
             tracing::warn!(
                 record = number,
-                "the newest record of the write-ahead log does not read and is left out: a crash tore it before anybody was \
-                 told of it, or it is damaged"
+                "the newest record of the write-ahead log does not read and is left out: a power cut tore it before anybody \
+                 was told of it, or it is damaged"
             );
         }
         let tag = position.tag.to_le_bytes();
@@ -158,7 +197,8 @@ impl Wal {
             let claimed = all.get(start + 8..start + 16).map_or(0, |bytes| word(bytes, 0));
             if claimed > number && record_at(&all, start, position.tag, claimed).is_some() {
                 return Err(StoreError::Damaged(
-                    "a record of its write-ahead log is damaged, and there are later ones; restore a backup",
+                    "a record of its write-ahead log webhookd.wal is damaged, and what was acknowledged stands in it; restore a \
+                     backup",
                 ));
             }
         }
@@ -174,11 +214,24 @@ impl Wal {
         self.tag = tag;
         self.next = 0;
         self.offset = FRONT_BYTES as u64;
-        let tag = tag.to_le_bytes();
+        let place = match self.place {
+            Some(place) if self.synced => PLACE_BYTES as u64 - place,
+            Some(place) => place,
+            None => self.first_place()?,
+        };
+        (self.place, self.synced) = (Some(place), false);
+        self.file.write(place, &in_front(tag))
+    }
+
+    /// Where the first tag goes after a start: over the one that does not read, or else over the newest, which may not be synced.
+    fn first_place(&self) -> io::Result<u64> {
         let mut front = [0; FRONT_BYTES];
-        front[..8].copy_from_slice(&tag);
-        front[8..].copy_from_slice(&checksum(&tag, &[]).to_le_bytes());
-        self.file.write(0, &front)
+        self.file.read(0, &mut front)?;
+        Ok(match tags(&front) {
+            [None, _] => 0,
+            [Some(first), Some(second)] if first > second => 0,
+            _ => PLACE_BYTES as u64,
+        })
     }
 
     /// Overwrites what older stretches have left behind. Nothing may have been appended to the present one.
@@ -194,7 +247,9 @@ impl Wal {
             at += part as u64;
         }
         self.record.clear();
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.synced = true;
+        Ok(())
     }
 
     /// Goes on where a store stands in it.
@@ -232,15 +287,17 @@ impl Wal {
     pub fn append(&mut self, content: &[u8]) -> io::Result<()> {
         let record = &mut self.record;
         record.clear();
-        record.extend_from_slice(&self.tag.to_le_bytes());
-        record.extend_from_slice(&self.next.to_le_bytes());
-        record.extend_from_slice(&u32::try_from(content.len()).map_err(io::Error::other)?.to_le_bytes());
-        record.extend_from_slice(&checksum(record, content).to_le_bytes());
+        record.extend_from_slice(&header(self.tag, self.next, content)?);
         record.extend_from_slice(content);
         self.file.write(self.offset, record)?;
         self.file.sync_data()?;
+        self.synced = true;
         self.offset += record.len() as u64;
         self.next += 1;
+        if self.has_room(0) {
+            // Nothing is lost without it.
+            drop(self.file.write(self.offset, &header(self.tag, SETTLED, &[])?));
+        }
         Ok(())
     }
 }
@@ -255,10 +312,33 @@ pub fn open_file(path: &Path, capacity: u64) -> io::Result<Wal> {
     Wal::open(Box::new(FileBackend::new(file).map_err(io::Error::other)?), capacity)
 }
 
-/// The tag of the newest stretch that was begun, if that reads.
-fn newest_tag(front: [u8; FRONT_BYTES]) -> Option<u64> {
-    let sum = checksum(&front[..8], &[]).to_le_bytes();
-    (front[8..] == sum).then(|| word(&front, 0))
+/// A tag as it stands in front.
+fn in_front(tag: u64) -> [u8; PLACE_BYTES] {
+    let mut place = [0; PLACE_BYTES];
+    place[..8].copy_from_slice(&tag.to_le_bytes());
+    let sum = checksum(&place[..8], &[]);
+    place[8..].copy_from_slice(&sum.to_le_bytes());
+    place
+}
+
+/// The tags of the newest stretches that were begun, where they read.
+fn tags(all: &[u8]) -> [Option<u64>; 2] {
+    [0, PLACE_BYTES].map(|at| {
+        let place = all.get(at..at + PLACE_BYTES)?;
+        let tag = word(place, 0);
+        (place == in_front(tag)).then_some(tag)
+    })
+}
+
+/// What stands before the content of a record.
+fn header(tag: u64, number: u64, content: &[u8]) -> io::Result<[u8; HEADER_BYTES]> {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&tag.to_le_bytes());
+    header[8..16].copy_from_slice(&number.to_le_bytes());
+    header[16..20].copy_from_slice(&u32::try_from(content.len()).map_err(io::Error::other)?.to_le_bytes());
+    let sum = checksum(&header[..20], content);
+    header[20..].copy_from_slice(&sum.to_le_bytes());
+    Ok(header)
 }
 
 /// The content of record `number` of a stretch, if it stands whole at `at`.
@@ -291,129 +371,4 @@ fn unavailable(error: io::Error) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use redb::backends::InMemoryBackend;
-
-    use super::*;
-
-    const CAPACITY: u64 = 4_096;
-
-    /// A file that outlives the log that was opened on it.
-    #[derive(Clone, Debug)]
-    struct Kept(Arc<InMemoryBackend>);
-
-    impl StorageBackend for Kept {
-        fn len(&self) -> io::Result<u64> {
-            self.0.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.0.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            self.0.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.0.write(offset, data)
-        }
-    }
-
-    fn kept() -> Kept {
-        Kept(Arc::new(InMemoryBackend::new()))
-    }
-
-    fn open(file: &Kept) -> Wal {
-        let mut wal = Wal::open(Box::new(file.clone()), CAPACITY).unwrap();
-        wal.fill().unwrap();
-        wal
-    }
-
-    fn at(tag: u64, next: u64) -> Position {
-        Position { tag, next, clean: false }
-    }
-
-    #[test]
-    fn what_was_appended_is_read_from_where_the_store_stands() {
-        let file = kept();
-        assert!(!Wal::open(Box::new(file.clone()), CAPACITY).unwrap().is_whole());
-        let mut wal = open(&file);
-        wal.begin(7).unwrap();
-        for content in ["one", "two", "three"] {
-            wal.append(content.as_bytes()).unwrap();
-        }
-        let wal = open(&file);
-        assert!(wal.is_whole());
-        assert_eq!(wal.read(at(7, 0)).unwrap(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
-        assert_eq!(wal.read(at(7, 2)).unwrap(), [b"three".to_vec()]);
-        assert_eq!(wal.read(at(7, 3)).unwrap(), Vec::<Vec<u8>>::new());
-        assert_eq!(wal.read(at(8, 0)).unwrap(), Vec::<Vec<u8>>::new());
-        for clean in [false, true] {
-            let older = wal.read(Position { clean, ..at(6, 0) });
-            assert!(matches!(older, Err(StoreError::Damaged(OLDER))), "{older:?}");
-        }
-    }
-
-    #[test]
-    fn a_new_stretch_hides_what_an_older_one_left_behind() {
-        let file = kept();
-        let mut wal = open(&file);
-        wal.begin(1).unwrap();
-        for _ in 0..9 {
-            wal.append(b"old").unwrap();
-        }
-        wal.begin(2).unwrap();
-        wal.append(b"new").unwrap();
-        assert_eq!(wal.read(at(2, 0)).unwrap(), [b"new".to_vec()]);
-        assert_eq!(wal.position(), at(2, 1));
-    }
-
-    #[test]
-    fn a_torn_record_at_the_end_is_none_and_one_before_others_is_damage() {
-        for torn in 0..3_u64 {
-            for byte in [0, 9, 17, 21, HEADER_BYTES as u64] {
-                let file = kept();
-                let mut wal = open(&file);
-                wal.begin(3).unwrap();
-                let mut starts = Vec::new();
-                for content in ["one", "two", "six"] {
-                    starts.push(wal.offset);
-                    wal.append(content.as_bytes()).unwrap();
-                }
-                let place = starts[torn as usize] + byte;
-                let mut was = [0];
-                file.read(place, &mut was).unwrap();
-                file.write(place, &[was[0] ^ 0x40]).unwrap();
-                let read = wal.read(at(3, 0));
-                match torn {
-                    2 => assert_eq!(read.unwrap(), [b"one".to_vec(), b"two".to_vec()], "{byte}"),
-                    _ => assert!(matches!(read, Err(StoreError::Damaged(_))), "{torn} {byte}"),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn it_says_when_it_is_full() {
-        let mut wal = open(&kept());
-        wal.begin(1).unwrap();
-        assert!(wal.is_empty());
-        while wal.has_room(100) {
-            wal.append(&[1; 100]).unwrap();
-        }
-        assert_eq!(wal.next, (CAPACITY - FRONT_BYTES as u64) / (100 + HEADER_BYTES as u64));
-        assert!(!wal.is_empty());
-        assert_eq!(wal.read(at(1, 0)).unwrap().len() as u64, wal.next);
-    }
-
-    #[test]
-    fn a_position_reads_as_it_was_written() {
-        for position in [at(u64::MAX, 5), Position { clean: true, ..at(1, 0) }] {
-            assert_eq!(Position::read(&position.to_bytes()).unwrap(), position);
-        }
-        assert!(Position::read(&[0; 16]).is_err());
-    }
-}
+mod tests;

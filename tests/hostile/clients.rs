@@ -79,7 +79,8 @@ fn a_half_handshakes_hold_nobody_up() {
 
 #[test]
 fn a_noise_of_every_kind_is_answered_or_closed_and_the_others_are_served() {
-    let ground = Ground::new(Daemon::builder().set("server.header_timeout", "\"1s\""));
+    let limited = Daemon::builder().set("server.header_timeout", "\"1s\"").set("server.handshake_timeout", "\"1s\"");
+    let ground = Ground::new(limited);
     let before = ground.rss_kib();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut chance = move || {
@@ -122,6 +123,27 @@ fn a_noise_of_every_kind_is_answered_or_closed_and_the_others_are_served() {
         }
     });
     assert!(at_share(&took, 0.99) < HARDLY, "the others wait {took:?}");
+    // Whoever leaves a head unfinished and keeps the connection is not waited for either, after an answer no more than before.
+    let unfinished =
+        |noise: &&Vec<u8>| !noise.is_empty() && !noise.windows(2).any(|pair| pair == b"\n\r" || pair == b"\n\n");
+    let mut kept: Vec<TcpStream> = Vec::new();
+    for (number, noise) in noises.iter().filter(unfinished).take(90).enumerate() {
+        let to = if number % 3 == 0 { ground.tls } else { ground.stage.daemon.address() };
+        let mut stream = connect_from(ENEMY, to);
+        if number % 3 == 2 {
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").expect("a server that reads");
+            assert!(stream.read(&mut [0; 512]).expect("an answer") > 0);
+        }
+        drop(stream.write_all(noise));
+        kept.push(stream);
+    }
+    assert!(kept.len() > 60, "{} of them", kept.len());
+    let written = Instant::now();
+    for stream in &mut kept {
+        ends(stream);
+    }
+    let took = written.elapsed();
+    assert!(took < Duration::from_secs(4), "the last of them was closed after {took:?}");
     let rss = ground.rss_kib();
     assert!(rss < before + 32 * 1024, "{rss} KiB after {before}");
 }

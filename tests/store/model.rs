@@ -111,6 +111,7 @@ pub struct Model {
     pub group_events: usize,
     pub now: Millis,
     pub wall_ms: Millis,
+    pub aged_ms: Millis,
 }
 
 impl Model {
@@ -126,10 +127,10 @@ impl Model {
         self.hooks.get(&webhook).is_some_and(|hook| hook.life != Life::Deleted)
     }
 
-    /// A group of ops at one time; says what the store should answer.
-    pub fn apply(&mut self, ops: &[Op], now: Millis, wall_ms: Millis) -> Vec<Result<Expected, Refusal>> {
+    /// A group of ops at one moment (schedule, wall, age); says what the store should answer.
+    pub fn apply(&mut self, ops: &[Op], times: [Millis; 3]) -> Vec<Result<Expected, Refusal>> {
         (self.group_journal, self.group_events) = (self.journal.len(), self.events.len());
-        (self.now, self.wall_ms) = (now, wall_ms);
+        [self.now, self.wall_ms, self.aged_ms] = times;
         ops.iter().map(|op| self.op(op)).collect()
     }
 
@@ -341,7 +342,7 @@ impl Model {
             if failed {
                 health.failures += 1;
                 health.failing_since_ms = health.failing_since_ms.or(Some(at_ms));
-                health.failing_from_ms = health.failing_from_ms.or(Some(self.now));
+                health.failing_from_ms = health.failing_from_ms.or(Some(self.aged_ms));
             }
             self.report(outcome, &before);
         }

@@ -60,7 +60,7 @@ impl Model {
         let health = self.hooks[&webhook].health.clone();
         let at_ms = outcome.attempt.at_ms;
         let since_pause = self.paused_until(webhook, at_ms).map_or(Millis::MAX, |until| at_ms.saturating_sub(until));
-        let failing_ms = (self.now - health.failing_from_ms.unwrap_or(self.now)).min(since_pause);
+        let failing_ms = (self.aged_ms - health.failing_from_ms.unwrap_or(self.aged_ms)).min(since_pause);
         let failing = health.failures >= FAILING_ATTEMPTS_MIN && failing_ms >= 120 * HOUR_MS;
         let reason = outcome.deactivate.map(|reason| reason.as_str()).or(failing.then_some("failing"));
         let quiet = self.is_operational(event);

@@ -288,7 +288,9 @@ impl World {
     /// Writes a group and holds the answers against the model's. An error leaves the group in limbo and no engine.
     pub fn write(&mut self, ops: Vec<Op>) -> Result<(), String> {
         let mut after = self.model.clone();
-        let expected = after.apply(&ops, self.clock.now_ms(), self.clock.wall_ms());
+        let now = self.clock.now_ms();
+        let times = [now, self.clock.wall_ms(), self.shared.as_ref().unwrap().age().at(now)];
+        let expected = after.apply(&ops, times);
         self.tally.groups += 1;
         let applied = self.engine.as_mut().unwrap().apply(&ops);
         match applied {

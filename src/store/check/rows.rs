@@ -36,7 +36,7 @@ pub(super) fn check(txn: &ReadTransaction, report: &mut Report, tell: &mut Tell<
     rows(txn, KEYS, report, tell, |_| Ok(()));
     rows(txn, PAUSES, report, tell, |bytes| record::read::<Pause>(bytes).map(drop));
     rows(txn, JOBS, report, tell, |bytes| record::read::<Job>(bytes).map(drop));
-    plain(txn, MARKS, report, tell);
+    rows(txn, MARKS, report, tell, |_| Ok(()));
     rows(txn, AUDIT, report, tell, |bytes| record::read::<Audit>(bytes).map(drop));
     rows(txn, BY_TENANT, report, tell, |bytes| record::read::<Vec<u64>>(bytes).map(drop));
     rows(txn, BY_WEBHOOK, report, tell, |bytes| record::read::<Vec<u64>>(bytes).map(drop));

@@ -9,6 +9,7 @@ use redb::backends::InMemoryBackend;
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::limits::PAGE_BYTES_MAX;
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::id::{AttemptNumber, Seq, TenantId, TenantNo};
 use crate::store::engine::Engine;
@@ -55,13 +56,17 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn accept(&mut self, tenant: TenantNo, kind: &str) {
+        self.accept_with(tenant, kind, None);
+    }
+
+    fn accept_with(&mut self, tenant: TenantNo, kind: &str, data: Option<Bytes>) {
         let draft = Draft {
             tenant,
             kind: kind.to_owned(),
             channel: None,
             created_us: 0,
             ordering_key: None,
-            data: None,
+            data,
             context: Some(Bytes::from_static(b"{\"a\":\"x\",\"n\":1}")),
             user: None,
             test: false,
@@ -159,6 +164,23 @@ fn filters_apply_and_an_unknown_tenant_sees_only_what_is_for_everybody() {
         assert_eq!(!fixture.all(&filtered).is_empty(), found, "{key} {value}");
     }
     assert_eq!(fixture.all(&query(9, true, 4)), (1..=40).filter(|seq| (seq - 1) % 3 == 2).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_page_of_large_events_is_short_and_leaves_none_out() {
+    let mut fixture = fixture();
+    let large = Bytes::from(format!("{{\"a\":\"{}\"}}", "x".repeat(PAGE_BYTES_MAX / 3)));
+    for _ in 0..10 {
+        fixture.accept_with(1, "large", Some(large.clone()));
+    }
+    for ascending in [true, false] {
+        let query = EventQuery { kind: Some("large".to_owned()), ..query(1, ascending, 100) };
+        let page = fixture.shared.events_page(&query).unwrap();
+        assert_eq!((page.items.len(), page.next.is_some()), (3, true));
+        let mut found = fixture.all(&query);
+        found.sort_unstable();
+        assert_eq!(found, (41..=50).collect::<Vec<Seq>>());
+    }
 }
 
 #[test]

@@ -259,6 +259,26 @@ fn g11_a_clock_that_is_wrong_at_a_start_does_not_empty_the_store() {
 }
 
 #[test]
+fn g11_a_clock_that_is_ahead_at_a_start_disables_no_webhook() {
+    let dead = Verdict::Dead(DeadReason::Exhausted);
+    let is_active = |store: &Fixture| store.shared.registry().webhook(1).unwrap().is_active();
+    let mut store = fixture();
+    for _ in 0..12 {
+        store.event(dead);
+    }
+    let before = store.clock.now_ms();
+    let mut store = store.restart(before + 400 * DAY_MS);
+    // Of 400 days three count, and with every day that passes one more.
+    for day in 3..5 {
+        store.event(dead);
+        assert!(is_active(&store), "after {day} days");
+        store.days(1);
+    }
+    store.event(dead);
+    assert!(!is_active(&store), "after five");
+}
+
+#[test]
 fn a_small_store_that_was_never_flushed_is_retained_too() {
     let mut store = fixture();
     store.event(Verdict::Delivered);

@@ -15,7 +15,7 @@ use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookStat
 use crate::store::op::{Accept, Draft, Op, Outcome, Quota};
 use crate::store::open::Place;
 use crate::store::record::Entry;
-use crate::store::spool::{Spool, Success};
+use crate::store::spool::{NAMES, Spool, Success};
 use crate::store::writer::Parts;
 
 pub(super) const NOW: u64 = 1_700_000_000_000;
@@ -128,6 +128,46 @@ fn a_success_that_was_not_committed_is_recorded_at_the_next_start() {
     let standing = parts.shared.view().unwrap().standing(1).unwrap();
     assert_eq!((standing.waiting, standing.started, standing.failures), (0, 0, 0));
     assert_eq!(Spool::open(folder.path()).unwrap().1, [], "what was taken in is gone");
+}
+
+#[test]
+fn g10_a_damaged_spool_repeats_what_it_knew_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = open(folder.path());
+    let engine = &mut parts.recovered.engine;
+    let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
+    engine.apply(&[tenant, webhook(1, Filter::All)]).unwrap();
+    let accepted = engine.apply(&[accept(), accept(), accept()]).unwrap().effects.fresh;
+    let events: Vec<Arc<Event>> = accepted.into_iter().map(|(_, event)| event).collect();
+    drop(parts);
+    let file = folder.path().join(NAMES[0]);
+    let (spool, _) = Spool::open(folder.path()).unwrap();
+    spool.note(events[..2].iter().map(|event| success(event, 1)).collect::<Vec<_>>().iter()).unwrap();
+    drop(spool);
+    let whole = std::fs::read(&file).unwrap();
+    let known = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        Spool::open(folder.path()).unwrap().1
+    };
+    let both = known(&whole);
+    assert_eq!(both.len(), 2);
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let left = known(&flipped);
+        assert!(left.len() == 1 && both.contains(&left[0]), "bit {bit}: {left:?}");
+    }
+    for length in 0..whole.len() {
+        assert_eq!(known(&whole[..length]), both[..length / 56], "cut to {length}");
+    }
+    // And so the store has each event, and repeats those that the spool does not know of any more.
+    let mut flipped = whole.clone();
+    flipped[3] ^= 4;
+    std::fs::write(&file, &flipped).unwrap();
+    let parts = open(folder.path());
+    let fresh: Vec<u64> = parts.recovered.fresh.iter().map(|(_, event)| event.seq).collect();
+    assert_eq!(fresh, [events[0].seq, events[2].seq]);
+    assert_eq!(parts.recovered.engine.heads().0, 4);
 }
 
 #[test]
