@@ -165,7 +165,9 @@ proptest! {
             Host::Name(name) => {
                 prop_assert_eq!((found, asked), (Ok(vec![at_port(PUBLIC.into())]), vec![name.clone()]), "{}", text);
                 // No program that is asked for the name may take it for an address: those of the C library would.
-                let numeric = |label: &str| label.starts_with("0x") || label.bytes().all(|byte| byte.is_ascii_digit());
+                let hex = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let is_hex = |label: &str| label.strip_prefix("0x").is_some_and(hex);
+                let numeric = |label: &str| is_hex(label) || label.bytes().all(|byte| byte.is_ascii_digit());
                 let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
                 prop_assert!(last.is_empty() || !numeric(last), "{}: {}", text, name);
             }
