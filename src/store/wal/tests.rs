@@ -114,6 +114,7 @@ fn a_front_that_does_not_read_at_all_is_damage_and_a_torn_one_is_not() {
     let mut wal = open(&file);
     assert_eq!(wal.read(at(0, 0)).unwrap(), Vec::<Vec<u8>>::new());
     wal.begin(4).unwrap();
+    wal.append(b"one").unwrap();
     for tag in 5..9 {
         wal.begin(tag).unwrap();
         wal.append(b"one").unwrap();
