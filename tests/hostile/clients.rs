@@ -126,8 +126,11 @@ fn a_noise_of_every_kind_is_answered_or_closed_and_the_others_are_served() {
     // Whoever leaves a head unfinished and keeps the connection is not waited for either, after an answer no more than before.
     let unfinished =
         |noise: &&Vec<u8>| !noise.is_empty() && !noise.windows(2).any(|pair| pair == b"\n\r" || pair == b"\n\n");
+    // Most of the noise is refused as it comes: these heads are right, as far as they go.
+    let right = [b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ".to_vec(), b"GET / HTTP/1.1\r\n".to_vec(), b"G".to_vec()];
+    let heads = right.iter().cycle().take(12).chain(noises.iter().filter(unfinished));
     let mut kept: Vec<TcpStream> = Vec::new();
-    for (number, noise) in noises.iter().filter(unfinished).take(90).enumerate() {
+    for (number, noise) in heads.take(90).enumerate() {
         let to = if number % 3 == 0 { ground.tls } else { ground.stage.daemon.address() };
         let mut stream = connect_from(ENEMY, to);
         if number % 3 == 2 {

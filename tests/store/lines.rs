@@ -1,7 +1,6 @@
 //! The model's part about ordering keys, cancelling and pauses: who stands in line, who goes next, what is taken away.
 
 use webhookd::clock::Millis;
-use webhookd::limits::FAILING_FOR_MS;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::{OrderKey, order_of};
 use webhookd::model::id::{JournalSeq, Seq, WebhookNo};
@@ -110,8 +109,6 @@ impl Model {
         let before = self.pauses.get(scope).copied();
         if before.is_some_and(|pause| pause.until_ms.is_none()) != paused {
             let now = self.wall_ms;
-            self.pauses
-                .retain(|_, pause| pause.until_ms.is_none_or(|until| now.saturating_sub(until) <= FAILING_FOR_MS));
             let pause = match before {
                 Some(pause) if !paused => Pause { until_ms: Some(now), ..pause },
                 _ => Pause { since_ms: now, until_ms: None },
