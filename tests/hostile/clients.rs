@@ -77,6 +77,24 @@ fn a_half_handshakes_hold_nobody_up() {
     assert!(p99 < HARDLY, "the others wait {p99:?}");
 }
 
+/// What noise is made of.
+const PIECES: [&[u8]; 14] = [
+    b"GET / HTTP/1.1\r\n",
+    b"POST /v1/events HTTP/1.1\r\n",
+    b"Host: a\r\n",
+    b"Content-Length: 99999999999999999999\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: chunked, chunked\r\n",
+    b"\r\n",
+    b"\n",
+    b"\0",
+    b"ffffffffffffffff\r\n",
+    b"-1\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01",
+    b" \t: \xff\xfe",
+];
+
 #[test]
 fn a_noise_of_every_kind_is_answered_or_closed_and_the_others_are_served() {
     let limited = Daemon::builder().set("server.header_timeout", "\"1s\"").set("server.handshake_timeout", "\"1s\"");
@@ -87,27 +105,11 @@ fn a_noise_of_every_kind_is_answered_or_closed_and_the_others_are_served() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state >> 33
     };
-    let pieces: [&[u8]; 14] = [
-        b"GET / HTTP/1.1\r\n",
-        b"POST /v1/events HTTP/1.1\r\n",
-        b"Host: a\r\n",
-        b"Content-Length: 99999999999999999999\r\n",
-        b"Transfer-Encoding: chunked\r\n",
-        b"Transfer-Encoding: chunked, chunked\r\n",
-        b"\r\n",
-        b"\n",
-        b"\0",
-        b"ffffffffffffffff\r\n",
-        b"-1\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01",
-        b" \t: \xff\xfe",
-    ];
     let noises: Vec<Vec<u8>> = (0..400)
         .map(|_| {
             let count = chance() % 12;
             let mut bytes: Vec<u8> =
-                (0..count).flat_map(|_| pieces[chance() as usize % pieces.len()].to_vec()).collect();
+                (0..count).flat_map(|_| PIECES[chance() as usize % PIECES.len()].to_vec()).collect();
             bytes.extend((0..chance() % 64).map(|_| chance() as u8));
             bytes
         })
