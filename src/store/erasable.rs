@@ -1,15 +1,22 @@
-//! What the next step of an erasure is about, found in a snapshot: the writer looks at each again. Owns how far one step reads.
+//! What the next step of an erasure is about, found in a snapshot: the writer looks at each again. Owns how far one step reads,
+//! and that damage which hides rows ends the erasure with an error: what is passed over would never be erased.
+
+use std::ops::Bound;
+
+use redb::ReadableTable;
 
 use super::StoreError;
+use super::deaths::Deaths;
 use super::erase::{
     ATTEMPTS, BLOCK, DEAD_LETTERS, EVENTS, HASH_BITS, KEPT_ATTEMPTS, KEPT_EVENTS, LAST, RECORDS, REMEMBERED, TOLD,
     WEBHOOKS, are_erased, attempt_erased, is_its, record_erased,
 };
-use super::log::{self, Log};
+use super::log::{self, Log, MISSING};
+use super::lookup::{self, Order};
 use super::ordering;
 use super::record::{self, Remembered};
 use super::row;
-use super::schema::{AUDIT, DEAD, IDEMPOTENCY, ORDERING, QUEUE};
+use super::schema::{AUDIT, IDEMPOTENCY, ORDERING, QUEUE};
 use super::sift::Sifted;
 use super::view::{Shared, View};
 use crate::limits::{
@@ -61,8 +68,9 @@ impl Shared {
 
 fn deaths(view: &View<'_>, erase: &Erase, from: JournalSeq, max: usize) -> Result<Sifted, StoreError> {
     let mut sifted = Sifted::default();
-    let own = (erase.tenant, from)..=(erase.tenant, JournalSeq::MAX);
-    for row in view.txn.open_table(DEAD)?.range(own)? {
+    let deaths = Deaths::of(&view.txn, view.shared)?;
+    let (low, high) = ((erase.tenant, from), (erase.tenant, JournalSeq::MAX));
+    for row in lookup::rising(&deaths.dead, &deaths, Bound::Included(&low), Bound::Included(&high))? {
         let (key, value) = row?;
         if sifted.items.len() >= max {
             sifted.next = Some(key.value());
@@ -81,31 +89,25 @@ fn blocks(
     below: u64,
     mut wanted: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
 ) -> Result<Sifted, StoreError> {
-    let (mut sifted, mut read) = (Sifted::default(), 0);
-    for row in view.txn.open_table(log.table())?.range(from..below.max(from))? {
-        let (first, bytes) = row?;
-        let (first, bytes) = (first.value(), bytes.value());
-        if sifted.items.len() >= ERASE_BLOCKS_MAX || read >= ERASE_READ_BYTES {
-            sifted.next = Some((0, first));
-            break;
+    let mut expected = None;
+    through(&view.txn.open_table(log.table())?, (from, below), ERASE_BLOCKS_MAX, |first, bytes| {
+        if expected.is_some_and(|expected| expected != first) {
+            return Err(StoreError::Damaged(MISSING));
         }
-        read += bytes.len();
+        let mut next = first;
         let mut look = || -> Result<bool, StoreError> {
-            let block = log::block_at(log, first, bytes)?;
             let mut take = false;
-            for (number, record) in (first..).zip(block.records()) {
+            for (number, record) in (first..).zip(log::block_at(log, first, bytes)?.records()) {
                 let record = record.map_err(|_| StoreError::Damaged("a block of the log is cut short"))?;
                 take |= wanted(number, record)?;
+                next = number + 1;
             }
             Ok(take)
         };
-        let take = match look() {
-            Err(error) if error.is_damage() => true,
-            taken => taken?,
-        };
-        sifted.items.extend(take.then_some((BLOCK, first)));
-    }
-    Ok(sifted)
+        let found = look();
+        expected = found.is_ok().then_some(next);
+        unless_damaged(found)
+    })
 }
 
 /// Records that retention has kept and that `wanted` takes, or that do not read.
@@ -116,22 +118,38 @@ fn kept(
     below: u64,
     mut wanted: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
 ) -> Result<Sifted, StoreError> {
+    through(&view.txn.open_table(log.kept())?, (from, below), ERASE_KEPT_MAX, |number, value| {
+        unless_damaged(log::kept(log, number, value).and_then(|(_, record)| wanted(number, record)))
+    })
+}
+
+/// The rows from one number to below another that `take` takes, as far as one step goes.
+fn through(
+    rows: &impl ReadableTable<u64, &'static [u8]>,
+    (from, below): (u64, u64),
+    max: usize,
+    mut take: impl FnMut(u64, &[u8]) -> Result<bool, StoreError>,
+) -> Result<Sifted, StoreError> {
     let (mut sifted, mut read) = (Sifted::default(), 0);
-    for row in view.txn.open_table(log.kept())?.range(from..below.max(from))? {
+    // A row of its neighbours that does not read is an item of its own and not in the way.
+    for row in lookup::rising(rows, &Order, Bound::Included(&from), Bound::Excluded(&below.max(from)))? {
         let (number, value) = row?;
         let (number, value) = (number.value(), value.value());
-        if sifted.items.len() >= ERASE_KEPT_MAX || read >= ERASE_READ_BYTES {
+        if sifted.items.len() >= max || read >= ERASE_READ_BYTES {
             sifted.next = Some((0, number));
             break;
         }
         read += value.len();
-        let take = match log::kept(log, number, value).and_then(|(_, record)| wanted(number, record)) {
-            Err(error) if error.is_damage() => true,
-            taken => taken?,
-        };
-        sifted.items.extend(take.then_some((BLOCK, number)));
+        sifted.items.extend(take(number, value)?.then_some((BLOCK, number)));
     }
     Ok(sifted)
+}
+
+fn unless_damaged(found: Result<bool, StoreError>) -> Result<bool, StoreError> {
+    match found {
+        Err(error) if error.is_damage() => Ok(true),
+        found => found,
+    }
 }
 
 fn remembered(view: &View<'_>, from: u64) -> Result<Sifted, StoreError> {
@@ -140,7 +158,8 @@ fn remembered(view: &View<'_>, from: u64) -> Result<Sifted, StoreError> {
     let day = u32::try_from(from >> HASH_BITS).unwrap_or(u32::MAX);
     let mut low = [0; 16];
     low[..8].copy_from_slice(&(from << (u64::BITS - HASH_BITS)).to_be_bytes());
-    for row in view.txn.open_table(IDEMPOTENCY)?.range((day, &low)..)? {
+    let keys = view.txn.open_table(IDEMPOTENCY)?;
+    for row in lookup::rising(&keys, &Order, Bound::Included(&(day, &low)), Bound::Unbounded)? {
         let (key, value) = row?;
         let (day, hash) = key.value();
         let beginning = u64::from_be_bytes(hash.first_chunk::<8>().copied().unwrap_or_default());
@@ -163,8 +182,9 @@ fn remembered(view: &View<'_>, from: u64) -> Result<Sifted, StoreError> {
 
 fn records(view: &View<'_>, erase: &Erase, from: u64, max: usize) -> Result<Sifted, StoreError> {
     let mut sifted = Sifted::default();
-    let range = from..erase.audit_below.max(from);
-    for (looked_at, row) in view.txn.open_table(AUDIT)?.range(range)?.enumerate() {
+    let (rows, below) = (view.txn.open_table(AUDIT)?, erase.audit_below.max(from));
+    for (looked_at, row) in lookup::rising(&rows, &Order, Bound::Included(&from), Bound::Excluded(&below))?.enumerate()
+    {
         let (number, value) = row?;
         let number = number.value();
         if sifted.items.len() >= max || looked_at >= JOB_LOOKED_AT_MAX {
@@ -182,8 +202,9 @@ fn webhooks(view: &View<'_>, own: &[WebhookNo], from: u64, max: usize) -> Result
     let mut sifted = Sifted::default();
     let (queue, lines) = (view.txn.open_table(QUEUE)?, view.txn.open_table(ORDERING)?);
     for no in own.iter().copied().filter(|no| u64::from(*no) >= from) {
-        let rows = (no, 0, 0, 0)..=(no, u8::MAX, u64::MAX, u64::MAX);
-        let waits = queue.range(rows)?.next().transpose()?.is_some() || ordering::any(&lines, no)?;
+        let (low, high) = ((no, 0, 0, 0), (no, u8::MAX, u64::MAX, u64::MAX));
+        let mut rows = lookup::rising(&queue, &QUEUE, Bound::Included(&low), Bound::Included(&high))?;
+        let waits = rows.next().transpose()?.is_some() || ordering::any(&lines, no)?;
         if waits || sifted.items.len() >= max {
             sifted.next = Some((0, u64::from(no)));
             break;

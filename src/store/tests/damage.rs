@@ -11,8 +11,11 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::event::order_of;
 use crate::model::id::TenantId;
+use crate::model::job::Erase;
 use crate::model::webhook::Filter;
+use crate::store::erase::EVENTS;
 use crate::store::inbox::{Answer, SubmitError, Waiter};
+use crate::store::log::Log;
 use crate::store::op::{Accept, Draft, Effects, Idempotency, Op};
 use crate::store::open::Place;
 use crate::store::schema::{IDEMPOTENCY, ORDERING};
@@ -121,4 +124,22 @@ async fn g10_damage_in_the_way_ends_the_writer_and_loses_nothing() {
     let recovered = open(folder.path(), &metrics).recovered;
     assert_eq!(recovered.engine.heads().0, 4);
     assert_eq!(recovered.fresh.iter().map(|(_, event)| event.seq).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn g10_an_erasure_passes_over_no_block_that_is_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = made(folder.path(), &[publish(None, None)]);
+    for _ in 0..2 {
+        parts.recovered.engine.apply(&[publish(None, None)]).unwrap();
+    }
+    let shared = parts.shared.clone();
+    let id = TenantId::parse("acme").unwrap();
+    let erase = Erase { tenant: 1, id, journal_below: u64::MAX, audit_below: u64::MAX };
+    let step = || shared.erasable(&erase, u64::MAX, (EVENTS, 0), 100);
+    assert_eq!(step().unwrap().items.len(), 3, "a block each");
+    let txn = parts.recovered.engine.db.begin_write().unwrap();
+    txn.open_table(Log::Events.table()).unwrap().remove(2).unwrap();
+    txn.commit().unwrap();
+    assert!(step().is_err_and(|error| error.is_damage()), "what is hidden would never be erased");
 }
