@@ -1,9 +1,10 @@
 //! `serve --dev`: everything needed to try the daemon out, made on the spot. Owns the scratch folder and the demo tenant.
 //!
 //! Never to be mistaken for production: state lives in a scratch folder that the next `--dev` wipes, the certificate comes
-//! from an authority that nobody trusts, receivers on loopback and over plain HTTP are let in, and the log says so.
+//! from an authority that nobody trusts, receivers on loopback and over plain HTTP are let in, and the log says so. Invariant: a
+//! folder that a process works in is not wiped.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -31,6 +32,10 @@ pub enum DevError {
     Folder { path: PathBuf, source: io::Error },
     #[error("{0} is there but is no scratch folder of yours; move it away, or set TMPDIR")]
     Foreign(PathBuf),
+    #[error(
+        "webhookd serve --dev runs already, in {0}: use that one, or stop it first (pgrep -af 'webhookd serve --dev' names it)"
+    )]
+    Running(PathBuf),
     #[error("the development certificate can't be made: {0}")]
     Certificate(#[from] tls::TlsError),
 }
@@ -40,6 +45,8 @@ pub struct Scratch {
     folder: PathBuf,
     ca: PathBuf,
     plaintext: SocketAddr,
+    /// Locked for as long as the process works in the folder.
+    _marker: File,
 }
 
 impl Scratch {
@@ -52,7 +59,9 @@ impl Scratch {
         wipe(&folder)?;
         let failed = |source| DevError::Folder { path: folder.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
-        fs::write(folder.join(MARKER), "made by webhookd serve --dev; the next one wipes it\n").map_err(failed)?;
+        let mut marker = File::create(folder.join(MARKER)).map_err(failed)?;
+        marker.write_all(b"made by webhookd serve --dev; the next one wipes it\n").map_err(failed)?;
+        lock(&marker, &folder)?;
         let authority = tls::dev_authority(&folder, Clock::system().wall_ms())?;
         if config.server.tls.pair().is_none() {
             config.server.tls.cert = Some(authority.cert);
@@ -66,7 +75,7 @@ impl Scratch {
         config.admin.socket = folder.join("admin.sock");
         loosen(config);
         let plaintext = config.server.plaintext_listen[0];
-        Ok(Self { folder, ca: authority.ca, plaintext })
+        Ok(Self { folder, ca: authority.ca, plaintext, _marker: marker })
     }
 
     /// Makes the demo tenant and its keys, and prints what to paste.
@@ -149,7 +158,17 @@ fn wipe(folder: &Path) -> Result<(), DevError> {
     if !about.is_dir() || !mine || !folder.join(MARKER).is_file() {
         return Err(DevError::Foreign(folder.to_owned()));
     }
+    let marker = File::open(folder.join(MARKER)).map_err(failed)?;
+    lock(&marker, folder)?;
     fs::remove_dir_all(folder).map_err(failed)
+}
+
+/// Takes the folder for this process, until the file is dropped.
+fn lock(marker: &File, folder: &Path) -> Result<(), DevError> {
+    marker.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => DevError::Running(folder.to_owned()),
+        TryLockError::Error(source) => DevError::Folder { path: folder.to_owned(), source },
+    })
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {

@@ -31,7 +31,10 @@ impl Serve {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let mut loaded = self.file.load().map_err(refused)?;
         let scratch = self.dev.then(|| dev::Scratch::prepare(&mut loaded.config)).transpose();
-        let scratch = scratch.map_err(|error| Failure::new(CANT_CREATE, error.to_string()))?;
+        let scratch = scratch.map_err(|error| {
+            let code = if matches!(error, dev::DevError::Running(_)) { TRY_AGAIN } else { CANT_CREATE };
+            Failure::new(code, error.to_string())
+        })?;
         let loaded = judged(loaded, Loaded::check_serve).map_err(refused)?;
         // Before there is a second thread.
         let handed = systemd::handed_over();

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use super::support::{Authority, Certificate, Daemon, Receiver, SOON, Stage};
+use super::support::{Authority, Certificate, Daemon, Receiver, SOON, Stage, poll};
 use super::{refused, says, webhookd};
 
 fn store_of(daemon: &Daemon) -> PathBuf {
@@ -93,6 +94,37 @@ fn a_tls_listener_without_certificate_is_refused_with_advice() {
     says(&told, &["server.listen", "server.tls.cert", "server.tls.key", "plaintext_listen", "serve --dev"]);
     let (code, checked) = webhookd(&["check", "--config", shown(&daemon.config())]);
     assert_eq!((code, checked), (78, told));
+}
+
+/// `serve --dev` with its scratch folder below `folder`, on ports of its own.
+fn dev(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_webhookd"));
+    let any = "[\"127.0.0.1:0\"]";
+    command.args(["serve", "--dev"]).env("TMPDIR", folder).current_dir(folder).stdout(Stdio::null());
+    command.env("WEBHOOKD_SERVER__LISTEN", any).env("WEBHOOKD_SERVER__PLAINTEXT_LISTEN", any);
+    command
+}
+
+#[test]
+fn a_second_development_mode_leaves_the_first_as_it_is() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let env = folder.path().join("webhookd-dev/env");
+    let mut first = dev(folder.path()).stderr(Stdio::null()).spawn().expect("the binary");
+    let made = poll(SOON, || fs::read_to_string(&env).ok().filter(|text| text.contains("DEMO_FOLDER")));
+    let second = dev(folder.path()).output().expect("the binary");
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    let left = fs::read_to_string(&env).ok();
+    first.kill().expect("its end");
+    first.wait().expect("its end");
+    assert!(made.is_some() && left == made, "{left:?}");
+    assert_eq!(second.status.code(), Some(75), "{told}");
+    says(&told, &["runs already", "webhookd-dev", "stop it first"]);
+    // A lock ends with its process, however that ended.
+    let mut third = dev(folder.path()).stderr(Stdio::null()).spawn().expect("the binary");
+    let anew = poll(SOON, || fs::read_to_string(&env).ok().filter(|text| Some(text) != made.as_ref()));
+    third.kill().expect("its end");
+    third.wait().expect("its end");
+    assert!(anew.is_some_and(|text| !text.is_empty()), "the folder of one that is gone is used again");
 }
 
 #[test]
