@@ -111,13 +111,15 @@ fn a_second_development_mode_leaves_the_first_as_it_is() {
     let env = folder.path().join("webhookd-dev/env");
     let mut first = dev(folder.path()).stderr(Stdio::null()).spawn().expect("the binary");
     let made = poll(SOON, || fs::read_to_string(&env).ok().filter(|text| text.contains("DEMO_FOLDER")));
-    let second = dev(folder.path()).output().expect("the binary");
-    let told = String::from_utf8_lossy(&second.stderr).into_owned();
-    let left = fs::read_to_string(&env).ok();
+    let mut second = dev(folder.path()).stderr(Stdio::piped()).spawn().expect("the binary");
+    let ended = poll(SOON, || second.try_wait().expect("a child"));
+    drop(second.kill());
+    let told = second.wait_with_output().expect("its end").stderr;
+    let (told, left) = (String::from_utf8_lossy(&told), fs::read_to_string(&env).ok());
     first.kill().expect("its end");
     first.wait().expect("its end");
     assert!(made.is_some() && left == made, "{left:?}");
-    assert_eq!(second.status.code(), Some(75), "{told}");
+    assert_eq!(ended.and_then(|status| status.code()), Some(75), "{told}");
     says(&told, &["runs already", "webhookd-dev", "stop it first"]);
     // A lock ends with its process, however that ended.
     let mut third = dev(folder.path()).stderr(Stdio::null()).spawn().expect("the binary");

@@ -96,6 +96,30 @@ pub(super) fn success(event: &Event, number: u32) -> Success {
 }
 
 #[test]
+fn a_test_s_success_is_not_the_webhook_s_newest_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = open(folder.path());
+    let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
+    let mut tested = accept();
+    if let Op::Accept(accept) = &mut tested {
+        accept.drafts[0].test = true;
+    }
+    parts.recovered.engine.apply(&[tenant, webhook(1, Filter::All), tested]).unwrap();
+    let event = parts.shared.view().unwrap().event(1).unwrap().unwrap();
+    let mut outcome = failed(&event);
+    if let Op::Outcome(outcome) = &mut outcome {
+        outcome.test = true;
+        outcome.attempt =
+            Attempt { class: None, status: Some(200), verdict: Verdict::Delivered, ..outcome.attempt.clone() };
+    }
+    parts.recovered.engine.apply(&[outcome]).unwrap();
+    let newest = |parts: &Parts| parts.shared.view().unwrap().standing(1).unwrap().last_success_ms;
+    assert_eq!(newest(&parts), None);
+    drop(parts);
+    assert_eq!(newest(&open(folder.path())), None);
+}
+
+#[test]
 fn a_success_that_was_not_committed_is_recorded_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut parts = open(folder.path());
