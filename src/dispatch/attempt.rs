@@ -160,7 +160,9 @@ async fn exchange(
         }
     };
     let body = render::body(webhook.dialect, event, &webhook.id);
-    let Some(headers) = plan.signed(&event.id.to_string(), at_ms / 1_000, &body, number.get()) else {
+    let id = event.id.text();
+    let id = std::str::from_utf8(&id).unwrap_or_default();
+    let Some(headers) = plan.signed(id, at_ms / 1_000, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
     match target {

@@ -250,7 +250,8 @@ impl Worker {
                 let departure = Departure { worker: self.clone(), cell: cell.clone(), plan, changes };
                 let departure = Arc::new(departure);
                 for work in works {
-                    tokio::spawn(attempt::run(work, Places::taken(departure.clone())));
+                    // Boxed: tokio moves what it spawns about several times.
+                    tokio::spawn(Box::pin(attempt::run(work, Places::taken(departure.clone()))));
                 }
             }
         }
