@@ -34,7 +34,9 @@ proxy() {
   local new
   mkdir -p "$folder/proxies"
   new=$(mktemp -d "$folder/proxies/new.XXXXXX")
-  (cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2)
+  # On a fresh machine apt knows of no packages yet.
+  (cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2) \
+    || (cd "$new" && apt-get update -qq >&2 && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2)
   dpkg-deb --extract "$new"/*.deb "$folder/proxies"
   rm -rf "$new"
 }
