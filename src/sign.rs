@@ -101,9 +101,9 @@ impl SigningKeys {
         match self.dialect {
             Dialect::Lemon => {
                 let value = self.lemon(&stamp, body)?;
-                for name in LEMON_SIGNATURES {
-                    headers.insert(name, value.clone());
-                }
+                let [guide, reference] = LEMON_SIGNATURES;
+                headers.insert(guide, value.clone());
+                headers.insert(reference, value);
             }
             Dialect::Vibe => {
                 if let Some(key) = self.keys.first().and_then(|key| key.vendor.as_ref()) {
@@ -119,8 +119,10 @@ impl SigningKeys {
             }
             Dialect::Omnia => {}
         }
-        headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp_s));
-        headers.insert(WEBHOOK_ATTEMPT, HeaderValue::from(attempt));
+        headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from_str(&stamp)?);
+        // Nearly all are first ones, which need no memory.
+        let attempt = if attempt == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(attempt) };
+        headers.insert(WEBHOOK_ATTEMPT, attempt);
         Ok(())
     }
 

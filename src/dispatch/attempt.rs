@@ -12,14 +12,13 @@ use tokio::time::Instant;
 use super::dispatcher::{Dispatcher, LaneCell};
 use super::finish::{Finished, finish};
 use super::lane::Work;
-use super::places::Places;
+use super::places::{Departure, Places};
 use super::settings::Plan;
 use super::worker::Worker;
 use crate::clock::Millis;
 use crate::egress::Pool;
 use crate::egress::stream::Signed;
 use crate::limits::ERROR_BYTES_MAX;
-use crate::metrics::DELIVERED;
 use crate::model::attempt::{Attempt, Class, DeadReason, Exchange, Failure, Verdict};
 use crate::model::event::{Event, OrderKey};
 use crate::model::id::{AttemptNumber, Seq};
@@ -33,8 +32,10 @@ use crate::store::record::QueueRow;
 /// An event that can't be read because the store is away is asked for again after this.
 const UNREADABLE_WAIT: Duration = Duration::from_secs(1);
 
-/// Tries a delivery once and hands what came of it to `finish`, which gives the lane's permit back.
-pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, places: Places) {
+/// Tries a delivery once and hands what came of it to `finish`, which gives its permit and its places back.
+pub(super) async fn run(work: Work, mut places: Places) {
+    let departure = &places.departure.clone();
+    let Departure { worker, cell, .. } = &**departure;
     let dispatcher = &worker.dispatcher;
     let event = match &work.body {
         Some(body) => Ok(body.event().clone()),
@@ -43,24 +44,25 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let order = match &event {
         Ok(event) => event.order(),
         // Boxed, as all that is rare: every attempt would be as large as the largest of its waits.
-        Err(error) => Box::pin(line_of(dispatcher, &cell, work.event, error)).await,
+        Err(error) => Box::pin(line_of(dispatcher, cell, work.event, error)).await,
     };
     // Asked for after the last wait: a change that was answered meanwhile is in force.
-    let (plan, is_wary) = current_plan(dispatcher, &cell);
+    let newer = newer_plan(departure);
+    let (plan, is_wary) = newer.as_ref().map_or((&departure.plan, false), |(plan, is_wary)| (plan, *is_wary));
     if !plan.webhook.is_active() || dispatcher.is_paused(&plan.webhook) {
-        drop(places);
-        return put_back(&worker, &cell, &work);
+        places.give_back();
+        return put_back(worker, cell, &work);
     }
     if (is_wary || order.is_some()) && !cell.lane().may_go(work.event, order) {
-        drop(places);
-        return not_made(&worker, &cell);
+        places.give_back();
+        return not_made(worker, cell);
     }
     if let Err(error @ StoreError::Unavailable(_)) = &event {
         // The writer says when the store is away; this would say it once a second for every permit.
         tracing::debug!(%error, webhook = %plan.webhook.id, event = work.event, "the event can't be read; trying again");
-        drop(places);
+        places.give_back();
         tokio::time::sleep(UNREADABLE_WAIT).await;
-        return put_back(&worker, &cell, &work);
+        return put_back(worker, cell, &work);
     }
     let (key, row) = work.row.unzip();
     if let Some(RowKey { due_ms, .. }) = key {
@@ -77,7 +79,7 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
     let exchange = match &event {
         Ok(event) => {
             let pool = plan.connections.as_ref().map(|connections| connections.of(worker.index()));
-            let exchange = pin!(exchange(dispatcher, pool, &plan, event, number, at_ms));
+            let exchange = pin!(exchange(dispatcher, pool, plan, event, number, at_ms));
             unpanicked(exchange).await
         }
         // It will not read any better next time: the policy decides when to give up.
@@ -87,20 +89,20 @@ pub(super) async fn run(worker: Arc<Worker>, cell: Arc<LaneCell>, work: Work, pl
         }
     };
     let duration = started.elapsed();
-    drop((work.body, places));
+    drop(work.body);
 
     let tries = number.get().saturating_sub(row.budget_from);
     let now = dispatcher.clock.now_ms();
     // A success waits for nothing: the operating system need not be asked for chance.
     let jitter = if exchange.failure.is_some() { dispatcher.entropy.unit() } else { 0.5 };
     let verdict = retry::decide(&plan.policy, tries, &exchange, now, jitter);
-    dispatcher.count(result(&exchange), duration.as_secs_f64());
+    dispatcher.metrics.attempt_seconds.observe(duration.as_secs_f64());
     let deactivate = (verdict == Verdict::Dead(DeadReason::Gone)).then_some(InactiveReason::Gone);
-    let attempt = record(&plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
-    log(dispatcher, &plan, event.as_deref().ok(), &attempt);
+    let attempt = record(plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
+    log(dispatcher, plan, event.as_deref().ok(), &attempt);
     let id = event.ok().map(|event| event.id);
     let (budget_from, since_ms) = (row.budget_from, row.since_ms);
-    finish(&worker, Finished { cell, id, attempt, order, budget_from, since_ms, deactivate, now });
+    finish(Finished { places, id, attempt, order, budget_from, since_ms, deactivate, now });
 }
 
 impl Dispatcher {
@@ -117,18 +119,17 @@ impl Dispatcher {
     }
 }
 
-/// The lane's plan, worked out anew when a secret has run out since; and whether the lane has to be asked once more.
-fn current_plan(dispatcher: &Dispatcher, cell: &LaneCell) -> (Arc<Plan>, bool) {
-    let look = || {
-        let lane = cell.lane();
-        (lane.plan.clone(), lane.is_wary())
-    };
-    let (plan, is_wary) = look();
-    if !plan.is_stale(&dispatcher.clock) {
-        return (plan, is_wary);
+/// The plan that is in force, where it may not be the one that the attempt was started by: it is worked out anew when a secret has
+/// run out since. And whether the lane has to be asked once more.
+fn newer_plan(departure: &Departure) -> Option<(Arc<Plan>, bool)> {
+    let Departure { worker, cell, plan, changes } = departure;
+    if plan.is_stale(&worker.dispatcher.clock) {
+        worker.dispatcher.refresh(plan.webhook.no, cell);
+    } else if cell.changes() == *changes {
+        return None;
     }
-    dispatcher.refresh(plan.webhook.no, cell);
-    look()
+    let lane = cell.lane();
+    Some((lane.plan.clone(), lane.is_wary()))
 }
 
 /// A panic in an attempt is a failed attempt: nothing may take a permit, a place or a delivery away with it.
@@ -159,7 +160,9 @@ async fn exchange(
         }
     };
     let body = render::body(webhook.dialect, event, &webhook.id);
-    let Some(headers) = plan.signed(&event.id.to_string(), at_ms / 1_000, &body, number.get()) else {
+    let id = event.id.text();
+    let id = std::str::from_utf8(&id).unwrap_or_default();
+    let Some(headers) = plan.signed(id, at_ms / 1_000, &body, number.get()) else {
         return failed(Class::Protocol, "the webhook's secret can't stand in a header".to_owned());
     };
     match target {
@@ -199,17 +202,13 @@ fn put_back(worker: &Arc<Worker>, cell: &Arc<LaneCell>, work: &Work) {
 /// Nothing was tried, and the lane knows.
 fn not_made(worker: &Arc<Worker>, cell: &Arc<LaneCell>) {
     let no = cell.lane().no();
-    worker.dispatcher.attempt_settled();
+    worker.dispatcher.attempts_settled(1);
     worker.drive(no, cell);
 }
 
 fn failed(class: Class, detail: String) -> Exchange {
     let failure = Some(Failure { class, detail });
     Exchange { failure, status: None, retry_after_ms: None, remote: None, excerpt: String::new() }
-}
-
-fn result(exchange: &Exchange) -> &'static str {
-    exchange.failure.as_ref().map_or(DELIVERED, |failure| failure.class.as_str())
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one record")]

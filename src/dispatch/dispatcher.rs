@@ -21,7 +21,8 @@ use crate::egress::Egress;
 use crate::egress::stream::Streams;
 use crate::entropy::Entropy;
 use crate::limits::WATERMARK_LAG_MAX;
-use crate::metrics::{AttemptLabels, DELIVERED, DeliveryLabels, Metrics, NewsLabels, Outcome};
+use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
+use crate::model::attempt::Class;
 use crate::model::event::Event;
 use crate::model::id::{Seq, TenantNo, WebhookNo};
 use crate::model::pause::{Pauses, Scope};
@@ -64,11 +65,28 @@ const LAG_CHECK_EVERY: u64 = 8 * 1024;
 const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
 
 /// A lane, for whoever drives it.
-pub struct LaneCell(Mutex<Lane>);
+pub struct LaneCell {
+    lane: Mutex<Lane>,
+    /// Counts what may change an attempt that has been started and has not begun: versions, settings, cancellations.
+    changes: AtomicU64,
+}
 
 impl LaneCell {
+    fn new(lane: Lane) -> Arc<Self> {
+        Arc::new(Self { lane: Mutex::new(lane), changes: AtomicU64::new(0) })
+    }
+
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Behind a change, which no attempt that looks afterwards may miss.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -190,7 +208,7 @@ impl Dispatcher {
         let version = self.store.shared().registry().webhook(webhook).cloned()?;
         let lane = Lane::new(self.plan(version.clone()), self.clock.now_ms());
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let cell = lanes.entry(webhook).or_insert_with(|| Arc::new(LaneCell(Mutex::new(lane)))).clone();
+        let cell = lanes.entry(webhook).or_insert_with(|| LaneCell::new(lane)).clone();
         self.metrics.lanes.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
         drop(lanes);
         // A version that was committed before the lane could be found has passed it by.
@@ -276,9 +294,11 @@ impl Dispatcher {
         Arc::new(plan.sharing(tenant, connections))
     }
 
-    /// Gives a place back, and wakes the lane that it is promised to.
-    pub(super) fn leave(&self, gate: &Arc<Gate>) {
-        self.wake(gate.leave(), gate);
+    /// Gives places back, and wakes the lanes that they are promised to.
+    pub(super) fn leave(&self, gate: &Arc<Gate>, places: u32) {
+        for webhook in gate.give_back(places) {
+            self.wake(Some(webhook), gate);
+        }
     }
 
     /// Wakes a lane that a place is promised to.
@@ -289,22 +309,23 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn attempt_started(&self) {
-        self.metrics.in_flight.inc();
+    pub(super) fn attempts_started(&self, count: usize) {
+        self.metrics.in_flight.inc_by(i64::try_from(count).unwrap_or(0));
     }
 
-    pub(super) fn attempt_settled(&self) {
-        self.metrics.in_flight.dec();
+    pub(super) fn attempts_settled(&self, count: usize) {
+        self.metrics.in_flight.dec_by(i64::try_from(count).unwrap_or(0));
     }
 
-    pub(super) fn count(&self, result: &'static str, seconds: f64) {
-        self.metrics.attempt_seconds.observe(seconds);
-        if result == DELIVERED {
-            self.metrics.delivered_attempts.inc();
-            self.metrics.delivered.inc();
-        } else {
-            self.metrics.attempts.get_or_create(&AttemptLabels { result }).inc();
-        }
+    /// Counts attempts that delivered.
+    pub(super) fn count_delivered(&self, count: usize) {
+        self.metrics.delivered_attempts.inc_by(count as u64);
+        self.metrics.delivered.inc_by(count as u64);
+    }
+
+    /// Counts an attempt that failed.
+    pub(super) fn count_failed(&self, class: Class) {
+        self.metrics.attempts.get_or_create(&AttemptLabels { result: class.as_str() }).inc();
     }
 
     /// The worker that hears of an event's deliveries.
@@ -336,6 +357,7 @@ impl Dispatcher {
             Arc::new(gone)
         });
         lane.replan(self.plan(version));
+        cell.changed();
     }
 
     /// Webhooks whose lanes are to be looked at when this is paused or resumed: no more than need be, as an owner may do it
@@ -418,6 +440,7 @@ impl Downstream for Dispatcher {
             // Made if need be: a fresh delivery may still be on its way to it.
             if let Some(cell) = self.cell_or_new(*webhook) {
                 cell.lane().cancel(*event);
+                cell.changed();
             }
         }
         let cancelled = effects.cancelled.len() as u64 + effects.dropped;

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::dispatcher::LaneCell;
+use super::dispatcher::Dispatcher;
+use super::lane::Ended;
+use super::places::{Departure, Places};
 use super::worker::Worker;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, Verdict};
@@ -15,11 +17,12 @@ use crate::model::event::OrderKey;
 use crate::model::id::{EventId, WebhookNo};
 use crate::model::webhook::InactiveReason;
 use crate::store::op::Outcome;
-use crate::store::spool::Success;
+use crate::store::spool::{Success, Ticket};
+use crate::store::writer::Store;
 
 /// An attempt that has ended.
 pub(super) struct Finished {
-    pub cell: Arc<LaneCell>,
+    pub places: Places,
     /// `None`: the event could not be read.
     pub id: Option<EventId>,
     pub attempt: Attempt,
@@ -52,17 +55,24 @@ impl Pile {
 }
 
 impl Finished {
+    fn departure(&self) -> &Departure {
+        &self.places.departure
+    }
+
+    fn is_of_lane_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.departure().cell, &other.departure().cell)
+    }
+
     fn is_success(&self) -> bool {
         self.attempt.verdict == Verdict::Delivered
     }
 
-    /// What the spool notes of it, where it may.
+    /// What the spool notes of it.
     fn success(&self) -> Option<Success> {
         let attempt = &self.attempt;
-        let may = self.is_success() && self.cell.lane().may_spool();
         Some(Success {
             event: attempt.event,
-            id: self.id.filter(|_| may)?,
+            id: self.id.filter(|_| self.is_success())?,
             webhook: attempt.webhook,
             number: attempt.number,
             at_ms: attempt.at_ms,
@@ -73,41 +83,71 @@ impl Finished {
 }
 
 /// Takes an ended attempt further, with the others of this turn.
-pub(super) fn finish(worker: &Arc<Worker>, finished: Finished) {
+pub(super) fn finish(finished: Finished) {
+    let worker = finished.departure().worker.clone();
     if worker.pile.put(finished) {
-        let worker = worker.clone();
         tokio::spawn(async move { take_further(&worker, worker.pile.take()) });
     }
 }
 
-fn take_further(worker: &Arc<Worker>, pile: Vec<Finished>) {
-    let store = &worker.dispatcher.store;
-    let successes: Vec<Option<Success>> = pile.iter().map(Finished::success).collect();
-    let ticket = store.spool(successes.iter().flatten());
+fn take_further(worker: &Arc<Worker>, mut pile: Vec<Finished>) {
+    let dispatcher = &worker.dispatcher;
+    count(dispatcher, &pile);
+    Places::give_all_back(pile.iter_mut().map(|finished| &mut finished.places));
+    let (successes, ticket) = spool(&dispatcher.store, &pile);
+    let ended = end(&pile, &successes, ticket);
     let mut outcomes = Vec::with_capacity(pile.len());
-    let mut waiting: BTreeMap<WebhookNo, Arc<LaneCell>> = BTreeMap::new();
+    let mut waiting: BTreeMap<WebhookNo, Arc<Departure>> = BTreeMap::new();
     let (mut pressing, mut behind) = (false, false);
-    for (finished, success) in pile.into_iter().zip(successes) {
-        let ticket = success.and(ticket);
-        let spooled = ticket.is_some();
-        let is_success = finished.is_success();
-        let Finished { cell, attempt, order, budget_from, since_ms, deactivate, now, .. } = finished;
-        let ended = cell.lane().ended(attempt.event, is_success, spooled, now);
+    for ((finished, ticket), ended) in
+        pile.into_iter().zip(successes.iter().map(|success| success.and(ticket))).zip(ended)
+    {
+        let Finished { places, attempt, order, budget_from, since_ms, deactivate, .. } = finished;
         // What makes the webhook inactive stops other attempts once it is committed.
         pressing |= ended.pressing || deactivate.is_some();
         behind |= ended.behind;
-        if ended.closed || spooled {
+        if ended.closed || ticket.is_some() {
             // Work was waiting for the circuit, or for the permit.
-            waiting.insert(attempt.webhook, cell);
+            waiting.entry(attempt.webhook).or_insert_with(|| places.departure.clone());
         }
-        outcomes
-            .push((Outcome { row: ended.row, order, budget_from, since_ms, deactivate, test: false, attempt }, ticket));
+        let row = ended.row;
+        outcomes.push((Outcome { row, order, budget_from, since_ms, deactivate, test: false, attempt }, ticket));
     }
-    store.note_outcomes(outcomes, pressing);
+    dispatcher.store.note_outcomes(outcomes, pressing);
     if behind {
-        store.keep_step();
+        dispatcher.store.keep_step();
     }
-    for (no, cell) in waiting {
-        worker.drive(no, &cell);
+    for (no, departure) in waiting {
+        worker.drive(no, &departure.cell);
     }
+}
+
+fn count(dispatcher: &Dispatcher, pile: &[Finished]) {
+    let failed = pile.iter().filter_map(|finished| finished.attempt.class);
+    let failures = failed.inspect(|class| dispatcher.count_failed(*class)).count();
+    dispatcher.count_delivered(pile.len() - failures);
+}
+
+/// Notes in the spool what may be noted there.
+fn spool(store: &Store, pile: &[Finished]) -> (Vec<Option<Success>>, Option<Ticket>) {
+    let mut successes = Vec::with_capacity(pile.len());
+    for of_lane in pile.chunk_by(Finished::is_of_lane_of) {
+        let may = of_lane[0].departure().cell.lane().may_spool();
+        successes.extend(of_lane.iter().map(|finished| finished.success().filter(|_| may)));
+    }
+    let ticket = store.spool(successes.iter().flatten());
+    (successes, ticket)
+}
+
+/// Tells the lanes.
+fn end(pile: &[Finished], successes: &[Option<Success>], ticket: Option<Ticket>) -> Vec<Ended> {
+    let mut ended = Vec::with_capacity(pile.len());
+    for of_lane in pile.chunk_by(Finished::is_of_lane_of) {
+        let mut lane = of_lane[0].departure().cell.lane();
+        for finished in of_lane {
+            let spooled = successes[ended.len()].and(ticket).is_some();
+            ended.push(lane.ended(finished.attempt.event, finished.is_success(), spooled, finished.now));
+        }
+    }
+    ended
 }

@@ -19,6 +19,13 @@ pub struct Gate(Mutex<State>);
 /// The gates that attempts of one webhook go through before the daemon's: its host's, its tenant's.
 pub type Gates = [Option<Arc<Gate>>; 2];
 
+/// The gates on the way of one webhook's attempts, one behind the other. Asked once they stay locked until this is gone: so a lane
+/// that starts several attempts at once asks for one lock each, and not for one each and attempt.
+pub struct Doors<'a> {
+    gates: [Option<&'a Gate>; 3],
+    states: [Option<MutexGuard<'a, State>>; 3],
+}
+
 struct State {
     max: u32,
     used: u32,
@@ -46,31 +53,12 @@ impl Gate {
         self.lock().max = max;
     }
 
-    /// Takes a place at each of `before` and at `all`, or at none; then `lane` waits at the first that is full.
+    /// Gives so many places back; names the lanes that they are promised to, which have to be woken.
     #[must_use]
-    pub fn enter(before: [Option<&Self>; 2], all: &Self, lane: WebhookNo) -> bool {
-        // All are held at once, always in this order: no place is ever taken just to be given back.
-        let [host, tenant] = before.map(|gate| gate.map(Self::lock));
-        let mut states = [host, tenant, Some(all.lock())];
-        let mut is_called = false;
-        for state in states.iter_mut().flatten() {
-            let may_pass = state.has_place(lane) || (is_called && state.used < state.max);
-            if !may_pass {
-                state.queue(lane);
-                return false;
-            }
-            is_called |= state.promised.contains(&lane);
-        }
-        states.iter_mut().flatten().for_each(|state| state.take(lane));
-        true
-    }
-
-    /// Gives a place back; names the lane that it is promised to, which has to be woken.
-    #[must_use]
-    pub fn leave(&self) -> Option<WebhookNo> {
+    pub fn give_back(&self, places: u32) -> Vec<WebhookNo> {
         let mut state = self.lock();
-        state.used = state.used.saturating_sub(1);
-        state.promise()
+        state.used = state.used.saturating_sub(places);
+        (0..places).map_while(|_| state.promise()).collect()
     }
 
     /// A lane that was woken has taken what it wanted; names the next one to wake.
@@ -93,6 +81,36 @@ impl Gate {
     }
 }
 
+impl<'a> Doors<'a> {
+    /// Those of `before` and `all`, none of them asked yet.
+    #[must_use]
+    pub fn of([host, tenant]: [Option<&'a Gate>; 2], all: &'a Gate) -> Self {
+        Self { gates: [host, tenant, Some(all)], states: [None, None, None] }
+    }
+
+    /// Takes a place at each, or at none; then `lane` waits at the first that is full.
+    #[must_use]
+    pub fn enter(&mut self, lane: WebhookNo) -> bool {
+        // All are held at once, always in this order: no place is ever taken just to be given back.
+        for (state, gate) in self.states.iter_mut().zip(self.gates) {
+            if state.is_none() {
+                *state = gate.map(Gate::lock);
+            }
+        }
+        let mut is_called = false;
+        for state in self.states.iter_mut().flatten() {
+            let may_pass = state.has_place(lane) || (is_called && state.used < state.max);
+            if !may_pass {
+                state.queue(lane);
+                return false;
+            }
+            is_called |= state.promised.contains(&lane);
+        }
+        self.states.iter_mut().flatten().for_each(|state| state.take(lane));
+        true
+    }
+}
+
 impl State {
     fn has_place(&self, lane: WebhookNo) -> bool {
         let spoken_for = self.promised.len() - usize::from(self.promised.contains(&lane));
@@ -101,7 +119,10 @@ impl State {
 
     fn take(&mut self, lane: WebhookNo) {
         self.used += 1;
-        self.promised.remove(&lane);
+        // Asked first: to remove something from an empty set it is hashed all the same.
+        if !self.promised.is_empty() {
+            self.promised.remove(&lane);
+        }
     }
 
     fn queue(&mut self, lane: WebhookNo) {
@@ -128,11 +149,45 @@ impl State {
 }
 
 #[cfg(test)]
+impl Gate {
+    /// Takes a place at each of `before` and at `all`, or at none.
+    pub fn enter(before: [Option<&Self>; 2], all: &Self, lane: WebhookNo) -> bool {
+        Doors::of(before, all).enter(lane)
+    }
+
+    /// Gives one place back.
+    pub fn leave(&self) -> Option<WebhookNo> {
+        self.give_back(1).pop()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn enter(gate: &Gate, lane: WebhookNo) -> bool {
         Gate::enter([None, None], gate, lane)
+    }
+
+    #[test]
+    fn places_given_back_together_are_promised_each() {
+        let gate = Gate::new(3);
+        assert!((1..4).all(|lane| enter(&gate, lane)));
+        assert!((4..9).all(|lane| !enter(&gate, lane)));
+        assert_eq!(gate.give_back(2), [4, 5]);
+        assert!(!enter(&gate, 1) && enter(&gate, 4) && enter(&gate, 5), "a promised place was taken by another");
+        assert_eq!((gate.looked(4), gate.looked(5)), (None, None));
+        assert_eq!(gate.give_back(3), [6, 7, 8]);
+    }
+
+    #[test]
+    fn who_starts_several_is_let_in_until_it_is_full() {
+        let (host, all) = (Gate::new(2), Gate::new(3));
+        let mut doors = Doors::of([Some(&host), None], &all);
+        assert!(doors.enter(1) && doors.enter(1) && !doors.enter(1));
+        drop(doors);
+        assert!(host.is_full() && !all.is_full());
+        assert_eq!((all.give_back(2), host.give_back(2)), (vec![], vec![1]));
     }
 
     #[test]

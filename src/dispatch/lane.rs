@@ -18,7 +18,7 @@ use std::sync::Arc;
 use self::flights::{Checked, Flight, Flights};
 pub use self::reading::{Load, Loaded};
 use super::body::Body;
-use super::gate::{Gate, Gates};
+use super::gate::{Doors, Gate};
 use super::glance::Glance;
 use super::pace::Pace;
 use super::rate::Rate;
@@ -39,8 +39,6 @@ pub struct Work {
     pub row: Option<(RowKey, QueueRow)>,
     /// `None`: to be read from the log.
     pub body: Option<Body>,
-    /// Where a place is taken, besides the daemon's gate: to be given back there, whatever the plan says by then.
-    pub gates: Gates,
 }
 
 /// What follows from the end of an attempt.
@@ -242,8 +240,9 @@ impl Lane {
         laggards
     }
 
-    /// What to do next. Call again until it says `Wait`. While `paused` nothing starts; what comes gets rows.
-    pub fn next(&mut self, all: &Gate, paused: bool, now: Millis) -> Next {
+    /// What to do next. Call again until it says `Wait`. While `paused` nothing starts; what comes gets rows. `doors`: of its plan's
+    /// gates.
+    pub fn next(&mut self, doors: &mut Doors<'_>, paused: bool, now: Millis) -> Next {
         let webhook = &self.plan.webhook;
         if std::mem::replace(&mut self.paused, paused) && !paused {
             // What waits has not waited for the circuit meanwhile.
@@ -263,10 +262,10 @@ impl Lane {
         if self.fresh.len() > LANE_FRESH_MAX {
             return Next::Spill(self.drain_fresh(LANE_FRESH_MAX / 2));
         }
-        if self.circuit.is_open() { self.next_open(all, now) } else { self.next_closed(all, now) }
+        if self.circuit.is_open() { self.next_open(doors, now) } else { self.next_closed(doors, now) }
     }
 
-    fn next_closed(&mut self, all: &Gate, now: Millis) -> Next {
+    fn next_closed(&mut self, doors: &mut Doors<'_>, now: Millis) -> Next {
         if self.permits_out() {
             return Next::Wait(None);
         }
@@ -280,7 +279,7 @@ impl Lane {
             return Next::Wait(self.next_due().filter(|_| !self.loading));
         }
         let fresh_first = self.fresh_turn;
-        let next = self.start(all, now, fresh_first);
+        let next = self.start(doors, now, fresh_first);
         if matches!(next, Next::Start(_)) {
             self.fresh_turn = !fresh_first;
         }
@@ -289,7 +288,7 @@ impl Lane {
 
     /// Behind an open circuit one attempt runs at a time: a started delivery at its own time, or the oldest waiting one
     /// when the probe is due.
-    fn next_open(&mut self, all: &Gate, now: Millis) -> Next {
+    fn next_open(&mut self, doors: &mut Doors<'_>, now: Millis) -> Next {
         if self.fresh.len() >= OPEN_CIRCUIT_FRESH_MAX {
             return Next::Spill(self.drain_fresh(usize::MAX));
         }
@@ -320,7 +319,7 @@ impl Lane {
                 return Next::Wait(self.next_due());
             }
         }
-        let next = self.start(all, now, false);
+        let next = self.start(doors, now, false);
         if matches!(next, Next::Start(_)) {
             self.circuit.on_probe(&self.plan.circuit, now);
         }
@@ -328,12 +327,12 @@ impl Lane {
     }
 
     /// Takes what is at hand, if rate limit and gates let it go.
-    fn start(&mut self, all: &Gate, now: Millis, fresh_first: bool) -> Next {
+    fn start(&mut self, doors: &mut Doors<'_>, now: Millis, fresh_first: bool) -> Next {
         self.rate_until = self.rate.as_ref().and_then(|rate| rate.blocked_until(now));
         if self.rate_until.is_some() {
             return Next::Wait(self.rate_until);
         }
-        if !Gate::enter(self.plan.gates.each_ref().map(Option::as_deref), all, self.no()) {
+        if !doors.enter(self.no()) {
             return Next::Wait(None);
         }
         if let Some(rate) = &mut self.rate {
@@ -414,13 +413,13 @@ impl Lane {
         let (event, body) = self.fresh.pop_front()?;
         self.shrink();
         self.flights.push(event, None);
-        Some(Work { event, row: None, body, gates: self.plan.gates.clone() })
+        Some(Work { event, row: None, body })
     }
 
     fn take_loaded(&mut self) -> Option<Work> {
         let (queued, body) = self.loaded.pop_front()?;
         self.flights.push(queued.event, Some(queued.key));
-        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body, gates: self.plan.gates.clone() })
+        Some(Work { event: queued.event, row: Some((queued.key, queued.row)), body })
     }
 
     fn drain_fresh(&mut self, max: usize) -> Vec<Seq> {

@@ -2,9 +2,9 @@
 //!
 //! A lane (`lane`) is a synchronous state machine that takes `now`; it decides what starts next. `worker` drives the lanes
 //! of one runtime: it hands answers to waiting requests, fresh deliveries to lanes, and keeps the wheel of wake-ups.
-//! `attempt` is one try; `gate` the caps that lanes share, `rate` a lane's own; `kept` the connections that
-//! they share; `body` what events are held in memory; `settings` what can be configured. The durable queue is the truth and
-//! everything here a hint: after a crash it is made again from the store.
+//! `attempt` is one try; `places` what those hold in common that start together; `gate` the caps that lanes share, `rate` a
+//! lane's own; `kept` the connections that they share; `body` what events are held in memory; `settings` what can be
+//! configured. The durable queue is the truth and everything here a hint: after a crash it is made again from the store.
 
 pub mod attempt;
 pub mod body;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
-use super::gate::{Gate, Gates};
+use super::gate::{Doors, Gate, Gates};
 use super::kept::Connections;
 use crate::circuit::CircuitRules;
 use crate::clock::{Clock, Millis};
@@ -112,6 +112,12 @@ impl Plan {
     pub fn sharing(self, tenant: Arc<Gate>, connections: Option<Arc<Connections>>) -> Self {
         let [host, _] = self.gates;
         Self { gates: [host, Some(tenant)], connections, ..self }
+    }
+
+    /// The way of its attempts to a place at each gate; `all`: the daemon's.
+    #[must_use]
+    pub fn doors<'a>(&'a self, all: &'a Gate) -> Doors<'a> {
+        Doors::of(self.gates.each_ref().map(Option::as_deref), all)
     }
 
     /// Whether a secret has run out since this was worked out.

@@ -2,6 +2,7 @@
 //!
 //! Any worker may drive any lane, under its mutex; attempts and reads of the durable queue run as tasks beside the loop.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use super::attempt;
 use super::body::Body;
 use super::dispatcher::{Dispatcher, LaneCell};
 use super::finish::Pile;
-use super::lane::{Load, Loaded, Next};
+use super::lane::{Load, Loaded, Next, Work};
 use super::loads::{Loads, Wanted};
 use super::mail::Mail;
-use super::places::Places;
+use super::places::{Departure, Places};
+use super::settings::Plan;
 use crate::clock::Millis;
 use crate::limits::{READ_AHEAD_BYTES, WATERMARK_LAG_MAX};
+use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
 use crate::schedule::Wheel;
 use crate::store::StoreError;
@@ -34,6 +37,18 @@ const IDLE_FOR_MS: Millis = 60_000;
 const PART: usize = 256;
 /// Deaths by waiting that are written at once.
 const EXPIRE_MAX: usize = 512;
+
+/// Attempts that a lane starts under one lock.
+const STARTED_AT_ONCE: usize = 64;
+
+/// What a lane wants.
+struct Look {
+    works: Vec<Work>,
+    next: Next,
+    /// Of the lane, and how often it had been changed: what the attempts are started by.
+    plan: Arc<Plan>,
+    changes: u64,
+}
 
 pub struct Worker {
     index: usize,
@@ -119,31 +134,20 @@ impl Worker {
 
     fn take_in(self: &Arc<Self>, mail: Mail) {
         let dispatcher = &self.dispatcher;
-        let mut touched = Vec::with_capacity(mail.fresh.len() + mail.settled.len() + mail.queued.len());
-        // Deliveries of one event share its body.
-        let mut held: Option<(Seq, Option<Body>)> = None;
-        for (no, event) in mail.fresh {
-            let Some(cell) = dispatcher.cell_or_new(no) else {
-                dispatcher.store.note(Op::Forget { webhook: no, events: vec![event.seq] }, false);
-                continue;
-            };
-            let seq = event.seq;
-            if held.as_ref().is_none_or(|(of, _)| *of != seq) {
-                held = Some((seq, Body::hold(event, &dispatcher.bodies)));
-            }
-            cell.lane().push_fresh(seq, held.as_ref().and_then(|(_, body)| body.clone()));
-            touched.push((no, cell));
-        }
+        let mut touched = self.take_fresh(mail.fresh);
         for (no, event) in mail.cancelled {
             if let Some(cell) = dispatcher.cell(no) {
                 cell.lane().forget_cancelled(event);
                 touched.push((no, cell));
             }
         }
-        for (no, event) in mail.settled {
-            dispatcher.attempt_settled();
+        dispatcher.attempts_settled(mail.settled.len());
+        for settled in mail.settled.chunk_by(|(no, _), (next, _)| no == next) {
+            let no = settled[0].0;
             if let Some(cell) = dispatcher.cell(no) {
-                cell.lane().settle(event);
+                let mut lane = cell.lane();
+                settled.iter().for_each(|(_, event)| lane.settle(*event));
+                drop(lane);
                 touched.push((no, cell));
             }
         }
@@ -180,6 +184,36 @@ impl Worker {
         }
     }
 
+    /// Puts new deliveries into their lanes, each lane's in their order; gives the lanes.
+    fn take_fresh(&self, fresh: VecDeque<(WebhookNo, Arc<Event>)>) -> Vec<(WebhookNo, Arc<LaneCell>)> {
+        let dispatcher = &self.dispatcher;
+        // Deliveries of one event share its body.
+        let mut held: Option<(Seq, Option<Body>)> = None;
+        let hold = |(no, event): (WebhookNo, Arc<Event>)| {
+            let seq = event.seq;
+            if held.as_ref().is_none_or(|(of, _)| *of != seq) {
+                held = Some((seq, Body::hold(event, &dispatcher.bodies)));
+            }
+            (no, seq, held.as_ref().and_then(|(_, body)| body.clone()))
+        };
+        let mut fresh: Vec<(WebhookNo, Seq, Option<Body>)> = fresh.into_iter().map(hold).collect();
+        fresh.sort_by_key(|(no, _, _)| *no);
+        let mut touched = Vec::new();
+        for of_lane in fresh.chunk_by_mut(|(no, _, _), (next, _, _)| no == next) {
+            let no = of_lane[0].0;
+            let Some(cell) = dispatcher.cell_or_new(no) else {
+                let events = of_lane.iter().map(|(_, seq, _)| *seq).collect();
+                dispatcher.store.note(Op::Forget { webhook: no, events }, false);
+                continue;
+            };
+            let mut lane = cell.lane();
+            of_lane.iter_mut().for_each(|(_, seq, body)| lane.push_fresh(*seq, body.take()));
+            drop(lane);
+            touched.push((no, cell));
+        }
+        touched
+    }
+
     /// Does what a lane wants done, until it waits.
     pub(super) fn pump(self: &Arc<Self>, no: WebhookNo) {
         if let Some(cell) = self.dispatcher.cell(no) {
@@ -189,19 +223,13 @@ impl Worker {
 
     pub(super) fn drive(self: &Arc<Self>, no: WebhookNo, cell: &Arc<LaneCell>) {
         let store = &self.dispatcher.store;
-        while !self.dispatcher.is_draining() {
+        let mut waits = false;
+        while !(waits || self.dispatcher.is_draining()) {
             let now = self.dispatcher.clock.now_ms();
-            let next = {
-                let mut lane = cell.lane();
-                let paused = self.dispatcher.is_paused(&lane.plan.webhook);
-                lane.next(&self.dispatcher.all, paused, now)
-            };
+            let Look { mut works, plan, changes, next } = self.look(cell, now);
             match next {
-                Next::Start(mut work) => {
-                    self.dispatcher.attempt_started();
-                    let places = Places::taken(self.clone(), std::mem::take(&mut work.gates));
-                    tokio::spawn(attempt::run(self.clone(), cell.clone(), work, places));
-                }
+                // One more than are taken under one lock.
+                Next::Start(work) => works.push(work),
                 Next::Load(load) => {
                     if self.loads.ask(Wanted { no, cell: cell.clone(), load }) {
                         tokio::spawn(self.clone().read());
@@ -213,13 +241,37 @@ impl Worker {
                     store.note(Op::Expire { webhook: no, before_ms, max: EXPIRE_MAX }, false);
                 }
                 Next::Wait(at) => {
-                    if let Some(at) = at {
-                        self.arm(no, at);
-                    }
-                    return;
+                    at.into_iter().for_each(|at| self.arm(no, at));
+                    waits = true;
+                }
+            }
+            if !works.is_empty() {
+                self.dispatcher.attempts_started(works.len());
+                let departure = Departure { worker: self.clone(), cell: cell.clone(), plan, changes };
+                let departure = Arc::new(departure);
+                for work in works {
+                    // Boxed: tokio moves what it spawns about several times.
+                    tokio::spawn(Box::pin(attempt::run(work, Places::taken(departure.clone()))));
                 }
             }
         }
+    }
+
+    /// Asks a lane what it wants: what it starts at once, and what comes then.
+    fn look(&self, cell: &LaneCell, now: Millis) -> Look {
+        let mut lane = cell.lane();
+        let plan = lane.plan.clone();
+        let paused = self.dispatcher.is_paused(&plan.webhook);
+        let mut doors = plan.doors(&self.dispatcher.all);
+        let mut works = Vec::new();
+        let next = loop {
+            match lane.next(&mut doors, paused, now) {
+                Next::Start(work) if works.len() < STARTED_AT_ONCE => works.push(work),
+                next => break next,
+            }
+        };
+        drop(doors);
+        Look { works, changes: cell.changes(), next, plan }
     }
 
     fn arm(&self, no: WebhookNo, at: Millis) {

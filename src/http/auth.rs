@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
@@ -24,6 +24,9 @@ use crate::store::op::Mark;
 
 /// A token longer than this is none of ours.
 const TOKEN_BYTES_MAX: usize = 256;
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const SIGNATURE: HeaderName = HeaderName::from_static("x-signature");
+const TIMESTAMP: HeaderName = HeaderName::from_static("x-timestamp");
 
 /// Someone who was recognised.
 pub struct Caller {
@@ -135,9 +138,9 @@ impl Caller {
 
 /// Finds out what a request shows.
 pub fn credentials(headers: &HeaderMap) -> Credentials<'_> {
-    let authorization = single(headers, AUTHORIZATION.as_str());
-    let api_key = single(headers, "x-api-key");
-    let signature = single(headers, "x-signature");
+    let authorization = single(headers, &AUTHORIZATION);
+    let api_key = single(headers, &API_KEY);
+    let signature = single(headers, &SIGNATURE);
     match (authorization, api_key, signature) {
         (Ok(None), Ok(None), Ok(None)) => Credentials::None,
         (Ok(Some(value)), Ok(None), Ok(None)) => bearer(value).map_or(Credentials::Doubtful, Credentials::Token),
@@ -204,7 +207,7 @@ fn admit(service: &Service, key: Option<Arc<Key>>, peer: &Peer) -> Result<Caller
 }
 
 /// A header's value, once and readable.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ()> {
     let mut values = headers.get_all(name).iter();
     let first = values.next().map(HeaderValue::to_str).transpose().map_err(|_| ())?;
     if values.next().is_some() { Err(()) } else { Ok(first) }
@@ -218,7 +221,7 @@ fn bearer(value: &str) -> Option<&str> {
 fn signed<'a>(headers: &'a HeaderMap, key: &str, signature: &str) -> Option<Signed<'a>> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(signature, &mut bytes).ok()?;
-    let timestamp = single(headers, "x-timestamp").ok()??;
+    let timestamp = single(headers, &TIMESTAMP).ok()??;
     let digits = timestamp.bytes().all(|byte| byte.is_ascii_digit());
     let timestamp_s = timestamp.parse().ok().filter(|_| digits)?;
     Some(Signed { key: KeyId::parse(key)?, timestamp, timestamp_s, signature: bytes })

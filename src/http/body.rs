@@ -5,6 +5,9 @@
 //! are answered, keep to one [`Budget`]: what counts is what came, not what was announced, so that who announces much and
 //! sends nothing takes nothing from others. What a body means is left to the dialects.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -178,6 +181,10 @@ where
     }
     part.admit(content_length)?;
     let mut reading = Reading { body, max, first: Bytes::new(), rest: BytesMut::new(), part };
+    // Most are there already, and need no timer.
+    if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(pin!(reading.read_on()).poll(cx))).await {
+        return read.map(|()| reading.whole());
+    }
     let (mut left, mut turn) = (limit, SLOW_BODY_AFTER);
     loop {
         turn = turn.min(left);
@@ -238,7 +245,7 @@ mod tests {
     use super::*;
     use http_body_util::Full;
     use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::task::Context;
 
     /// Frames in a row; `None` is a break.
     struct Frames(Vec<Option<Bytes>>);

@@ -56,9 +56,12 @@ struct Inner {
     operators_bodies: Budget,
 }
 
-/// The API on one kind of listener, for one worker: what `server::serve` hands requests to.
+/// The API on one kind of listener, for one worker: what `server::serve` hands requests to. Each request holds it, and each worker
+/// has its own to hold: the holders of one would be counted on several cores at once.
 #[derive(Clone)]
-pub struct Door {
+pub struct Door(Arc<Way>);
+
+struct Way {
     api: Api,
     surface: Surface,
     worker: Option<usize>,
@@ -66,11 +69,11 @@ pub struct Door {
 
 impl Handler for Door {
     fn call(&self, request: Request<hyper::body::Incoming>, peer: Peer) -> impl Future<Output = Reply> + Send {
-        self.api.handle(self.worker, self.surface, peer, request)
+        self.0.api.handle(self.0.worker, self.0.surface, peer, request)
     }
 
     fn is_proxy(&self, ip: IpAddr) -> bool {
-        origin::is_trusted(ip, &self.api.0.service.settings())
+        origin::is_trusted(ip, &self.0.api.0.service.settings())
     }
 }
 
@@ -122,7 +125,7 @@ impl Api {
     /// What listeners of one kind hand their requests to, on one worker if it is one's.
     #[must_use]
     pub fn door(&self, surface: Surface, worker: Option<usize>) -> Door {
-        Door { api: self.clone(), surface, worker }
+        Door(Arc::new(Way { api: self.clone(), surface, worker }))
     }
 
     /// Answers a request. `worker` names the worker whose task this is, if it is one's.
@@ -436,6 +439,9 @@ fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     }
     let mut kinds = headers.get_all(CONTENT_TYPE).iter();
     let fits = |value: &http::HeaderValue| {
+        if value.as_bytes() == b"application/json" {
+            return true;
+        }
         let text = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         text == "application/json"
             || text == "application/x-www-form-urlencoded"

@@ -18,7 +18,7 @@ use crate::limits::BATCH_EVENTS_MAX;
 use crate::model::event::Event;
 use crate::model::id::{EventId, Seq, WebhookId};
 use crate::model::time::millis_z;
-use crate::render::{event_json, write_event};
+use crate::render::{event_json, write_event, write_number};
 use crate::service::Error;
 use crate::service::explain::{Explanation, Waiting};
 use crate::service::publish::{Publish, Request};
@@ -77,7 +77,7 @@ pub async fn publish(call: &Call<'_>) -> Result<Reply, Problem> {
     let mut body = Vec::with_capacity(event.weight() + 256);
     write_accepted(&mut body, event);
     let mut reply = reply::json_text(StatusCode::CREATED, body);
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/events/{}", event.id)) {
+    if let Ok(location) = HeaderValue::try_from([&b"/v1/events/"[..], &event.id.text()].concat()) {
         reply.headers_mut().insert(LOCATION, location);
     }
     Ok(marked(reply, &receipt))
@@ -143,7 +143,9 @@ fn write_accepted(out: &mut Vec<u8>, event: &Event) {
     write_event(out, event);
     // Behind the last member, before the brace that `write_event` closed with.
     out.pop();
-    out.extend_from_slice(format!(",\"deliveries\":{}}}", event.matched.len()).as_bytes());
+    out.extend_from_slice(b",\"deliveries\":");
+    write_number(out, event.matched.len() as u64);
+    out.push(b'}');
 }
 
 fn marked(mut reply: Reply, receipt: &Receipt) -> Reply {

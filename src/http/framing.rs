@@ -98,12 +98,18 @@ impl Framing {
     fn take_line<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let part = &bytes[..end.unwrap_or(bytes.len())];
-        let kept = part.len().min(LINE_KEPT - self.line_len);
-        self.line[self.line_len..self.line_len + kept].copy_from_slice(&part[..kept]);
-        self.line_len += kept;
+        let begun;
+        // Nearly every line comes as a whole, and is read where it stands.
+        let line = if end.is_some() && self.line_len == 0 {
+            &part[..part.len().min(LINE_KEPT)]
+        } else {
+            let kept = part.len().min(LINE_KEPT - self.line_len);
+            self.line[self.line_len..self.line_len + kept].copy_from_slice(&part[..kept]);
+            self.line_len += kept;
+            begun = self.line;
+            &begun[..self.line_len]
+        };
         let Some(end) = end else { return &[] };
-        let line = self.line;
-        let line = &line[..self.line_len];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.line_len = 0;
         self.state = match self.state {

@@ -1,7 +1,6 @@
 //! The forms in which a moment is written on the wire. Moments are microseconds since 1970-01-01 UTC.
 
 use jiff::Timestamp;
-use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::{Offset, TimeZone};
 
 use crate::clock::Millis;
@@ -9,9 +8,24 @@ use crate::clock::Millis;
 /// lemon's form: `2023-06-29T14:40:30.523373+00:00`, always six digits.
 #[must_use]
 pub fn lemon(us: u64) -> String {
-    // The printer and not a format string: this is written twice for every event.
-    const MICROSECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
-    MICROSECONDS.timestamp_with_offset_to_string(&timestamp(us), Offset::UTC)
+    let at = Offset::UTC.to_datetime(timestamp(us));
+    // Digit by digit and not by a format string: this is written twice for every event.
+    let mut text = *b"0000-00-00T00:00:00.000000+00:00";
+    digits(&mut text[..4], at.year().unsigned_abs().into());
+    let parts = [at.month(), at.day(), at.hour(), at.minute(), at.second()];
+    for (place, part) in [5, 8, 11, 14, 17].into_iter().zip(parts) {
+        digits(&mut text[place..place + 2], part.unsigned_abs().into());
+    }
+    digits(&mut text[20..26], at.subsec_nanosecond().unsigned_abs() / 1_000);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Fills a place with the last digits of a number.
+fn digits(place: &mut [u8], mut number: u32) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
 }
 
 /// Whole seconds, truncated, `Z`: `2024-01-15T10:30:00Z`.
@@ -60,6 +74,12 @@ mod tests {
         assert_eq!(spaced(us), "2023-06-29 14:40:30");
         assert_eq!(millis_z(us / 1_000), "2023-06-29T14:40:30.523Z");
         assert_eq!(lemon(parse_rfc3339("2024-01-15T10:30:01Z").unwrap()), "2024-01-15T10:30:01.000000+00:00");
+        assert_eq!(lemon(1), "1970-01-01T00:00:00.000001+00:00");
+        assert_eq!(lemon(u64::MAX), "9999-12-30T22:00:00.999999+00:00", "the last moment there is");
+        for moment in ["2024-02-29T23:59:59.999999Z", "2099-12-31T00:00:00.000010Z"] {
+            let us = parse_rfc3339(moment).unwrap();
+            assert_eq!(parse_rfc3339(&lemon(us)), Some(us));
+        }
         assert_eq!(parse_rfc3339("2024-01-15T12:30:01+02:00"), parse_rfc3339("2024-01-15T10:30:01Z"));
     }
 

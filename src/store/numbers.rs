@@ -4,10 +4,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::model::id::WebhookNo;
+use crate::model::id::{TenantNo, WebhookNo};
 
 /// Something for each of some webhooks.
 pub type ByWebhook<T> = HashMap<WebhookNo, T, BuildHasherDefault<NumberHasher>>;
+
+/// Something for each of some tenants.
+pub type ByTenant<T> = HashMap<TenantNo, T, BuildHasherDefault<NumberHasher>>;
 
 #[derive(Default)]
 pub struct NumberHasher(u64);

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::numbers::{ByTenant, ByWebhook};
 use crate::model::id::{BROADCAST, JobId, KeyId, TenantId, TenantNo, WebhookId, WebhookNo};
 use crate::model::job::{Job, JobState, Task};
 use crate::model::key::{Key, Tenant};
@@ -14,14 +15,14 @@ use crate::model::webhook::{Dialect, Webhook};
 
 #[derive(Clone, Default)]
 pub struct Registry {
-    tenants: HashMap<TenantNo, Arc<Tenant>>,
+    tenants: ByTenant<Arc<Tenant>>,
     tenant_ids: HashMap<TenantId, TenantNo>,
-    webhooks: HashMap<WebhookNo, Arc<Webhook>>,
+    webhooks: ByWebhook<Arc<Webhook>>,
     webhook_ids: HashMap<WebhookId, WebhookNo>,
     /// Live ones in the order of creation.
-    of_tenant: HashMap<TenantNo, Vec<WebhookNo>>,
+    of_tenant: ByTenant<Vec<WebhookNo>>,
     /// Deleted ones, by number only: explain still speaks of them.
-    deleted_of: HashMap<TenantNo, Vec<WebhookNo>>,
+    deleted_of: ByTenant<Vec<WebhookNo>>,
     keys: HashMap<KeyId, Arc<Key>>,
     key_hashes: HashMap<[u8; 32], Arc<Key>>,
     pauses: Arc<Pauses>,

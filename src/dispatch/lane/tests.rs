@@ -353,17 +353,6 @@ fn a_lane_turned_away_at_a_gate_is_called() {
 }
 
 #[test]
-fn places_go_back_where_they_were_taken() {
-    let mut bench = Bench::new();
-    bench.push(1..2);
-    let Next::Start(work) = bench.next() else { panic!("nothing starts") };
-    let before = bench.host.clone();
-    bench.host = Arc::new(Gate::new(1));
-    bench.replan(|webhook| webhook.url = "http://127.0.0.2:8080/".to_owned());
-    assert!(work.gates[0].as_ref().is_some_and(|host| Arc::ptr_eq(host, &before)));
-}
-
-#[test]
 fn a_changed_circuit_rule_holds_at_once() {
     let mut bench = Bench::new();
     let settings = Settings { circuit: CircuitRules { failures: 1, ..CircuitRules::default() }, ..Settings::default() };

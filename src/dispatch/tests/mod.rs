@@ -5,6 +5,7 @@ mod halt;
 mod kept;
 mod lanes;
 mod life;
+mod places;
 mod plans;
 mod trouble;
 

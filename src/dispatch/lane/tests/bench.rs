@@ -58,7 +58,8 @@ impl Bench {
     }
 
     pub fn next(&mut self) -> Next {
-        self.lane.next(&self.all, self.paused, self.now)
+        let plan = self.lane.plan.clone();
+        self.lane.next(&mut plan.doors(&self.all), self.paused, self.now)
     }
 
     /// Starts what it wants to start; gives those, and until when it waits then.
