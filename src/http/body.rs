@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -177,7 +177,8 @@ where
         return Ok(Held::default());
     }
     part.admit(content_length)?;
-    let mut reading = Reading { body, max, first: Bytes::new(), rest: BytesMut::new(), part };
+    let announced = content_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut reading = Reading { body, max, announced, first: Bytes::new(), rest: Vec::new(), part };
     let (mut left, mut turn) = (limit, SLOW_BODY_AFTER);
     loop {
         turn = turn.min(left);
@@ -199,8 +200,9 @@ where
 struct Reading<'a, B> {
     body: B,
     max: usize,
+    announced: usize,
     first: Bytes,
-    rest: BytesMut,
+    rest: Vec<u8>,
     part: Part<'a>,
 }
 
@@ -217,18 +219,29 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Reading<'a, B> {
                 self.first = data;
                 continue;
             }
-            if self.rest.is_empty() {
-                // Twice what came at most, and never what was announced: memory is for those who send.
-                self.rest.reserve(self.first.len() + data.len());
-                self.rest.extend_from_slice(&std::mem::take(&mut self.first));
-            }
+            self.make_room(data.len());
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
             self.rest.extend_from_slice(&data);
         }
         Ok(())
     }
 
-    fn whole(self) -> Held<'a> {
-        let bytes = if self.rest.is_empty() { self.first } else { self.rest.freeze() };
+    /// Twice what came at most, whatever was announced: memory is for those who send. Where that is enough for all of it, exactly
+    /// that: the last part is then not the first that is copied once more.
+    fn make_room(&mut self, more: usize) {
+        let came = self.first.len() + self.rest.len() + more;
+        if came > self.rest.capacity() {
+            let wanted = self.announced.clamp(came, 2 * came);
+            self.rest.reserve_exact(wanted - self.rest.len());
+        }
+    }
+
+    fn whole(mut self) -> Held<'a> {
+        if self.rest.capacity() - self.rest.len() > self.rest.len() / 4 {
+            // Events may be slices of it and stay for long.
+            self.rest.shrink_to_fit();
+        }
+        let bytes = if self.rest.is_empty() { self.first } else { self.rest.into() };
         Held { bytes, _part: Some(self.part) }
     }
 }
