@@ -54,10 +54,13 @@ impl Packer {
         Self { log, first, next: first, mark, open: Vec::new(), target: BLOCK_BYTES_TARGET, full: Vec::new() }
     }
 
-    /// Adds a record; gives its number.
-    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+    /// Adds a record; gives its number. `bytes`: how large it will be, as far as that is known, so that it is written where it stays.
+    pub fn push(&mut self, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        if self.open.len() > HEADER_BYTES && self.open.len() + 4 + bytes > self.target {
+            self.close();
+        }
         if self.open.is_empty() {
-            self.begin();
+            self.begin(bytes);
         }
         let start = self.open.len();
         self.open.extend_from_slice(&[0; 4]);
@@ -69,7 +72,7 @@ impl Packer {
             // This record starts the next block: a block that is just over a power of two wastes half its pages.
             let moved = self.open.split_off(start);
             self.close();
-            self.begin();
+            self.begin(moved.len());
             self.open.extend_from_slice(&moved);
             is_first = true;
         }
@@ -112,10 +115,16 @@ impl Packer {
         self.full
     }
 
-    fn begin(&mut self) {
+    /// Begins a block with a record of about `bytes`.
+    fn begin(&mut self, bytes: usize) {
         self.first = self.next;
         self.target = BLOCK_BYTES_TARGET;
-        self.open.reserve(1024);
+        // What will be filled gets its memory at once: growing would copy it.
+        self.open.reserve(match bytes {
+            _ if bytes > BLOCK_BYTES_TARGET => LARGE_BLOCK_BYTES_TARGET.max(bytes) + 512,
+            _ if self.full.is_empty() => 1024,
+            _ => BLOCK_BYTES_TARGET + 512,
+        });
         self.open.push(FORMAT);
         self.open.extend_from_slice(&[0; 4]);
         let Mark { event, journal, at_ms, aged_ms, bytes } = self.mark;
@@ -136,7 +145,7 @@ impl Packer {
 #[must_use]
 pub fn rewritten(log: Log, first: u64, mark: Mark, records: &[Vec<u8>]) -> Vec<u8> {
     let mut packer = Packer::new(log, first, mark);
-    packer.begin();
+    packer.begin(0);
     for record in records {
         packer.open.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
         packer.open.extend_from_slice(record);
@@ -232,7 +241,7 @@ mod tests {
         let mut packer = Packer::new(Log::Events, 10, mark_in);
         let sizes = [1_usize, 20_000, 20_000, 70_000, 0, 5];
         for (i, size) in sizes.iter().enumerate() {
-            assert_eq!(packer.push(|out| out.extend(std::iter::repeat_n(i as u8, *size))), 10 + i as u64);
+            assert_eq!(packer.push(0, |out| out.extend(std::iter::repeat_n(i as u8, *size))), 10 + i as u64);
         }
         for (i, size) in sizes.iter().enumerate() {
             assert_eq!(packer.get(10 + i as u64, <[u8]>::to_vec), Some(vec![i as u8; *size]));
@@ -262,7 +271,7 @@ mod tests {
         const LARGE: usize = 66_000;
         let mut packer = Packer::new(Log::Events, 1, Mark::default());
         for size in [LARGE; 8].into_iter().chain([600; 300]) {
-            packer.push(|out| out.extend(std::iter::repeat_n(7, size)));
+            packer.push(size, |out| out.extend(std::iter::repeat_n(7, size)));
         }
         let blocks = packer.finish();
         let (large, small): (Vec<_>, Vec<_>) = blocks.iter().partition(|(_, block)| block.len() > BLOCK_BYTES_TARGET);
@@ -274,7 +283,7 @@ mod tests {
     #[test]
     fn whatever_was_altered_reads_as_damage() {
         let mut packer = Packer::new(Log::Journal, 1, Mark::default());
-        packer.push(|out| out.extend_from_slice(b"hello"));
+        packer.push(0, |out| out.extend_from_slice(b"hello"));
         let (_, block) = packer.finish().remove(0);
         assert!(read(Log::Journal, 1, &block).is_ok());
         for cut in 0..block.len() {

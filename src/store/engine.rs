@@ -168,7 +168,7 @@ impl<'txn> Group<'txn> {
     /// Appends to the journal; gives the record's number.
     pub(super) fn note(&mut self, entry: &Entry) -> JournalSeq {
         self.entries.push(TailEntry::of(entry));
-        self.journal.push(|out| record::write(out, entry))
+        self.journal.push(0, |out| record::write(out, entry))
     }
 }
 
@@ -202,7 +202,7 @@ impl Engine {
     /// When the store fails. Then nothing in memory is to be trusted: drop the engine and recover from disk. The group may
     /// or may not be on disk.
     pub fn apply(&mut self, ops: &[Op]) -> Result<Applied, StoreError> {
-        let how = if ops.iter().all(group::may_log) { How::Logged } else { How::Synced { clean: false } };
+        let how = if group::may_log(ops) { How::Logged } else { How::Synced { clean: false } };
         self.write(ops, Moment::of(&self.clock, &self.age), how)
     }
 

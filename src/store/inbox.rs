@@ -143,7 +143,7 @@ impl Inbox {
     /// # Errors
     /// `Overloaded` when too much waits, `Unavailable` while the store is being opened again.
     pub fn submit(&self, request: Request) -> Result<(), StoreError> {
-        let bytes = weight(&request.op);
+        let bytes = request.op.weight();
         let mut queue = self.lock();
         if queue.down || queue.closed {
             return Err(StoreError::Unavailable("it is being opened again".to_owned()));
@@ -345,7 +345,7 @@ impl Queue {
         let room = usize::try_from(room).unwrap_or(0).max(usize::from(group.is_empty()));
         let count = if self.is_behind(now) { room } else { usize::MAX }.min(self.asked.len());
         for request in self.asked.drain(..count) {
-            self.bytes -= weight(&request.op);
+            self.bytes -= request.op.weight();
             group.push(request);
         }
         self.since = (!self.asked.is_empty()).then_some(now);
@@ -360,16 +360,6 @@ fn signed(count: usize) -> i64 {
 
 fn now() -> Instant {
     Instant::now()
-}
-
-fn weight(op: &Op) -> usize {
-    let accept = match op {
-        Op::Accept(accept) => accept,
-        Op::Guarded { op, .. } => return weight(op),
-        _ => return 0,
-    };
-    let part = |part: &Option<bytes::Bytes>| part.as_ref().map_or(0, bytes::Bytes::len);
-    accept.drafts.iter().map(|d| 256 + part(&d.data) + part(&d.context) + part(&d.user)).sum()
 }
 
 #[cfg(test)]

@@ -127,6 +127,18 @@ pub enum Op {
     Ping,
 }
 
+impl Op {
+    /// What is published with it, in bytes, with something for each event; 0: nothing is.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Accept(accept) => accept.drafts.iter().map(Draft::weight).sum(),
+            Self::Guarded { op, .. } => op.weight(),
+            _ => 0,
+        }
+    }
+}
+
 /// What `Op::Tidy` removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tidy {
@@ -223,6 +235,15 @@ pub struct Draft {
     pub user: Option<Bytes>,
     /// A test: the event goes to nobody by itself, whatever filters say; its sender delivers it at once.
     pub test: bool,
+}
+
+impl Draft {
+    /// Bytes of it, near enough.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        256 + part(&self.data) + part(&self.context) + part(&self.user)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
