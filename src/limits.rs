@@ -178,8 +178,8 @@ pub const LANE_REFILL: usize = 256;
 pub const LANE_REFILL_MIN: usize = 16;
 /// A block of the log stays under the next power of two: redb stores large values in power-of-two page runs.
 pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
-/// The same of a block whose first record is larger than that. Not larger still: all of it is summed for each record read.
-pub const LARGE_BLOCK_BYTES_TARGET: usize = 256 * 1024 - 512;
+/// The largest block, of a group that publishes much: who reads one record of it has all of it read from the disk.
+pub const LARGE_BLOCK_BYTES_TARGET: usize = 512 * 1024 - 512;
 
 /// Length of the write-ahead log: what stands there is read back after a crash, and this much at most is written by one
 /// checkpoint, which holds the writer up meanwhile (measured: docs/PERFORMANCE.md).

@@ -77,7 +77,7 @@ pub fn may_log(ops: &[Op]) -> bool {
     let fits = |op: &Op| {
         matches!(op, Op::Accept(_) | Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::JobStep(_) | Op::Ping)
     };
-    ops.iter().all(fits) && ops.iter().map(Op::weight).sum::<usize>() <= LOGGED_BYTES_MAX
+    ops.iter().all(fits) && ops.iter().map(|op| op.published().1).sum::<usize>() <= LOGGED_BYTES_MAX
 }
 
 /// A decided group as bytes: what was done of it.

@@ -143,7 +143,7 @@ impl Inbox {
     /// # Errors
     /// `Overloaded` when too much waits, `Unavailable` while the store is being opened again.
     pub fn submit(&self, request: Request) -> Result<(), StoreError> {
-        let bytes = request.op.weight();
+        let bytes = weight(&request.op);
         let mut queue = self.lock();
         if queue.down || queue.closed {
             return Err(StoreError::Unavailable("it is being opened again".to_owned()));
@@ -345,7 +345,7 @@ impl Queue {
         let room = usize::try_from(room).unwrap_or(0).max(usize::from(group.is_empty()));
         let count = if self.is_behind(now) { room } else { usize::MAX }.min(self.asked.len());
         for request in self.asked.drain(..count) {
-            self.bytes -= request.op.weight();
+            self.bytes -= weight(&request.op);
             group.push(request);
         }
         self.since = (!self.asked.is_empty()).then_some(now);
@@ -360,6 +360,12 @@ fn signed(count: usize) -> i64 {
 
 fn now() -> Instant {
     Instant::now()
+}
+
+/// What it costs in memory, in bytes, near enough.
+fn weight(op: &Op) -> usize {
+    let (events, bytes) = op.published();
+    256 * events + bytes
 }
 
 #[cfg(test)]

@@ -128,13 +128,13 @@ pub enum Op {
 }
 
 impl Op {
-    /// What is published with it, in bytes, with something for each event; 0: nothing is.
+    /// How many events are published with it, and the bytes of their parts.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn published(&self) -> (usize, usize) {
         match self {
-            Self::Accept(accept) => accept.drafts.iter().map(Draft::weight).sum(),
-            Self::Guarded { op, .. } => op.weight(),
-            _ => 0,
+            Self::Accept(accept) => (accept.drafts.len(), accept.drafts.iter().map(Draft::bytes).sum()),
+            Self::Guarded { op, .. } => op.published(),
+            _ => (0, 0),
         }
     }
 }
@@ -238,11 +238,10 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Bytes of it, near enough.
-    #[must_use]
-    pub fn weight(&self) -> usize {
+    /// Bytes of what is published.
+    fn bytes(&self) -> usize {
         let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
-        256 + part(&self.data) + part(&self.context) + part(&self.user)
+        self.kind.len() + part(&self.data) + part(&self.context) + part(&self.user)
     }
 }
 
