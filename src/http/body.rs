@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::limits::{REQUEST_BODIES_BYTES_MAX, REQUEST_BODY_SMALL, SLOW_BODY_AFTER, SLOW_BODY_LOOK_EVERY};
+use crate::limits::{REQUEST_BODIES_BYTES_MAX, REQUEST_BODY_SMALL, SLICED_FROM, SLOW_BODY_AFTER, SLOW_BODY_LOOK_EVERY};
 use crate::metrics::RequestBodies;
 
 /// When a client that was turned away for want of room may come again.
@@ -177,7 +177,7 @@ where
         return Ok(Held::default());
     }
     part.admit(content_length)?;
-    let announced = content_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let announced = content_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
     let mut reading = Reading { body, max, announced, first: Bytes::new(), rest: Vec::new(), part };
     let (mut left, mut turn) = (limit, SLOW_BODY_AFTER);
     loop {
@@ -237,8 +237,9 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Reading<'a, B> {
     }
 
     fn whole(mut self) -> Held<'a> {
-        if self.rest.capacity() - self.rest.len() > self.rest.len() / 4 {
-            // Events may be slices of it and stay for long.
+        let bytes = self.rest.len();
+        if bytes >= SLICED_FROM && self.rest.capacity() - bytes > bytes / 4 {
+            // An event may be a slice of it and stay for long.
             self.rest.shrink_to_fit();
         }
         let bytes = if self.rest.is_empty() { self.first } else { self.rest.into() };
@@ -310,6 +311,18 @@ mod tests {
         assert_eq!(read(frames(&["a", "bc", "", "de"]), None).await.unwrap(), "abcde");
         assert_eq!(read(frames(&["a", "bc", "def"]), None).await, Err(BodyError::TooLarge { max: 5 }));
         assert_eq!(read(frames(&["abcdef"]), None).await, Err(BodyError::TooLarge { max: 5 }));
+    }
+
+    #[tokio::test]
+    async fn memory_is_for_what_came_and_exact_where_the_end_is_in_sight() {
+        for (announced, wanted) in [(100, 100), (1_000, 200), (usize::MAX, 200)] {
+            let budget = Budget::default();
+            let body = Frames(vec![Some(Bytes::from_static(&[1; 20])); 5]);
+            let part = budget.part(0);
+            let mut reading = Reading { body, max: 1_000, announced, first: Bytes::new(), rest: Vec::new(), part };
+            reading.read_on().await.unwrap();
+            assert_eq!((reading.rest.len(), reading.rest.capacity()), (100, wanted), "{announced} announced");
+        }
     }
 
     #[tokio::test]

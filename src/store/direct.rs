@@ -23,7 +23,7 @@ const DIRECT_FROM: usize = 128 * 1024;
 /// What memory and places on the disk are aligned to: enough for any disk.
 const ALIGNED_TO: usize = 4096;
 /// Bytes that go through the buffer at a time.
-const BUFFER_BYTES: usize = 1024 * 1024;
+const BUFFER_BYTES: usize = 512 * 1024;
 
 /// A file with a store in it.
 #[derive(Debug)]
