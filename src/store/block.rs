@@ -23,6 +23,8 @@ const COUNT_AT: usize = SUMMED_FROM + 5 * 8;
 const HEADER_BYTES: usize = COUNT_AT + 2 * 4;
 /// What stands before a record.
 const RECORD_HEAD_BYTES: usize = 2 * 4;
+/// With no more than this to come, small records stay in small blocks.
+const MUCH_BYTES: usize = 8 * BLOCK_BYTES_TARGET;
 /// What a block leaves of its pages for what redb puts around it.
 const SPARE_BYTES: usize = 512;
 const _: () = assert!((BLOCK_BYTES_TARGET + SPARE_BYTES).is_power_of_two());
@@ -98,8 +100,9 @@ impl Packer {
         let begun = (!self.open.is_empty()).then_some(open);
         let (first, block) = begun.into_iter().chain(full()).find(|(first, _)| *first <= number)?;
         let place = usize::try_from(number - first).ok()?;
-        let records = Records { log: self.log, next: first, left: self.next - first, rest: block.get(HEADER_BYTES..)? };
-        { records }.nth(place)?.ok().map(read)
+        let rest = block.get(HEADER_BYTES..)?;
+        let mut records = Records { log: self.log, next: first, left: self.next - first, rest };
+        records.nth(place)?.ok().map(read)
     }
 
     /// The number the next record will get.
@@ -160,9 +163,12 @@ impl Packer {
     }
 }
 
-/// Up to where a block is filled that begins with a record of `first` bytes, when `left` are still to come: just below a power of two
-/// that leaves no more than a quarter of it empty.
+/// Up to where a block is filled that begins with a record of `first` bytes, when `left` are still to come: where that is much, just
+/// below a power of two that leaves no more than a quarter of it empty.
 fn target(left: usize, first: usize) -> usize {
+    if left.max(8 * first) <= MUCH_BYTES {
+        return BLOCK_BYTES_TARGET;
+    }
     let left = left.max(first);
     let above = left.next_power_of_two();
     let size = if left > above / 4 * 3 { above } else { above / 2 };
@@ -331,8 +337,8 @@ mod tests {
         // Size and count of the records; whether their sizes are known; blocks; how full their pages are, in percent.
         let rows = [
             (600, 10, true, 1, 0),
-            (600, 300, true, 2, 90),
-            (600, 3_000, true, 4, 90),
+            (600, 300, true, 6, 90),
+            (600, 3_000, true, 12, 96),
             (66_000, 1, true, 1, 50),
             (66_000, 3, true, 1, 75),
             (66_000, 4, true, 2, 67),
