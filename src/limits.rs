@@ -149,6 +149,9 @@ pub const OPEN_CIRCUIT_FRESH_MAX: usize = 64;
 /// parsed, put on record and answered. A quarter of it is for bodies up to `REQUEST_BODY_SMALL`.
 pub const REQUEST_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const REQUEST_BODY_SMALL: usize = 64 * 1024;
+/// Bodies from this size on are in memory of their own, or in a read buffer that is at most twice as large, and an event may be a slice
+/// of one.
+pub const SLICED_FROM: usize = 32 * 1024;
 /// Bytes of events in a page of a listing: it ends with the one that passes this.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Answers larger than `ANSWER_SMALL` that their clients have not taken yet, all together.
@@ -175,12 +178,15 @@ pub const LANE_REFILL: usize = 256;
 pub const LANE_REFILL_MIN: usize = 16;
 /// A block of the log stays under the next power of two: redb stores large values in power-of-two page runs.
 pub const BLOCK_BYTES_TARGET: usize = 32 * 1024 - 512;
-/// The same of a block whose first record is larger than that. Not larger still: all of it is summed for each record read.
-pub const LARGE_BLOCK_BYTES_TARGET: usize = 256 * 1024 - 512;
+/// The largest block, of a group that publishes much: who reads one record of it has all of it read from the disk.
+pub const LARGE_BLOCK_BYTES_TARGET: usize = 512 * 1024 - 512;
 
 /// Length of the write-ahead log: what stands there is read back after a crash, and this much at most is written by one
 /// checkpoint, which holds the writer up meanwhile (measured: docs/PERFORMANCE.md).
 pub const WAL_BYTES: u64 = 4 * 1024 * 1024;
+/// A group that publishes more than this does not go through the log but is a checkpoint itself, so that its bytes are written once
+/// (measured: docs/PERFORMANCE.md).
+pub const LOGGED_BYTES_MAX: usize = 1024 * 1024;
 
 /// A frame of a backup is closed once it has this many bytes.
 pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
@@ -216,4 +222,5 @@ const _: () = assert!(LANE_REFILL * 4 <= LANE_FRESH_MAX);
 const _: () = assert!(JOBS_RUNNING_MAX <= JOBS_KEPT_MAX && JOB_STEP_MAX <= JOB_LOOKED_AT_MAX);
 const _: () = assert!(JOB_STEP_MAX < JOB_MOVED_PER_CHECKPOINT);
 const _: () = assert!(JOB_REST < JOB_REST_MAX);
+const _: () = assert!(2 * LOGGED_BYTES_MAX as u64 <= WAL_BYTES);
 const _: () = assert!(BACKUP_FRAME_BYTES < BACKUP_FRAME_BYTES_MAX && BACKUP_READ_BYTES >= BACKUP_FRAME_BYTES);

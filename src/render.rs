@@ -54,7 +54,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
 #[must_use]
 pub fn depth_ok(json: &[u8], depth_max: usize) -> bool {
     // What opens no more than that, strings included, lies no deeper; counting takes a fraction of the scan's time.
-    if openings(json) <= depth_max {
+    if opens(json) <= depth_max {
         return true;
     }
     let mut depth = 0_usize;
@@ -75,11 +75,12 @@ pub fn depth_ok(json: &[u8], depth_max: usize) -> bool {
     true
 }
 
-/// How many bytes open an object or an array, wherever they stand.
-fn openings(json: &[u8]) -> usize {
-    // Counted in bytes, as many at once as the processor can: in words it takes eight times as long.
-    let part = |part: &[u8]| part.iter().fold(0, |count: u8, byte| count + u8::from(matches!(byte, b'{' | b'[')));
-    json.chunks(usize::from(u8::MAX)).map(|chunk| usize::from(part(chunk))).sum()
+/// How many bytes of a text open an array or an object, those in strings included.
+#[must_use]
+pub fn opens(json: &[u8]) -> usize {
+    // Summed up in bytes as far as a byte goes: so the compiler looks at many at once, at a twentieth of the time.
+    let opens_in = |part: &[u8]| part.iter().map(|byte| u8::from(matches!(byte, b'{' | b'['))).sum::<u8>();
+    json.chunks(240).map(|part| usize::from(opens_in(part))).sum()
 }
 
 /// Moves past the closing quote of a string whose opening one was read.

@@ -10,14 +10,14 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::limits::{REQUEST_BODIES_BYTES_MAX, REQUEST_BODY_SMALL, SLOW_BODY_AFTER, SLOW_BODY_LOOK_EVERY};
+use crate::limits::{REQUEST_BODIES_BYTES_MAX, REQUEST_BODY_SMALL, SLICED_FROM, SLOW_BODY_AFTER, SLOW_BODY_LOOK_EVERY};
 use crate::metrics::RequestBodies;
 
 /// When a client that was turned away for want of room may come again.
@@ -180,7 +180,8 @@ where
         return Ok(Held::default());
     }
     part.admit(content_length)?;
-    let mut reading = Reading { body, max, first: Bytes::new(), rest: BytesMut::new(), part };
+    let announced = content_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
+    let mut reading = Reading { body, max, announced, first: Bytes::new(), rest: Vec::new(), part };
     // Most are there already, and need no timer.
     if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(pin!(reading.read_on()).poll(cx))).await {
         return read.map(|()| reading.whole());
@@ -206,8 +207,9 @@ where
 struct Reading<'a, B> {
     body: B,
     max: usize,
+    announced: usize,
     first: Bytes,
-    rest: BytesMut,
+    rest: Vec<u8>,
     part: Part<'a>,
 }
 
@@ -224,18 +226,30 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Reading<'a, B> {
                 self.first = data;
                 continue;
             }
-            if self.rest.is_empty() {
-                // Twice what came at most, and never what was announced: memory is for those who send.
-                self.rest.reserve(self.first.len() + data.len());
-                self.rest.extend_from_slice(&std::mem::take(&mut self.first));
-            }
+            self.make_room(data.len());
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
             self.rest.extend_from_slice(&data);
         }
         Ok(())
     }
 
-    fn whole(self) -> Held<'a> {
-        let bytes = if self.rest.is_empty() { self.first } else { self.rest.freeze() };
+    /// Twice what came at most, whatever was announced: memory is for those who send. Where that is enough for all of it, exactly
+    /// that: the last part is then not the first that is copied once more.
+    fn make_room(&mut self, more: usize) {
+        let came = self.first.len() + self.rest.len() + more;
+        if came > self.rest.capacity() {
+            let wanted = self.announced.clamp(came, 2 * came);
+            self.rest.reserve_exact(wanted - self.rest.len());
+        }
+    }
+
+    fn whole(mut self) -> Held<'a> {
+        let bytes = self.rest.len();
+        if bytes >= SLICED_FROM && self.rest.capacity() - bytes > bytes / 4 {
+            // An event may be a slice of it and stay for long.
+            self.rest.shrink_to_fit();
+        }
+        let bytes = if self.rest.is_empty() { self.first } else { self.rest.into() };
         Held { bytes, _part: Some(self.part) }
     }
 }
@@ -304,6 +318,18 @@ mod tests {
         assert_eq!(read(frames(&["a", "bc", "", "de"]), None).await.unwrap(), "abcde");
         assert_eq!(read(frames(&["a", "bc", "def"]), None).await, Err(BodyError::TooLarge { max: 5 }));
         assert_eq!(read(frames(&["abcdef"]), None).await, Err(BodyError::TooLarge { max: 5 }));
+    }
+
+    #[tokio::test]
+    async fn memory_is_for_what_came_and_exact_where_the_end_is_in_sight() {
+        for (announced, wanted) in [(100, 100), (1_000, 200), (usize::MAX, 200)] {
+            let budget = Budget::default();
+            let body = Frames(vec![Some(Bytes::from_static(&[1; 20])); 5]);
+            let part = budget.part(0);
+            let mut reading = Reading { body, max: 1_000, announced, first: Bytes::new(), rest: Vec::new(), part };
+            reading.read_on().await.unwrap();
+            assert_eq!((reading.rest.len(), reading.rest.capacity()), (100, wanted), "{announced} announced");
+        }
     }
 
     #[tokio::test]

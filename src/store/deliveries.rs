@@ -110,7 +110,7 @@ impl Engine {
             matched,
             test: draft.test,
         });
-        group.events.push(|out| record::write_event(out, &event));
+        group.events.push(record::event_bytes(&event), |out| record::write_event(out, &event));
         // Those that another of their key is before are held, on disk only.
         let held = match event.order() {
             Some(order) => self.line_up(group, &event, order)?,

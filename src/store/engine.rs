@@ -126,7 +126,7 @@ enum How {
 }
 
 impl<'txn> Group<'txn> {
-    fn new(txn: &'txn WriteTransaction, moment: Moment, decided: bool, heads: Heads, marks: (Mark, Mark)) -> Self {
+    fn new(txn: &'txn WriteTransaction, moment: Moment, decided: bool, events: Packer, journal: Packer) -> Self {
         Self {
             now: moment.now,
             wall_ms: moment.wall_ms,
@@ -134,8 +134,8 @@ impl<'txn> Group<'txn> {
             decided,
             txn,
             queue: None,
-            events: Packer::new(Log::Events, heads.0, marks.0),
-            journal: Packer::new(Log::Journal, heads.1, marks.1),
+            events,
+            journal,
             entries: Vec::new(),
             tenants: Vec::new(),
             changes: Vec::new(),
@@ -168,7 +168,7 @@ impl<'txn> Group<'txn> {
     /// Appends to the journal; gives the record's number.
     pub(super) fn note(&mut self, entry: &Entry) -> JournalSeq {
         self.entries.push(TailEntry::of(entry));
-        self.journal.push(|out| record::write(out, entry))
+        self.journal.push(0, |out| record::write(out, entry))
     }
 }
 
@@ -202,7 +202,7 @@ impl Engine {
     /// When the store fails. Then nothing in memory is to be trusted: drop the engine and recover from disk. The group may
     /// or may not be on disk.
     pub fn apply(&mut self, ops: &[Op]) -> Result<Applied, StoreError> {
-        let how = if ops.iter().all(group::may_log) { How::Logged } else { How::Synced { clean: false } };
+        let how = if group::may_log(ops) { How::Logged } else { How::Synced { clean: false } };
         self.write(ops, Moment::of(&self.clock, &self.age), how)
     }
 
@@ -232,8 +232,10 @@ impl Engine {
         self.fresh.point(self.next_event, self.next_journal);
         let heads = self.heads();
         let mark = Mark { aged_ms: moment.aged_ms, ..self.fresh.mark(moment.now) };
-        let marks = (Mark { bytes: self.bytes.0, ..mark }, Mark { bytes: self.bytes.1, ..mark });
-        let mut group = Group::new(&txn, moment, how == How::Again, heads, marks);
+        let packer = |log, first, bytes, left| Packer::new(log, first, Mark { bytes, ..mark }, left);
+        let events = packer(Log::Events, heads.0, self.bytes.0, record::bytes_of(ops));
+        let journal = packer(Log::Journal, heads.1, self.bytes.1, 0);
+        let mut group = Group::new(&txn, moment, how == How::Again, events, journal);
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.decide(&mut group, op)?);

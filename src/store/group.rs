@@ -13,6 +13,7 @@ use super::op::{Accept, Done, JobStep, Op, Outcome, Refusal};
 use super::record;
 use super::registry::Registry;
 use crate::clock::{Clock, Millis};
+use crate::limits::LOGGED_BYTES_MAX;
 use crate::model::id::{JournalSeq, Seq, WebhookNo};
 
 /// What a group was decided by, besides the store.
@@ -69,10 +70,14 @@ enum Again {
     JobStep(Box<JobStep>),
 }
 
-/// Whether a group with this op may be logged.
+/// Whether a group of these may be logged. One that publishes much goes where it has to go anyway: in the log all of it would be
+/// encoded, summed and written once more.
 #[must_use]
-pub fn may_log(op: &Op) -> bool {
-    matches!(op, Op::Accept(_) | Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::JobStep(_) | Op::Ping)
+pub fn may_log(ops: &[Op]) -> bool {
+    let fits = |op: &Op| {
+        matches!(op, Op::Accept(_) | Op::Outcome(_) | Op::Spill { .. } | Op::Forget { .. } | Op::JobStep(_) | Op::Ping)
+    };
+    ops.iter().all(fits) && ops.iter().map(|op| op.published().1).sum::<usize>() <= LOGGED_BYTES_MAX
 }
 
 /// A decided group as bytes: what was done of it.

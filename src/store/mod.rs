@@ -15,6 +15,7 @@ pub mod check;
 pub mod compact;
 pub mod deaths;
 mod deliveries;
+mod direct;
 pub mod engine;
 mod erasable;
 mod erase;

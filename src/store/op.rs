@@ -127,6 +127,18 @@ pub enum Op {
     Ping,
 }
 
+impl Op {
+    /// How many events are published with it, and the bytes of their parts.
+    #[must_use]
+    pub fn published(&self) -> (usize, usize) {
+        match self {
+            Self::Accept(accept) => (accept.drafts.len(), accept.drafts.iter().map(Draft::bytes).sum()),
+            Self::Guarded { op, .. } => op.published(),
+            _ => (0, 0),
+        }
+    }
+}
+
 /// What `Op::Tidy` removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tidy {
@@ -223,6 +235,14 @@ pub struct Draft {
     pub user: Option<Bytes>,
     /// A test: the event goes to nobody by itself, whatever filters say; its sender delivers it at once.
     pub test: bool,
+}
+
+impl Draft {
+    /// Bytes of what is published.
+    fn bytes(&self) -> usize {
+        let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        self.kind.len() + part(&self.data) + part(&self.context) + part(&self.user)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

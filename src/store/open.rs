@@ -8,9 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::StoreError;
+use super::direct::StoreFile;
 use super::engine::{create_tables, put_meta, wal_row};
 use super::ids::Mask;
 use super::schema::{FORMAT, META, TENANTS, meta};
@@ -129,13 +130,12 @@ pub fn careful<T>(path: &Path, read: impl FnOnce() -> Result<T, OpenError>) -> R
 /// See `OpenError`; an empty, damaged or newer file is `Refused`.
 pub fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
     let refused = |why: String| OpenError::Refused { path: path.to_owned(), why };
-    let length = std::fs::metadata(path)
-        .map_err(|error| OpenError::Disk { path: path.to_owned(), why: error.to_string() })?
-        .len();
-    if length == 0 {
+    let disk = |error: io::Error| OpenError::Disk { path: path.to_owned(), why: error.to_string() };
+    let file = StoreFile::open(path).map_err(disk)?;
+    if file.len().map_err(disk)? == 0 {
         return Err(refused("the file is empty; restore it from a backup, or move it away to start anew".to_owned()));
     }
-    match Builder::new().set_cache_size(cache_bytes).open(path) {
+    match Builder::new().set_cache_size(cache_bytes).create_with_backend(file) {
         Ok(db) => Ok(db),
         Err(DatabaseError::DatabaseAlreadyOpen) => Err(OpenError::Locked(path.to_owned())),
         Err(DatabaseError::Storage(redb::StorageError::Io(error))) if error.kind() != io::ErrorKind::InvalidData => {
@@ -143,7 +143,7 @@ pub fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError>
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 return Err(refused(format!("the file is cut short ({error}); restore it from a backup")));
             }
-            Err(OpenError::Disk { path: path.to_owned(), why: error.to_string() })
+            Err(disk(error))
         }
         Err(error) => Err(refused(format!("{error}; restore it from a backup"))),
     }

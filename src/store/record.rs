@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::StoreError;
+use super::op::Op;
 use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason, Verdict};
 use crate::model::event::{Event, OrderKey, order_of};
@@ -125,6 +126,22 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
             test: event.test,
         },
     );
+}
+
+/// Bytes of an event's record besides its texts, near enough.
+const EVENT_BYTES: usize = 96;
+
+/// Bytes of the records of what is published, near enough to cut blocks by.
+#[must_use]
+pub fn bytes_of(ops: &[Op]) -> usize {
+    ops.iter().map(Op::published).map(|(events, bytes)| EVENT_BYTES * events + bytes).sum()
+}
+
+/// Bytes of an event's record, near enough to give it its place.
+#[must_use]
+pub fn event_bytes(event: &Event) -> usize {
+    let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    EVENT_BYTES + event.kind.len() + part(&event.data) + part(&event.context) + part(&event.user) + event.matched.len()
 }
 
 /// Reads the event that stands at `seq`.

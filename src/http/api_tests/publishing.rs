@@ -253,6 +253,23 @@ async fn p_what_nothing_matches_is_accepted() {
 }
 
 #[tokio::test]
+async fn p_depth_is_the_bodys_whatever_stands_beside_it() {
+    let world = World::new().await;
+    let nest = |levels: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+    let flat = r#"{"type":"a","tenant":"acme","data":{"x":"[{[{"}},"#.repeat(99);
+    for (member, also) in [("data", ""), ("context", ""), ("unknown", ""), ("data", r#","ordering_key":"{""#)] {
+        for (levels, status) in [(127, 201), (128, 400)] {
+            let event = |levels| format!(r#"{{"type":"a","tenant":"acme","{member}":{}{also}}}"#, nest(levels));
+            let batch = format!(r#"{{"events":[{flat}{}]}}"#, event(levels - 2));
+            for (path, body) in [("/v1/events", event(levels)), ("/v1/events/batch", batch)] {
+                let got = world.call("POST", path, &world.publisher, body).await;
+                assert_eq!(got.status.as_u16(), status, "{path} {member}{also} {levels}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn p_a_key_that_publishes_too_fast_is_told_when_to_come_back() {
     let world = World::with(Settings { publish_rate: std::num::NonZeroU32::new(2), ..Settings::default() }).await;
     let batch = format!(r#"{{"events":[{GOOD}]}}"#);

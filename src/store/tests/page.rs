@@ -9,7 +9,7 @@ use redb::backends::InMemoryBackend;
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::limits::PAGE_BYTES_MAX;
+use crate::limits::{LOGGED_BYTES_MAX, PAGE_BYTES_MAX};
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::id::{AttemptNumber, Seq, TenantId, TenantNo};
 use crate::store::engine::Engine;
@@ -31,13 +31,16 @@ struct Fixture {
 
 /// Events 1 to 40, one every 10 ms, of tenants 1, 2 and everybody in turn; the first 24 or so are flushed.
 fn fixture() -> Fixture {
+    fixture_with(Wal::open(Box::new(InMemoryBackend::new()), 1 << 20).unwrap())
+}
+
+fn fixture_with(wal: Wal) -> Fixture {
     let entropy = Entropy::seeded(1);
     let sealer = Sealer::new([1; 32], entropy.clone());
     let db = Arc::new(Builder::new().create_with_backend(InMemoryBackend::new()).unwrap());
     open::initialise(&db, &sealer, &entropy).unwrap();
     let shared = open::admit(&db, std::path::Path::new("memory"), sealer).unwrap();
     let clock = Clock::manual(START_MS);
-    let wal = Wal::open(Box::new(InMemoryBackend::new()), 1 << 20).unwrap();
     let mut engine = recover(db, shared.clone(), &clock, wal, 1).unwrap().engine;
     for name in ["one", "two"] {
         let put = Op::PutTenant { id: TenantId::parse(name).unwrap(), name: None, plan: None };
@@ -213,4 +216,19 @@ fn a_fate_that_leaves_the_tail_beside_a_view_is_still_seen() {
     }
     assert!(fixture.shared.tails().fates_of(3).is_empty(), "it has left the tail");
     assert_eq!(view.fates(3).unwrap(), before);
+}
+
+#[test]
+fn what_publishes_much_is_written_once() {
+    let wal = Wal::open(Box::new(InMemoryBackend::new()), 4 << 20).unwrap();
+    let mut fixture = fixture_with(wal);
+    fixture.engine.checkpoint(false).unwrap();
+    let part = |bytes: usize| Some(Bytes::from(format!("{{\"x\":\"{}\"}}", "x".repeat(bytes))));
+    fixture.accept_with(1, "large", part(LOGGED_BYTES_MAX));
+    assert!(!fixture.engine.has_chores(), "nothing of it stands in the log");
+    fixture.accept_with(1, "smaller", part(LOGGED_BYTES_MAX / 2));
+    assert!(fixture.engine.has_chores(), "it is durable by the log");
+    let view = fixture.shared.view().unwrap();
+    let lengths = [41, 42].map(|seq| view.event(seq).unwrap().unwrap().data.unwrap().len());
+    assert_eq!(lengths, [LOGGED_BYTES_MAX + 8, LOGGED_BYTES_MAX / 2 + 8]);
 }
