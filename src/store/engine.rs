@@ -421,7 +421,7 @@ impl Engine {
             self.begin_flush();
         }
         let Some(flush) = &mut self.flush else { return Ok(false) };
-        let (last, succeeded) = flush.step(txn, gathered)?;
+        let (last, succeeded) = flush.step(txn, Flush::rows(gathered, self.flush_at))?;
         self.write_standings(txn, &succeeded)?;
         Ok(last)
     }

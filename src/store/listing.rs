@@ -266,13 +266,13 @@ impl Flush {
         }
     }
 
-    /// Writes the next few rows, more of them the more entries have gathered; true when that was all and the new bases are set
-    /// (to be followed by `settle` once committed). Gives the webhooks, too, of which how they stand is to be written.
+    /// Writes up to so many rows; true when that was all and the new bases are set (to be followed by `settle` once committed).
+    /// Gives the webhooks, too, of which how they stand is to be written with them.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn step(&mut self, txn: &WriteTransaction, gathered: usize) -> Result<(bool, BTreeSet<WebhookNo>), StoreError> {
-        let mut left = (ROWS_PER_STEP * gathered / FLUSH_AT).clamp(ROWS_PER_STEP, ROWS_PER_STEP_MAX);
+    pub fn step(&mut self, txn: &WriteTransaction, rows: usize) -> Result<(bool, BTreeSet<WebhookNo>), StoreError> {
+        let mut left = rows.max(1);
         let mut by_tenant = txn.open_table(BY_TENANT)?;
         left -= write_lists(&mut by_tenant, BY_TENANT, &mut self.tenants, left)?;
         let mut by_webhook = txn.open_table(BY_WEBHOOK)?;
@@ -287,6 +287,13 @@ impl Flush {
             put_meta(txn, meta::FLUSHED, &value)?;
         }
         Ok((last, standings))
+    }
+
+    /// Rows of one step when so many entries have gathered, of those with which a flush begins.
+    #[must_use]
+    pub fn rows(gathered: usize, flush_at: usize) -> usize {
+        let due = ROWS_PER_STEP.saturating_mul(gathered) / flush_at.max(1);
+        due.clamp(ROWS_PER_STEP, ROWS_PER_STEP_MAX)
     }
 
     /// Brings up to so many rows of `FATES` to disk; says how many.
