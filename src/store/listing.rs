@@ -27,8 +27,10 @@ use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 /// what start-up reads of the logs again.
 pub const FLUSH_AT: usize = 64 * 1024;
 /// List rows written beside one commit: more would show in the time of that commit. They are more when entries come faster than
-/// they are written, as they do where each of the newest events is of another webhook.
+/// they are written, as they do where each of the newest events is another webhook's: so many for each time that what begins a
+/// flush has gathered once more.
 const ROWS_PER_STEP: usize = 48;
+const ROWS_PER_EXCESS: usize = 256;
 const ROWS_PER_STEP_MAX: usize = 512;
 
 /// What a journal record says of how its delivery stands.
@@ -292,8 +294,8 @@ impl Flush {
     /// Rows of one step when so many entries have gathered, of those with which a flush begins.
     #[must_use]
     pub fn rows(gathered: usize, flush_at: usize) -> usize {
-        let due = ROWS_PER_STEP.saturating_mul(gathered) / flush_at.max(1);
-        due.clamp(ROWS_PER_STEP, ROWS_PER_STEP_MAX)
+        let excess = ROWS_PER_EXCESS.saturating_mul(gathered.saturating_sub(flush_at)) / flush_at.max(1);
+        (ROWS_PER_STEP + excess).min(ROWS_PER_STEP_MAX)
     }
 
     /// Brings up to so many rows of `FATES` to disk; says how many.
