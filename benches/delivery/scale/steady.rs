@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{Figures, Load, Site, head, number, tell, tell_one};
+use crate::children::Helper;
 use crate::daemon::Daemon;
 use crate::disk;
 use crate::options::Options;
@@ -34,15 +35,16 @@ pub fn measure(options: &Options) {
     daemon.publisher();
     let token = daemon.tenant("bench");
     daemon.subscribe(&token, "", &site.url(0), "*");
-    let mut load = Load::new(&daemon, options, publishers, 1, &[]);
-    let before = load.run(&daemon, &mut receiver, options.seconds);
+    let rush =
+        |receiver: &mut Helper| Load::new(&daemon, options, publishers, 1, &[]).run(&daemon, receiver, options.seconds);
+    let before = rush(&mut receiver);
     let rate = options.count / TURN_S;
     println!("\nat most {:.0} MiB in use, {rate} events/s", mib(max_bytes));
     turn_over(options, &site, &daemon, rate);
     let file = site.state().join("webhookd.redb");
     let (allocated, length) = disk::file_bytes(&file);
     // As much as can be: what comes in between two looks at the volume, each second, is a larger part of it.
-    let beside = load.run(&daemon, &mut receiver, options.seconds);
+    let beside = rush(&mut receiver);
     head(&format!("retention holds {} events, {publishers} publishers", options.count));
     for (name, figure) in [
         ("deliveries/s", (|f| f.deliveries_per_s) as fn(&Figures) -> f64),
@@ -55,7 +57,6 @@ pub fn measure(options: &Options) {
         tell(name, figure(&before), figure(&beside));
     }
     // So that what came last is within the bound as well.
-    drop(load);
     std::thread::sleep(LAST_RUN);
     let everything = json!({"max_bytes": 0, "dry_run": true});
     let left = number(&daemon.admin("POST", "/admin/retention", &everything), "events");
