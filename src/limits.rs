@@ -75,6 +75,9 @@ pub const TIDY_ROWS_MAX: usize = 1_024;
 pub const RETAIN_RECORDS_MAX: usize = 1_024;
 /// Kept records and webhooks' rows that one run of retention looks at, to find those that nothing needs any more.
 pub const RETAIN_LOOKED_AT_MAX: usize = 16 * 1024;
+/// Beyond this part of the bytes that retention lets the store have in use, a run does not wait for its minute: pages that were taken
+/// once stay in the store's file.
+pub const RETAIN_OVERSHOOT_PART: u64 = 64;
 /// Dead letters of one tenant that one step looks at.
 pub const RETAIN_DEAD_MAX: usize = 1_024;
 /// Time that the daemon did not run counts for this much at most towards the age of what it keeps, in ms: a clock that is

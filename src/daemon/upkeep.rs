@@ -1,5 +1,5 @@
 //! What the daemon does for its store by itself. Owns when: the room is measured every second, and what has served its time is
-//! removed every minute, or at once when there is no room or the limits are others.
+//! removed every minute, or at once when there is no room, the store is larger than it may be, or the limits are others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,9 @@ async fn measure_room(service: &Service) {
     let mut ticks = every(ROOM_EVERY);
     loop {
         ticks.tick().await;
-        if let Err(error) = service.measure_room().await {
-            tracing::debug!(%error, "the store's room is measured later");
+        match service.measure_room().await {
+            Ok(seen) => service.watch_volume(&seen),
+            Err(error) => tracing::debug!(%error, "the store's room is measured later"),
         }
     }
 }

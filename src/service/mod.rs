@@ -30,6 +30,7 @@ mod trials;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -92,8 +93,10 @@ pub struct Service {
     /// Where the next run of retention goes on; held while one runs.
     sweep: tokio::sync::Mutex<Sweep>,
     room: room::Gauge,
-    /// A run of retention should not wait for its hour.
+    /// A run of retention should not wait for its minute.
     wanted: tokio::sync::Notify,
+    /// Bytes in use when the last one ended.
+    swept_to: AtomicU64,
     desk: jobs::Desk,
     trials: trials::Trials,
 }
@@ -117,6 +120,7 @@ impl Service {
             sweep: tokio::sync::Mutex::default(),
             room: room::Gauge::default(),
             wanted: tokio::sync::Notify::default(),
+            swept_to: AtomicU64::new(0),
             desk: jobs::Desk::default(),
             trials: trials::Trials::default(),
         }

@@ -4,11 +4,14 @@
 //! One run at a time. Between two steps it waits as long as the last one took, so that the writer is at most half the time
 //! at it, and everything that has come meanwhile is written first.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Service;
 use super::error::Error;
+use super::room::Seen;
 use crate::clock::Millis;
+use crate::limits::RETAIN_OVERSHOOT_PART;
 use crate::store::op::{Done, Op, Retained};
 use crate::store::retention::{Counted, Limits};
 
@@ -73,9 +76,19 @@ impl Service {
         self.retain(retention, None).await
     }
 
-    /// Waits until a run should not wait any longer: the limits are others now, or there is no room.
+    /// Waits until a run should not wait any longer: the limits are others now, there is no room, or too much has come in.
     pub async fn retention_wanted(&self) {
         self.wanted.notified().await;
+    }
+
+    /// Has a run begin when the store exceeds its bytes by a part of them, so that it does so by no more however much comes in a
+    /// minute. What the last run had to leave does not count.
+    pub fn watch_volume(&self, seen: &Seen) {
+        let Some(max) = self.settings().retention.max_bytes else { return };
+        let expected = max.max(self.swept_to.load(Ordering::Relaxed));
+        if seen.used > expected.saturating_add(max / RETAIN_OVERSHOOT_PART) {
+            self.wanted.notify_one();
+        }
     }
 
     /// The same at once and with other limits, as long as whoever asks can wait.
@@ -139,6 +152,9 @@ impl Service {
                 break;
             }
             tokio::time::sleep(step.elapsed().max(STEP_PAUSE_MIN)).await;
+        }
+        if retention.max_bytes.is_some() {
+            self.swept_to.store(self.measure_room().await?.used, Ordering::Relaxed);
         }
         self.tell(run, started.elapsed()).await?;
         Ok(run)

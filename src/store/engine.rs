@@ -415,20 +415,21 @@ impl Engine {
 
     /// Begins or goes on with bringing the listings to disk; true when the last step of a flush is in this transaction.
     fn step_flush(&mut self, txn: &WriteTransaction) -> Result<bool, StoreError> {
+        let gathered = self.shared.tails().len();
         if self.flush.is_none() {
-            let tails = self.shared.tails();
-            if tails.len() < self.flush_at {
+            if gathered < self.flush_at {
                 return Ok(false);
             }
-            self.flush = Some(Flush::plan(&tails));
+            self.begin_flush();
         }
         let Some(flush) = &mut self.flush else { return Ok(false) };
-        let last = flush.step(txn)?;
-        if last {
-            let dirty = std::mem::take(&mut self.succeeded);
-            self.write_standings(txn, &dirty)?;
-        }
+        let (last, succeeded) = flush.step(txn, Flush::rows(gathered, self.flush_at))?;
+        self.write_standings(txn, &succeeded)?;
         Ok(last)
+    }
+
+    pub(super) fn begin_flush(&mut self) {
+        self.flush = Some(Flush::plan(&self.shared.tails(), self.succeeded.iter().copied()));
     }
 
     /// Brings the readers' copies up to date; what was committed is visible before any answer leaves.

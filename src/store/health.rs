@@ -30,7 +30,8 @@ impl Successes {
     /// Takes the next record of the journal.
     pub fn see(&mut self, attempt: &Attempt) {
         if attempt.verdict == Verdict::Delivered {
-            let of = self.0.entry(attempt.webhook).or_default();
+            // Room for one: where there are many webhooks most of them have no more.
+            let of = self.0.entry(attempt.webhook).or_insert_with(|| Vec::with_capacity(1));
             if attempt.previous != 0 {
                 // Certainly none of a test: those before it matter no more.
                 of.clear();

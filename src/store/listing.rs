@@ -8,7 +8,8 @@
 //! the tails and start-up reads them back from the logs; rows of a flush that was cut short are written again under the
 //! same keys with at least the same content.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::iter::Peekable;
 
 use redb::{ReadableTable, Table, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -22,11 +23,15 @@ use super::schema::{BY_TENANT, BY_WEBHOOK, FATES, FATES_PER_ROW, META, PostingKe
 use crate::model::attempt::{DeadReason, Verdict};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
-/// Entries that gather before a flush starts: at 16 bytes each this bounds the tails' memory to about 1 MiB, and start-up
-/// reads at most this much of the logs again.
+/// Entries that gather before a flush starts: at 4 bytes an event and 24 an attempt this bounds the tails' memory to some MiB, and
+/// what start-up reads of the logs again.
 pub const FLUSH_AT: usize = 64 * 1024;
-/// List rows written beside one commit. More would show in the time of that commit.
+/// List rows written beside one commit: more would show in the time of that commit. They are more when entries come faster than
+/// they are written, as they do where each of the newest events is another webhook's: so many for each time that what begins a
+/// flush has gathered once more.
 const ROWS_PER_STEP: usize = 48;
+const ROWS_PER_EXCESS: usize = 256;
+const ROWS_PER_STEP_MAX: usize = 512;
 
 /// What a journal record says of how its delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,115 +236,127 @@ impl Tails {
     }
 }
 
-enum Row {
-    Tenant(TenantNo, Vec<Seq>),
-    Webhook(WebhookNo, Vec<JournalSeq>),
-    Fates(u64, Vec<FateRow>),
-}
-
 /// (event's offset in its row, webhook, its fate)
 pub type FateRow = (u8, WebhookNo, Fate);
 
-/// A flush under way: the rows still to be written, and the bases to set when all are.
+/// What is still to be written of one kind of list, by owner and rising.
+type Unwritten<T> = Peekable<std::vec::IntoIter<T>>;
+
+/// A flush under way: what is still to be written, and the bases to set when all is.
 pub struct Flush {
-    rows: VecDeque<Row>,
+    tenants: Unwritten<(TenantNo, Seq)>,
+    webhooks: Unwritten<(WebhookNo, JournalSeq)>,
+    fates: Unwritten<(Seq, WebhookNo, Fate)>,
+    /// Webhooks whose newest success is to be written with it.
+    standings: Unwritten<WebhookNo>,
     upto: (Seq, JournalSeq),
 }
 
 impl Flush {
-    /// Plans the flush of everything that is in the tails now.
+    /// Plans the flush of everything that is in the tails now, and of how these webhooks stand.
     #[must_use]
-    pub fn plan(tails: &Tails) -> Self {
-        let mut tenants: BTreeMap<TenantNo, Vec<Seq>> = BTreeMap::new();
-        for (seq, tenant) in (tails.events_base..).zip(&tails.events) {
-            tenants.entry(*tenant).or_default().push(seq);
+    pub fn plan(tails: &Tails, succeeded: impl IntoIterator<Item = WebhookNo>) -> Self {
+        let events = (tails.events_base..).zip(&tails.events);
+        let attempts = tails.entries().filter(|(_, entry)| entry.attempt);
+        let fates = tails.entries().map(|(number, entry)| (entry.event, entry.webhook, entry.fate(number)));
+        Self {
+            tenants: sorted(events.map(|(seq, tenant)| (*tenant, seq)), |of| *of),
+            webhooks: sorted(attempts.map(|(number, entry)| (entry.webhook, number)), |of| *of),
+            fates: sorted(fates, |(event, webhook, fate)| (*event, *webhook, fate.number)),
+            standings: sorted(succeeded.into_iter(), |webhook| *webhook),
+            upto: tails.ends(),
         }
-        let mut webhooks: BTreeMap<WebhookNo, Vec<JournalSeq>> = BTreeMap::new();
-        let mut fates: BTreeMap<u64, BTreeMap<(u8, WebhookNo), Fate>> = BTreeMap::new();
-        for (number, entry) in (tails.journal_base..).zip(&tails.journal) {
-            if entry.attempt {
-                webhooks.entry(entry.webhook).or_default().push(number);
-            }
-            let offset = u8::try_from(entry.event % FATES_PER_ROW).unwrap_or(u8::MAX);
-            let row = fates.entry(entry.event / FATES_PER_ROW).or_default();
-            let newer = entry.fate(number);
-            row.entry((offset, entry.webhook)).and_modify(|fate| *fate = fate.then(newer)).or_insert(newer);
-        }
-        let fates = fates.into_iter().map(|(row, of)| {
-            Row::Fates(row, of.into_iter().map(|((offset, webhook), fate)| (offset, webhook, fate)).collect())
-        });
-        let rows = tenants
-            .into_iter()
-            .map(|(tenant, list)| Row::Tenant(tenant, list))
-            .chain(webhooks.into_iter().map(|(webhook, list)| Row::Webhook(webhook, list)))
-            .chain(fates)
-            .collect();
-        Self { rows, upto: tails.ends() }
     }
 
-    /// Writes the next few rows; true when that was all and the new bases are set (to be followed by `settle` once
-    /// committed).
+    /// Writes up to so many rows; true when that was all and the new bases are set (to be followed by `settle` once committed).
+    /// Gives the webhooks, too, of which how they stand is to be written with them.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn step(&mut self, txn: &WriteTransaction) -> Result<bool, StoreError> {
+    pub fn step(&mut self, txn: &WriteTransaction, rows: usize) -> Result<(bool, BTreeSet<WebhookNo>), StoreError> {
+        let mut left = rows.max(1);
         let mut by_tenant = txn.open_table(BY_TENANT)?;
+        left -= write_lists(&mut by_tenant, BY_TENANT, &mut self.tenants, left)?;
         let mut by_webhook = txn.open_table(BY_WEBHOOK)?;
-        let mut fates = txn.open_table(FATES)?;
+        left -= write_lists(&mut by_webhook, BY_WEBHOOK, &mut self.webhooks, left)?;
+        left -= self.write_fates(txn, left)?;
+        let standings: BTreeSet<WebhookNo> = self.standings.by_ref().take(left).collect();
+        let last = standings.len() < left;
+        if last {
+            let mut value = [0; 16];
+            value[..8].copy_from_slice(&self.upto.0.to_le_bytes());
+            value[8..].copy_from_slice(&self.upto.1.to_le_bytes());
+            put_meta(txn, meta::FLUSHED, &value)?;
+        }
+        Ok((last, standings))
+    }
+
+    /// Rows of one step when so many entries have gathered, of those with which a flush begins.
+    #[must_use]
+    pub fn rows(gathered: usize, flush_at: usize) -> usize {
+        let excess = ROWS_PER_EXCESS.saturating_mul(gathered.saturating_sub(flush_at)) / flush_at.max(1);
+        (ROWS_PER_STEP + excess).min(ROWS_PER_STEP_MAX)
+    }
+
+    /// Brings up to so many rows of `FATES` to disk; says how many.
+    fn write_fates(&mut self, txn: &WriteTransaction, max: usize) -> Result<usize, StoreError> {
+        let mut table = txn.open_table(FATES)?;
         let floor = log::floor(Log::Events, &txn.open_table(Log::Events.table())?)?.0;
-        for row in self.rows.drain(..ROWS_PER_STEP.min(self.rows.len())) {
-            match row {
-                Row::Tenant(tenant, list) => {
-                    let key = (tenant, list[0]);
-                    by_tenant.insert(key, pack(BY_TENANT, key, &list).as_slice())?;
-                }
-                Row::Webhook(webhook, list) => {
-                    let key = (webhook, list[0]);
-                    by_webhook.insert(key, pack(BY_WEBHOOK, key, &list).as_slice())?;
-                }
-                Row::Fates(number, mut new) => {
-                    if number * FATES_PER_ROW < floor {
-                        // Of an event that retention has removed nothing is to be left.
-                        let kept = txn.open_table(Log::Events.kept())?;
-                        let there = |offset: u8| -> Result<bool, StoreError> {
-                            let event = number * FATES_PER_ROW + u64::from(offset);
-                            Ok(event >= floor || kept.get(event)?.is_some())
-                        };
-                        let left: Result<Vec<bool>, _> = new.iter().map(|(offset, ..)| there(*offset)).collect();
-                        let mut left = left?.into_iter();
-                        new.retain(|_| left.next().unwrap_or(true));
-                    }
-                    let before = fates.get(number)?.map(|old| rows_of(number, old.value())).transpose();
-                    let before = match before {
-                        // It stays damaged, which whoever reads it is told: half a row would pass for a whole one.
-                        Err(error) if error.is_damage() => continue,
-                        before => before?.unwrap_or_default(),
-                    };
-                    let mut all: BTreeMap<(u8, WebhookNo), Fate> =
-                        before.into_iter().map(|(o, w, fate)| ((o, w), fate)).collect();
-                    for (offset, webhook, newer) in new {
-                        let fate = all.entry((offset, webhook)).or_insert(newer);
-                        *fate = fate.then(newer);
-                    }
-                    let all = all.into_iter().map(|((o, w), fate)| (o, w, fate)).collect();
-                    write_fates(&mut fates, number, all)?;
+        for written in 0..max {
+            let Some(number) = self.fates.peek().map(|(event, ..)| event / FATES_PER_ROW) else { return Ok(written) };
+            let before = table.get(number)?.map(|old| rows_of(number, old.value())).transpose();
+            let before = match before {
+                // It stays damaged, which whoever reads it is told: half a row would pass for a whole one.
+                Err(error) if error.is_damage() => None,
+                before => Some(before?.unwrap_or_default()),
+            };
+            let is_whole = before.is_some();
+            let before = before.unwrap_or_default().into_iter();
+            let mut all: BTreeMap<(u8, WebhookNo), Fate> = before.map(|(o, w, fate)| ((o, w), fate)).collect();
+            while let Some((event, webhook, newer)) = self.fates.next_if(|(event, ..)| event / FATES_PER_ROW == number)
+            {
+                // Of an event that retention has removed nothing is to be left.
+                if event >= floor || txn.open_table(Log::Events.kept())?.get(event)?.is_some() {
+                    let offset = u8::try_from(event % FATES_PER_ROW).unwrap_or(u8::MAX);
+                    let fate = all.entry((offset, webhook)).or_insert(newer);
+                    *fate = fate.then(newer);
                 }
             }
+            if is_whole {
+                write_fates(&mut table, number, all.into_iter().map(|((o, w), fate)| (o, w, fate)).collect())?;
+            }
         }
-        if !self.rows.is_empty() {
-            return Ok(false);
-        }
-        let mut value = [0; 16];
-        value[..8].copy_from_slice(&self.upto.0.to_le_bytes());
-        value[8..].copy_from_slice(&self.upto.1.to_le_bytes());
-        put_meta(txn, meta::FLUSHED, &value)?;
-        Ok(true)
+        Ok(max)
     }
 
     /// Drops from the tails what is now on disk.
     pub fn settle(&self, tails: &mut Tails) {
         tails.drop_below(self.upto.0, self.upto.1);
     }
+}
+
+fn sorted<T, K: Ord>(of: impl Iterator<Item = T>, key: impl FnMut(&T) -> K) -> Unwritten<T> {
+    let mut all: Vec<T> = of.collect();
+    all.sort_unstable_by_key(key);
+    all.into_iter().peekable()
+}
+
+/// Brings up to so many lists to disk; says how many.
+fn write_lists(
+    table: &mut Table<'_, PostingKey, &'static [u8]>,
+    rows: Rows<PostingKey>,
+    of: &mut Unwritten<(u32, u64)>,
+    max: usize,
+) -> Result<usize, StoreError> {
+    let mut list = Vec::new();
+    for written in 0..max {
+        let Some((owner, first)) = of.next() else { return Ok(written) };
+        list.clear();
+        list.push(first);
+        list.extend(std::iter::from_fn(|| of.next_if(|(other, _)| *other == owner)).map(|(_, number)| number));
+        table.insert((owner, first), pack(rows, (owner, first), &list).as_slice())?;
+    }
+    Ok(max)
 }
 
 /// Reads `meta::FLUSHED`; nothing was ever flushed where it is missing.
@@ -460,7 +477,7 @@ mod tests {
         let fate = |number, tells, attempts| Fate { number, tells, attempts };
         let wanted = [(5, fate(102, Tells::Delivered, 2)), (6, fate(101, Tells::Pending, 0))];
         assert_eq!(tails.fates_of(10), Fates::from(wanted));
-        let flush = Flush::plan(&tails);
+        let flush = Flush::plan(&tails, []);
         tails.push_event(2);
         flush.settle(&mut tails);
         assert_eq!((tails.bases(), tails.len()), ((14, 103), 1));

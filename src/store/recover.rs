@@ -60,7 +60,7 @@ pub fn recover(
     wal.fill().map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let groups = wal.read(position)?;
     wal.resume(position);
-    let mut recovered = read_back(db, shared.clone(), clock, wal, retention_idempotency_ms)?;
+    let mut recovered = read_back(db, shared.clone(), clock, wal, retention_idempotency_ms, None)?;
     if recovered.engine.heads() != heads {
         return Err(StoreError::Damaged("its logs do not end where they did; restore a backup"));
     }
@@ -68,9 +68,12 @@ pub fn recover(
         let engine = &mut recovered.engine;
         groups.iter().try_for_each(|group| engine.apply_again(group))?;
         engine.checkpoint(false)?;
+        // What the groups left behind is found as it is at any start, but for the registry: it is what the engine has, and a
+        // second one beside it would double the memory that a start takes.
+        drop(recovered.fresh);
+        let registry = std::mem::take(&mut recovered.engine.registry);
         let (db, wal) = recovered.engine.into_files();
-        // What the groups left behind is found as it is at any start.
-        return read_back(db, shared, clock, wal, retention_idempotency_ms);
+        return read_back(db, shared, clock, wal, retention_idempotency_ms, Some(registry));
     }
     // From here on the log counts, and the disk takes a commit.
     recovered.engine.checkpoint(false)?;
@@ -84,12 +87,14 @@ fn place(db: &Database) -> Result<(Position, Heads), StoreError> {
     read_wal_row(row::open(META, &meta::WAL, value.value())?)
 }
 
+/// `known`: the registry as it is on disk, where it has been read before.
 fn read_back(
     db: Arc<Database>,
     shared: Arc<Shared>,
     clock: &Clock,
     wal: Wal,
     retention_idempotency_ms: Millis,
+    known: Option<Registry>,
 ) -> Result<Recovered, StoreError> {
     let txn = db.begin_read()?;
     let meta_table = txn.open_table(META)?;
@@ -102,7 +107,7 @@ fn read_back(
     };
     let (next_webhook, next_tenant) = (counter(meta::NEXT_WEBHOOK)?, counter(meta::NEXT_TENANT)?);
     let flushed = listing::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
-    let registry = read_registry(&txn, &shared)?;
+    let registry = known.map_or_else(|| read_registry(&txn, &shared), Ok)?;
     let mut standings = read_standings(&txn)?;
     let in_line = ordering::owners(&txn.open_table(ORDERING)?)?;
     let logs = read_logs(&txn, &registry, flushed)?;

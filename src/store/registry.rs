@@ -11,7 +11,7 @@ use crate::model::id::{BROADCAST, JobId, KeyId, TenantId, TenantNo, WebhookId, W
 use crate::model::job::{Job, JobState, Task};
 use crate::model::key::{Key, Tenant};
 use crate::model::pause::{Pause, Pauses, Scope};
-use crate::model::webhook::{Dialect, Webhook};
+use crate::model::webhook::{Dialect, Filter, Webhook};
 
 #[derive(Clone, Default)]
 pub struct Registry {
@@ -20,7 +20,7 @@ pub struct Registry {
     webhooks: ByWebhook<Arc<Webhook>>,
     webhook_ids: HashMap<WebhookId, WebhookNo>,
     /// Live ones in the order of creation.
-    of_tenant: ByTenant<Vec<WebhookNo>>,
+    of_tenant: ByTenant<Vec<Live>>,
     /// Deleted ones, by number only: explain still speaks of them.
     deleted_of: ByTenant<Vec<WebhookNo>>,
     keys: HashMap<KeyId, Arc<Key>>,
@@ -28,6 +28,25 @@ pub struct Registry {
     pauses: Arc<Pauses>,
     /// Those that run, the oldest first.
     jobs: BTreeMap<JobId, Arc<Job>>,
+}
+
+/// A live webhook in its tenant's list, with what shows at a glance that it does not want an event: every event is held against all
+/// of its tenant's webhooks, and looking into each would cost several reads of memory that is not cached.
+#[derive(Clone)]
+struct Live {
+    webhook: Arc<Webhook>,
+    /// Where it wants one text only: the checksum of that.
+    only: Option<u32>,
+}
+
+impl Live {
+    fn new(webhook: &Arc<Webhook>) -> Self {
+        let only = match webhook.filters.as_slice() {
+            [Filter::Exact(text)] => Some(crc32fast::hash(text.as_bytes())),
+            _ => None,
+        };
+        Self { webhook: webhook.clone(), only }
+    }
 }
 
 /// One committed change.
@@ -88,7 +107,7 @@ impl Registry {
     fn apply_webhook(&mut self, webhook: &Arc<Webhook>) {
         let live = self.of_tenant.entry(webhook.tenant).or_default();
         if webhook.is_deleted() {
-            live.retain(|no| *no != webhook.no);
+            live.retain(|live| live.webhook.no != webhook.no);
             self.webhooks.remove(&webhook.no);
             self.webhook_ids.remove(&webhook.id);
             let deleted = self.deleted_of.entry(webhook.tenant).or_default();
@@ -97,8 +116,12 @@ impl Registry {
             }
             return;
         }
-        if self.webhooks.insert(webhook.no, webhook.clone()).is_none() {
-            live.push(webhook.no);
+        match self.webhooks.insert(webhook.no, webhook.clone()) {
+            None => live.push(Live::new(webhook)),
+            Some(_) => {
+                let own = live.iter_mut().filter(|live| live.webhook.no == webhook.no);
+                own.for_each(|live| *live = Live::new(webhook));
+            }
         }
         self.webhook_ids.insert(webhook.id, webhook.no);
     }
@@ -157,7 +180,7 @@ impl Registry {
 
     /// The live webhooks of a tenant, in the order of creation.
     pub fn webhooks_of(&self, tenant: TenantNo) -> impl DoubleEndedIterator<Item = &Arc<Webhook>> {
-        self.of_tenant.get(&tenant).into_iter().flatten().filter_map(|no| self.webhooks.get(no))
+        self.of_tenant.get(&tenant).into_iter().flatten().map(|live| &live.webhook)
     }
 
     /// Every live webhook.
@@ -168,8 +191,8 @@ impl Registry {
     /// Numbers of all webhooks a tenant ever had, rising.
     #[must_use]
     pub fn webhooks_ever_of(&self, tenant: TenantNo) -> Vec<WebhookNo> {
-        let live = self.of_tenant.get(&tenant).into_iter().flatten();
-        let mut all: Vec<_> = live.chain(self.deleted_of.get(&tenant).into_iter().flatten()).copied().collect();
+        let live = self.webhooks_of(tenant).map(|webhook| webhook.no);
+        let mut all: Vec<_> = live.chain(self.deleted_of.get(&tenant).into_iter().flatten().copied()).collect();
         all.sort_unstable();
         all
     }
@@ -185,16 +208,20 @@ impl Registry {
     /// The webhooks that get an event of this tenant, type and channel, rising.
     #[must_use]
     pub fn matching(&self, tenant: TenantNo, kind: &str, channel: Option<&str>) -> Vec<WebhookNo> {
-        let takes = |webhook: &&Arc<Webhook>| webhook.is_active() && webhook.wants(kind, channel);
-        let mut matched: Vec<WebhookNo> = if tenant == BROADCAST {
-            self.webhooks.values().filter(takes).map(|webhook| webhook.no).collect()
-        } else {
-            self.webhooks_of(tenant).filter(takes).map(|webhook| webhook.no).collect()
+        let sums = [Some(kind), channel].map(|text| text.map(|text| crc32fast::hash(text.as_bytes())));
+        let takes = |live: &&Live| {
+            live.only.is_none_or(|only| sums.contains(&Some(only)))
+                && live.webhook.is_active()
+                && live.webhook.wants(kind, channel)
         };
+        let number = |live: &Live| live.webhook.no;
         if tenant == BROADCAST {
+            let mut matched: Vec<WebhookNo> = self.of_tenant.values().flatten().filter(takes).map(number).collect();
             matched.sort_unstable();
+            matched
+        } else {
+            self.of_tenant.get(&tenant).into_iter().flatten().filter(takes).map(number).collect()
         }
-        matched
     }
 
     /// What is paused.
@@ -231,5 +258,63 @@ impl Registry {
         let mut all: Vec<_> = self.keys.values().cloned().collect();
         all.sort_unstable_by_key(|key| (key.created_ms, key.id));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::secret::Secret;
+    use crate::model::webhook::{InactiveReason, SigningSecret, WebhookState};
+
+    fn webhook(no: WebhookNo, tenant: TenantNo, filters: &[&str]) -> Webhook {
+        let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
+        Webhook {
+            no,
+            id: WebhookId(u128::from(no).to_be_bytes()),
+            tenant,
+            since_seq: 0,
+            dialect: Dialect::Lemon,
+            url: "https://example.com/".to_owned(),
+            filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
+            state: WebhookState::Active,
+            headers: Vec::new(),
+            secrets: vec![secret],
+            plan: None,
+            timeout_ms: None,
+            max_in_flight: None,
+            rate_limit: None,
+            description: None,
+            created_ms: 0,
+            updated_ms: 0,
+        }
+    }
+
+    #[test]
+    fn an_event_finds_all_who_want_it_whatever_shows_of_them_at_a_glance() {
+        let mut registry = Registry::default();
+        let mut put = |webhook: &Webhook| registry.apply(&Change::Webhook(Arc::new(webhook.clone())));
+        let order = webhook(1, 7, &["order.created"]);
+        let all = [
+            order.clone(),
+            webhook(2, 7, &["*"]),
+            webhook(3, 7, &["order.*"]),
+            webhook(4, 7, &["ORDERS"]),
+            webhook(5, 7, &["user.gone", "order.created"]),
+            webhook(6, 8, &["order.created"]),
+            webhook(9, 7, &["order.created"]),
+        ];
+        all.iter().for_each(&mut put);
+        put(&Webhook { filters: vec![Filter::Exact("user.gone".to_owned())], ..order });
+        put(&Webhook { state: WebhookState::Inactive { reason: InactiveReason::Owner, since: 1 }, ..all[6].clone() });
+        assert_eq!(registry.matching(7, "order.created", Some("ORDERS")), [2, 3, 4, 5]);
+        assert_eq!(registry.matching(7, "order.created", None), [2, 3, 5]);
+        assert_eq!(registry.matching(7, "user.gone", None), [1, 2, 5]);
+        assert_eq!(registry.matching(BROADCAST, "order.created", None), [2, 3, 5, 6]);
+        assert_eq!(registry.matching(9, "order.created", None), [0; 0]);
+        registry
+            .apply(&Change::Webhook(Arc::new(Webhook { state: WebhookState::Deleted { at: 2 }, ..all[1].clone() })));
+        assert_eq!(registry.matching(7, "user.gone", None), [1, 5]);
+        assert_eq!(registry.webhooks_ever_of(7), [1, 2, 3, 4, 5, 9]);
     }
 }

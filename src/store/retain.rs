@@ -13,7 +13,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::StoreError;
 use super::deaths::DeadLetter;
 use super::engine::{Engine, Group, put_meta};
-use super::listing::{self, Fate, FateRow, Fates, Flush, Tells};
+use super::listing::{self, Fate, FateRow, Fates, Tells};
 use super::log::{self, Log};
 use super::lookup::{self, Order};
 use super::op::{Done, Refusal, Retain, Retained};
@@ -87,7 +87,7 @@ impl Engine {
         if wanted_events > flushed.0 || wanted_journal > flushed.1 {
             done.flushing = true;
             if self.flush.is_none() {
-                self.flush = Some(Flush::plan(&self.shared.tails()));
+                self.begin_flush();
             }
         }
         Ok((wanted_events.min(flushed.0), wanted_journal.min(flushed.1)))

@@ -59,3 +59,24 @@ fn g09_a_used_up_budget_refuses_publishing_until_retention_has_made_room() {
     assert_eq!(store(&stage)["full"], Value::Null);
     assert!(metric(&stage, "webhookd_publishing_refused 0"));
 }
+
+#[test]
+fn a_store_that_exceeds_its_bytes_does_not_wait_for_the_minute_in_which_retention_rests() {
+    let builder = Daemon::builder().set_text("retention.max_bytes", "12 MiB").set_text("retention.idempotency", "1s");
+    let stage = Stage::start(builder);
+    let key = publisher_key(&stage.daemon);
+    // A batch is 5 MB, and what is younger than a second stays.
+    let runs = || {
+        let figures = stage.daemon.admin().get("/metrics").expect(200).text();
+        let line =
+            figures.lines().find_map(|line| line.strip_prefix("webhookd_retention_runs_total ").map(str::to_owned));
+        line.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let kept = poll(Duration::from_secs(40), || {
+        batch(&stage, &key.token).expect(201);
+        std::thread::sleep(Duration::from_millis(600));
+        let used = store(&stage)["used_bytes"].as_u64().unwrap_or(u64::MAX);
+        (runs() >= 4 && used < 30 * MIB).then_some(())
+    });
+    assert!(kept.is_some(), "{} runs, {}\n{}", runs(), store(&stage), stage.daemon.log());
+}

@@ -5,6 +5,7 @@ mod damage;
 mod fresh;
 mod guard;
 mod inbox;
+mod listing;
 mod ordering;
 mod page;
 mod queue;
