@@ -19,12 +19,36 @@ use super::log::{self, Log};
 use super::record::Entry;
 use super::row::{self, Rows};
 use super::schema::{BY_TENANT, BY_WEBHOOK, FATES, FATES_PER_ROW, META, PostingKey, meta};
+use crate::limits::FLUSH_BYTES;
 use crate::model::attempt::{DeadReason, Verdict};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
 /// Entries that gather before a flush starts: at 16 bytes each this bounds the tails' memory to about 1 MiB, and start-up
 /// reads at most this much of the logs again.
 pub const FLUSH_AT: usize = 64 * 1024;
+/// When a flush begins: at so many entries, or once the logs have grown by `FLUSH_BYTES`.
+pub struct FlushAt {
+    pub entries: usize,
+    bytes: u64,
+}
+
+impl FlushAt {
+    /// `bytes`: of both logs, as they stand.
+    #[must_use]
+    pub fn new(entries: usize, bytes: u64) -> Self {
+        Self { entries, bytes: bytes + FLUSH_BYTES }
+    }
+
+    /// True: the flush begins now, and the next by bytes is as far away again.
+    pub fn is_reached(&mut self, entries: usize, bytes: u64) -> bool {
+        let reached = entries >= self.entries || (bytes >= self.bytes && entries > 0);
+        if reached {
+            self.bytes = bytes + FLUSH_BYTES;
+        }
+        reached
+    }
+}
+
 /// List rows written beside one commit. More would show in the time of that commit.
 const ROWS_PER_STEP: usize = 48;
 

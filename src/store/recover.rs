@@ -69,7 +69,8 @@ pub fn recover(
         groups.iter().try_for_each(|group| engine.apply_again(group))?;
         engine.checkpoint(false)?;
         let (db, wal) = recovered.engine.into_files();
-        // What the groups left behind is found as it is at any start.
+        // What the groups left behind is found as it is at any start; what was found before them would be in memory twice.
+        drop(recovered.fresh);
         return read_back(db, shared, clock, wal, retention_idempotency_ms);
     }
     // From here on the log counts, and the disk takes a commit.
@@ -140,7 +141,7 @@ fn read_back(
         next_webhook,
         next_tenant,
         flush: None,
-        flush_at: listing::FLUSH_AT,
+        flush_at: listing::FlushAt::new(listing::FLUSH_AT, logs.bytes.0 + logs.bytes.1),
         succeeded,
         sweeps,
         untold,

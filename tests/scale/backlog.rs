@@ -41,6 +41,38 @@ fn restart(stage: &mut Stage, quick: &Receiver) -> Duration {
     started.elapsed()
 }
 
+/// Megabytes of large events that wait behind a receiver that hangs: far more than memory may hold of them.
+const HANGING: u64 = 160;
+const LARGE_BYTES: u64 = 200_000;
+/// What they may add: the bodies that may be held, the cache, what is on its way, and what an allocator leaves about.
+const HANGING_RSS_KB_MAX: u64 = 128 * 1024;
+
+#[test]
+fn g08_g18_large_events_that_wait_are_held_neither_in_memory_nor_at_a_start() {
+    let mut stage = Stage::start(Daemon::builder());
+    let quick = Receiver::forgetful(|_| super::support::Reply::ok());
+    tenant(&stage.daemon, "quick");
+    let owner = stage.daemon.client().bearer(&tenant_key(&stage.daemon, "quick").token);
+    owner.post("/v1/webhooks", &json!({"url": quick.url("/"), "events": ["*"]})).expect(201);
+    let (_, empty) = memory(&stage.daemon);
+    // It has not failed yet, so its circuit is closed and what comes stays fresh.
+    let hanging = Receiver::forgetful(|_| super::support::Reply::Hang);
+    stage.register(&json!({"url": hanging.url("/"), "events": ["*"], "timeout": "60s"}));
+    let mut connection = stage.publisher.open().expect("a connection");
+    for _ in 0..from_environment("HANGING", HANGING) * 1_000_000 / (8 * LARGE_BYTES) {
+        batch(&mut connection, "acme", 8, LARGE_BYTES as usize);
+    }
+    drop(connection);
+    let (now, most) = memory(&stage.daemon);
+    let took = restart(&mut stage, &quick);
+    let (after, most_after) = memory(&stage.daemon);
+    println!(
+        "memory {empty} KiB, then {now}, at most {most}; after a restart within {took:?} {after}, at most {most_after}"
+    );
+    assert!(most.max(most_after) <= empty + HANGING_RSS_KB_MAX, "{empty} KiB, then {most}, {most_after} at a start");
+    assert!(took <= START_MAX, "{took:?}");
+}
+
 #[test]
 fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     let pending = from_environment("PENDING", 100_000);
