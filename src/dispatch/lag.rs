@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_is_large_lags_sooner_than_what_is_many() {
-        let (lag, half) = (Lag::default(), WATERMARK_LAG_BYTES_MAX / 2 >> 20);
+        let (lag, half) = (Lag::default(), WATERMARK_LAG_BYTES_MAX >> 21);
         push(&lag, 1..half);
         assert!(!lag.is_due(half, 1), "less than half of what may lag");
         push(&lag, half..half + 10);
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn nothing_lags_where_all_is_finished_and_counting_goes_on_from_there() {
-        let (lag, half) = (Lag::default(), WATERMARK_LAG_BYTES_MAX / 2 >> 20);
+        let (lag, half) = (Lag::default(), WATERMARK_LAG_BYTES_MAX >> 21);
         push(&lag, 1..2 * half);
         assert!(!lag.is_due(2 * half, 2 * half));
         push(&lag, 2 * half..2 * half + half / 2);

@@ -102,6 +102,47 @@ fn g10_no_altered_key_hides_a_row() {
     assert!(of_branches > 20 && of_leaves > 20, "{of_branches} in branches, {of_leaves} in leaves");
 }
 
+/// Reads a whole table: how many rows come, and whether damage is told.
+fn read_whole(image: &[Vec<u8>; 2]) -> (usize, bool) {
+    let db = Builder::new().create_with_backend(Disk::of(image).handle()).unwrap();
+    let table = db.begin_read().unwrap().open_table(FATES).unwrap();
+    let Ok(walk) = lookup::whole(&table, &FATES) else { return (0, true) };
+    let rows: Vec<bool> = walk.map(|pair| pair.is_ok()).collect();
+    (rows.len(), rows.contains(&false))
+}
+
+#[test]
+fn g10_a_table_that_is_read_whole_misses_no_leaf() {
+    let whole = make(ROWS).images();
+    assert_eq!(read_whole(&whole), (usize::try_from(ROWS).unwrap(), false));
+    let of = |branch| {
+        let pages = (0..whole[0].len()).step_by(PAGE);
+        pages.filter(|page| keys(&whole[0], *page).is_some_and(|(is, _)| is == branch)).collect::<Vec<_>>()
+    };
+    let (mut emptied, mut led) = (0, 0);
+    for leaf in of(false) {
+        let mut altered = whole.clone();
+        altered[0][leaf + 2..leaf + 4].copy_from_slice(&[0, 0]);
+        assert!(read_whole(&altered).1, "the leaf at {leaf} says that it is empty");
+        emptied += 1;
+    }
+    for branch in of(true) {
+        let children = usize::from(u16::from_le_bytes([whole[0][branch + 2], whole[0][branch + 3]])) + 1;
+        let number = |child: usize| branch + 8 + 16 * children + 8 * child;
+        for child in 0..children {
+            for other in (0..children).filter(|other| *other != child) {
+                let mut altered = whole.clone();
+                let (to, from) = (number(child), number(other));
+                altered[0].copy_within(from..from + 8, to);
+                assert!(read_whole(&altered).1, "child {child} of {branch} leads to the place of {other}");
+                led += 1;
+            }
+        }
+    }
+    println!("{emptied} leaves emptied, {led} led to in another's place");
+    assert!(emptied > 10 && led > 100, "{emptied} emptied, {led} led elsewhere");
+}
+
 #[test]
 fn g10_a_leaf_that_says_it_is_empty_is_not_an_empty_table() {
     let mut image = make(4).images();
