@@ -170,6 +170,11 @@ pub const LOADS_MAX: usize = 4;
 
 /// The watermark stays within this many events of the head of the log: what lags further gets a durable row.
 pub const WATERMARK_LAG_MAX: u64 = 64 * 1024;
+/// The same in bytes of both logs: what a start reads back, and holds in memory until the lanes have it. What memory may not hold as a
+/// body any more is read again anyhow.
+pub const WATERMARK_LAG_BYTES_MAX: u64 = 2 * BODIES_BYTES_MAX as u64;
+/// Bytes of both logs after which the listings are flushed, however few their entries: a start reads the logs from there on.
+pub const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
 /// Fresh deliveries that one lane holds as bare sequence numbers before they overflow into its durable queue.
 pub const LANE_FRESH_MAX: usize = 16 * 1024;
 /// Lanes that are kept for their next delivery, as many as there are connections to be kept for them; with more in memory one is

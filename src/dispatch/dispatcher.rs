@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::gate::Gate;
 use super::glance::Glance;
 use super::kept::Kept;
+use super::lag::Lag;
 use super::lane::Lane;
 use super::mail::{Mail, Mailbox};
 use super::settings::{Plan, Settings};
@@ -20,7 +21,6 @@ use crate::clock::{Clock, Millis};
 use crate::egress::Egress;
 use crate::egress::stream::Streams;
 use crate::entropy::Entropy;
-use crate::limits::WATERMARK_LAG_MAX;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
 use crate::model::attempt::Class;
 use crate::model::event::Event;
@@ -52,17 +52,13 @@ pub struct Dispatcher {
     pub(super) metrics: Arc<Metrics>,
     pub(super) bodies: Arc<AtomicUsize>,
     draining: AtomicBool,
-    /// The head of the log when the workers were last told to look for laggards.
-    lag_told_at: AtomicU64,
+    pub(super) lag: Lag,
     /// The store has deaths that it has not told of yet.
     untold: AtomicBool,
 }
 
 /// Lanes that are forgotten under one lock.
 const FORGOTTEN_AT_ONCE: usize = 1_024;
-/// Events between two looks for deliveries that hold the watermark back.
-const LAG_CHECK_EVERY: u64 = 8 * 1024;
-const _: () = assert!(LAG_CHECK_EVERY * 4 <= WATERMARK_LAG_MAX);
 
 /// A lane, for whoever drives it.
 pub struct LaneCell {
@@ -123,7 +119,7 @@ impl Dispatcher {
             metrics: components.metrics,
             bodies: Arc::default(),
             draining: AtomicBool::new(false),
-            lag_told_at: AtomicU64::new(0),
+            lag: Lag::default(),
             // Perhaps: an earlier process may have left some.
             untold: AtomicBool::new(true),
         })
@@ -406,19 +402,13 @@ impl Dispatcher {
         }
     }
 
-    /// Has the workers look for laggards now and then, those too that nothing else happens to.
+    /// Has the workers look for deliveries that hold the watermark back, now and then.
     fn tell_lag(&self) {
-        let head = self.store.shared().next_event();
-        if head.saturating_sub(self.lag_told_at.load(Ordering::Relaxed)) < LAG_CHECK_EVERY {
-            return;
-        }
-        self.lag_told_at.store(head, Ordering::Relaxed);
-        // Otherwise nothing lags, and looking at 100,000 lanes for it would hold everybody up.
-        if head.saturating_sub(self.store.shared().watermark()) < WATERMARK_LAG_MAX / 2 {
-            return;
-        }
-        for mailbox in &self.mailboxes {
-            mailbox.put(Mail { check_lag: true, ..Mail::default() });
+        let shared = self.store.shared();
+        if self.lag.is_due(shared.next_event(), shared.watermark()) {
+            for mailbox in &self.mailboxes {
+                mailbox.put(Mail { check_lag: true, ..Mail::default() });
+            }
         }
     }
 }
@@ -459,6 +449,8 @@ impl Downstream for Dispatcher {
         if effects.untold {
             self.untold.store(true, Ordering::Release);
         }
+        let records = effects.settled.len() + effects.queued.len();
+        self.lag.grow(effects.fresh.iter().map(|(_, event)| &**event), records);
         let mut mails: Vec<Mail> = self.mailboxes.iter().map(|_| Mail::default()).collect();
         for (waiter, answer) in answers {
             match waiter.worker {

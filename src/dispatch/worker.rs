@@ -19,7 +19,7 @@ use super::mail::Mail;
 use super::places::{Departure, Places};
 use super::settings::Plan;
 use crate::clock::Millis;
-use crate::limits::{READ_AHEAD_BYTES, WATERMARK_LAG_MAX};
+use crate::limits::READ_AHEAD_BYTES;
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
 use crate::schedule::Wheel;
@@ -314,8 +314,7 @@ impl Worker {
 
     /// Gives rows to what lags so far behind the head of the log that a restart would have to read it all.
     fn check_lag(&self) {
-        let head = self.dispatcher.store.shared().next_event();
-        let floor: Seq = head.saturating_sub(WATERMARK_LAG_MAX / 2);
+        let floor = self.dispatcher.lag.floor(self.dispatcher.store.shared().next_event());
         let due_ms = self.dispatcher.clock.now_ms();
         for (no, cell) in self.dispatcher.lanes_of(self.index) {
             let events = cell.lane().laggards(floor, due_ms);

@@ -6,8 +6,6 @@
 
 use std::collections::HashSet;
 
-use redb::ReadableTable;
-
 use super::StoreError;
 use super::listing;
 use super::log::{self, Log};
@@ -104,7 +102,7 @@ impl super::view::View<'_> {
     /// When the store fails.
     pub fn standings(&self) -> Result<ByWebhook<Standing>, StoreError> {
         let mut standings = ByWebhook::default();
-        for row in self.txn.open_table(STANDING)?.iter()? {
+        for row in lookup::whole(&self.txn.open_table(STANDING)?, &STANDING)? {
             let (no, value) = row?;
             standings.insert(no.value(), row::read(STANDING, &no.value(), value.value())?);
         }

@@ -18,7 +18,7 @@ use super::block::{Mark, Packer};
 use super::fresh::Fresh;
 use super::group::{self, Heads, Moment};
 use super::ids::Minter;
-use super::listing::{Flush, TailEntry};
+use super::listing::{Flush, FlushAt, TailEntry};
 use super::log::{self, Log};
 use super::op::{Done, Effects, Op, Refusal};
 use super::ordering;
@@ -53,8 +53,8 @@ pub struct Engine {
     pub(super) next_webhook: WebhookNo,
     pub(super) next_tenant: TenantNo,
     pub(super) flush: Option<Flush>,
-    /// Entries in the tails at which a flush begins.
-    pub(super) flush_at: usize,
+    /// When a flush begins.
+    pub(super) flush_at: FlushAt,
     /// Webhooks whose last success is newer in memory than on disk.
     pub(super) succeeded: BTreeSet<WebhookNo>,
     /// Deleted webhooks whose queue or lines may still have rows.
@@ -187,7 +187,7 @@ impl Engine {
 
     /// Flushes the listings whenever this many entries have gathered, instead of `listing::FLUSH_AT`.
     pub fn set_flush_at(&mut self, entries: usize) {
-        self.flush_at = entries;
+        self.flush_at.entries = entries;
     }
 
     /// Whether there is work that no op asked for: a flush or a sweep under way, or a log that a checkpoint would empty.
@@ -417,13 +417,13 @@ impl Engine {
     fn step_flush(&mut self, txn: &WriteTransaction) -> Result<bool, StoreError> {
         let gathered = self.shared.tails().len();
         if self.flush.is_none() {
-            if gathered < self.flush_at {
+            if !self.flush_at.is_reached(gathered, self.bytes.0 + self.bytes.1) {
                 return Ok(false);
             }
             self.begin_flush();
         }
         let Some(flush) = &mut self.flush else { return Ok(false) };
-        let (last, succeeded) = flush.step(txn, Flush::rows(gathered, self.flush_at))?;
+        let (last, succeeded) = flush.step(txn, Flush::rows(gathered, self.flush_at.entries))?;
         self.write_standings(txn, &succeeded)?;
         Ok(last)
     }

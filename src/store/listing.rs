@@ -20,12 +20,36 @@ use super::log::{self, Log};
 use super::record::Entry;
 use super::row::{self, Rows};
 use super::schema::{BY_TENANT, BY_WEBHOOK, FATES, FATES_PER_ROW, META, PostingKey, meta};
+use crate::limits::FLUSH_BYTES;
 use crate::model::attempt::{DeadReason, Verdict};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
 /// Entries that gather before a flush starts: at 4 bytes an event and 24 an attempt this bounds the tails' memory to some MiB, and
 /// what start-up reads of the logs again.
 pub const FLUSH_AT: usize = 64 * 1024;
+/// When a flush begins: at so many entries, or once the logs have grown by `FLUSH_BYTES`.
+pub struct FlushAt {
+    pub entries: usize,
+    bytes: u64,
+}
+
+impl FlushAt {
+    /// `bytes`: of both logs, as they stand.
+    #[must_use]
+    pub fn new(entries: usize, bytes: u64) -> Self {
+        Self { entries, bytes: bytes + FLUSH_BYTES }
+    }
+
+    /// True: the flush begins now, and the next by bytes is as far away again.
+    pub fn is_reached(&mut self, entries: usize, bytes: u64) -> bool {
+        let reached = entries >= self.entries || (bytes >= self.bytes && entries > 0);
+        if reached {
+            self.bytes = bytes + FLUSH_BYTES;
+        }
+        reached
+    }
+}
+
 /// List rows written beside one commit: more would show in the time of that commit. They are more when entries come faster than
 /// they are written, as they do where each of the newest events is another webhook's: so many for each time that what begins a
 /// flush has gathered once more.

@@ -8,7 +8,8 @@
 //!
 //! Invariant: `Ok(None)`, and the end of a range, mean that the rows on both sides of the gap are what was written there, and lie
 //! on their sides of it. What this can't see is a page that is led to in another's place and fits between its neighbours, and one of
-//! several leaves that says it holds nothing.
+//! several leaves that says it holds nothing. Who reads a table whole (`whole`) counts, and sees the second, and the first unless as
+//! many rows stand in the other's place.
 
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -96,7 +97,20 @@ pub fn rising<'t, 'v, 'k, K: Key + 'static, V: Value + 'static, F: Vouch<K, V>>(
         last: encoded::<K>(low),
         beyond: turned(encoded::<K>(high)),
         way: Ordering::Greater,
+        left: None,
     })
+}
+
+/// All rows of a table, rising; and as many as it says that it has.
+///
+/// # Errors
+/// When the store fails.
+pub fn whole<'t, 'v, K: Key + 'static, V: Value + 'static, F: Vouch<K, V>>(
+    rows: &'t impl ReadableTable<K, V>,
+    vouch: &'v F,
+) -> Result<Walk<'t, 'v, K, V, F>, StoreError> {
+    let walk = rising(rows, vouch, Bound::Unbounded, Bound::Unbounded)?;
+    Ok(Walk { left: Some(rows.len()?), ..walk })
 }
 
 /// The same rows, falling.
@@ -123,6 +137,7 @@ pub fn falling<'t, 'v, 'k, K: Key + 'static, V: Value + 'static, F: Vouch<K, V>>
         last: encoded::<K>(high),
         beyond: turned(encoded::<K>(low)),
         way: Ordering::Less,
+        left: None,
     })
 }
 
@@ -138,13 +153,21 @@ pub struct Walk<'t, 'v, K: Key + 'static, V: Value + 'static, F> {
     beyond: Bound<Vec<u8>>,
     /// How a key stands to the one before it.
     way: Ordering,
+    /// How many rows must still come, where that is known.
+    left: Option<u64>,
 }
 
 impl<'t, K: Key + 'static, V: Value + 'static, F: Vouch<K, V>> Walk<'t, '_, K, V, F> {
     fn step(&mut self) -> Result<Option<Pair<'t, K, V>>, StoreError> {
         let next = if self.way == Ordering::Greater { self.rows.next() } else { self.rows.next_back() };
-        let Some(pair) = next.transpose()? else { return if self.missed { Err(astray()) } else { Ok(None) } };
+        let Some(pair) = next.transpose()? else {
+            let is_short = self.missed || self.left.is_some_and(|left| left > 0);
+            return if is_short { Err(astray()) } else { Ok(None) };
+        };
         self.missed = false;
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(1).ok_or_else(astray)?;
+        }
         let value = pair.0.value();
         let bytes = K::as_bytes(&value);
         let key = bytes.as_ref();

@@ -17,6 +17,7 @@ use super::health::Successes;
 use super::ids::Minter;
 use super::listing::{self, TailEntry, Tails};
 use super::log::{self, End, Log};
+use super::lookup;
 use super::numbers::ByWebhook;
 use super::ordering::{self, Place};
 use super::record::{self, Entry, Standing};
@@ -145,7 +146,7 @@ fn read_back(
         next_webhook,
         next_tenant,
         flush: None,
-        flush_at: listing::FLUSH_AT,
+        flush_at: listing::FlushAt::new(listing::FLUSH_AT, logs.bytes.0 + logs.bytes.1),
         succeeded,
         sweeps,
         untold,
@@ -175,7 +176,7 @@ fn with_rows(
 
 fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registry, StoreError> {
     let mut registry = Registry::default();
-    for row in txn.open_table(TENANTS)?.iter()? {
+    for row in lookup::whole(&txn.open_table(TENANTS)?, &TENANTS)? {
         let (no, value) = row?;
         registry.apply(&Change::Tenant(Arc::new(record::read_tenant(
             no.value(),
@@ -184,7 +185,7 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
     }
     // Versions of one webhook stand in order: the last one wins.
     let table = txn.open_table(WEBHOOKS)?;
-    let mut rows = table.iter()?.peekable();
+    let mut rows = lookup::whole(&table, &WEBHOOKS)?.peekable();
     while let Some(row) = rows.next() {
         let (key, value) = row?;
         let (no, since_seq) = key.value();
@@ -195,18 +196,18 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
             registry.apply(&Change::Webhook(Arc::new(webhook)));
         }
     }
-    for row in txn.open_table(KEYS)?.iter()? {
+    for row in lookup::whole(&txn.open_table(KEYS)?, &KEYS)? {
         let (id, value) = row?;
         let record = row::open(KEYS, &id.value(), value.value())?;
         let key = record::read_key(KeyId(*id.value()), record, &shared.sealer)?;
         registry.apply(&Change::Key(Arc::new(key)));
     }
-    for row in txn.open_table(PAUSES)?.iter()? {
+    for row in lookup::whole(&txn.open_table(PAUSES)?, &PAUSES)? {
         let (scope, pause) = row?;
         let pause = row::read(PAUSES, &scope.value(), pause.value())?;
         registry.apply(&Change::Pause(record::read(scope.value())?, Some(pause)));
     }
-    for row in txn.open_table(JOBS)?.iter()? {
+    for row in lookup::whole(&txn.open_table(JOBS)?, &JOBS)? {
         let (id, job) = row?;
         registry.apply(&Change::Job(Arc::new(row::read(JOBS, &id.value(), job.value())?)));
     }
@@ -215,7 +216,7 @@ fn read_registry(txn: &redb::ReadTransaction, shared: &Shared) -> Result<Registr
 
 fn read_standings(txn: &redb::ReadTransaction) -> Result<Standings, StoreError> {
     let mut standings = Standings::default();
-    for row in txn.open_table(STANDING)?.iter()? {
+    for row in lookup::whole(&txn.open_table(STANDING)?, &STANDING)? {
         let (no, value) = row?;
         standings.insert(no.value(), row::read(STANDING, &no.value(), value.value())?);
     }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -117,14 +118,19 @@ fn burdens(authority: &Authority) -> Vec<Burden> {
     ]
 }
 
-/// The daemon, and a file with the authority that it trusts.
-fn stage(authority: &Authority) -> (Stage, tempfile::TempDir, MutexGuard<'static, ()>) {
-    let alone = alone();
+/// The daemon, and a folder with the authority that it trusts.
+fn daemon(authority: &Authority) -> (Stage, tempfile::TempDir) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let file = folder.path().join("authority.pem");
     authority.write(&file);
     let builder = Daemon::builder().set_text("egress.ca_file", file.to_string_lossy()).extra(PLAN);
-    (Stage::start(builder), folder, alone)
+    (Stage::start(builder), folder)
+}
+
+fn stage(authority: &Authority) -> (Stage, tempfile::TempDir, MutexGuard<'static, ()>) {
+    let alone = alone();
+    let (stage, folder) = daemon(authority);
+    (stage, folder, alone)
 }
 
 fn register(stage: &Stage, burden: &Burden) -> String {
@@ -180,12 +186,47 @@ fn timed(stage: &Stage, arrivals: &Arc<Arrivals>, receivers: usize, count: usize
     took
 }
 
+/// Has a daemon bear all burdens while `work` runs: each has a backlog all the time, and gets something new ten times a second.
+fn bearing<T>(bearer: &Stage, burdens: &[Burden], work: impl FnOnce() -> T) -> T {
+    let webhooks: Vec<String> = burdens.iter().map(|burden| register(bearer, burden)).collect();
+    let hostile = json!({"type": "hostile", "tenant": "acme"});
+    // More than their permits.
+    for _ in 0..60 {
+        bearer.publish(&hostile);
+    }
+    let over = AtomicBool::new(false);
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                bearer.publish(&hostile);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, Ordering::SeqCst);
+        done
+    });
+    for webhook in webhooks {
+        bearer.owner.delete(&format!("/v1/webhooks/{webhook}")).expect(204);
+    }
+    let idle = || {
+        let metrics = bearer.daemon.admin().get("/metrics").expect(200).text();
+        metrics.lines().any(|line| line == "webhookd_attempts_in_flight 0").then_some(())
+    };
+    poll(SOON, idle).expect("what was under way ends");
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// What burdens cost the machine, whoever bears them, is no matter of isolation: so the same burdens are borne in turn by another
+/// daemon beside the one with the healthy receivers, and by that one itself.
 #[test]
 fn g06_burdens_make_no_healthy_delivery_later() {
     const HEALTHY: usize = 10;
-    let count = std::env::var("HOSTILE_EVENTS").map_or(100, |count| count.parse().expect("a number"));
+    let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (count, turns) = (number("HOSTILE_EVENTS", 100), number("HOSTILE_TURNS", 1));
     let authority = Authority::new();
     let (stage, _folder, _alone) = stage(&authority);
+    let (other, _other_folder) = daemon(&authority);
     let arrivals = Arc::<Arrivals>::default();
     let healthy: Vec<Receiver> = (0..HEALTHY)
         .map(|number| {
@@ -199,27 +240,27 @@ fn g06_burdens_make_no_healthy_delivery_later() {
             receiver
         })
         .collect();
+    let p99 = || at_share(&timed(&stage, &arrivals, HEALTHY, count), 0.99);
     timed(&stage, &arrivals, HEALTHY, 20);
     let before = rss_kib(stage.daemon.pid());
-    let calm = timed(&stage, &arrivals, HEALTHY, count);
+    let calm = p99();
     let burdens = burdens(&authority);
-    for burden in &burdens {
-        register(&stage, burden);
+    let (mut beside, mut within) = (Vec::new(), Vec::new());
+    for _ in 0..turns {
+        beside.push(bearing(&other, &burdens, p99));
+        within.push(bearing(&stage, &burdens, p99));
     }
-    // More than their permits, so that each has a backlog all the time.
-    for _ in 0..60 {
-        stage.publish(&json!({"type": "hostile", "tenant": "acme"}));
-    }
-    let under = timed(&stage, &arrivals, HEALTHY, count);
     let rss = rss_kib(stage.daemon.pid());
-    let (calm, under) = (at_share(&calm, 0.99), at_share(&under, 0.99));
-    let (kinds, ratio) = (burdens.len(), under.as_secs_f64() / calm.as_secs_f64());
-    println!("{kinds} burdens: p99 of the healthy {under:?}, {calm:?} without: {ratio:.2}; RSS {before} and {rss} KiB");
-    // The burdens run on the same cores as daemon and test, so that a ratio is for a machine and a build that are up to it. Whatever
-    // they are: nobody waits for what a burden waits for, its time-out of a second.
-    assert!(under < Duration::from_secs(1), "p99 {under:?} after {calm:?}");
+    let calmest = |turns: &[Duration]| turns.iter().min().copied().expect("a turn");
+    let ratio = calmest(&within).as_secs_f64() / calmest(&beside).as_secs_f64();
+    println!(
+        "p99 of the healthy: {calm:?} alone; {} burdens beside them {beside:?}, within {within:?}: {ratio:.2}; RSS {before} and {rss} KiB",
+        burdens.len()
+    );
+    // Whatever the machine and the build: nobody waits for what a burden waits for, its time-out of a second.
+    assert!(within.iter().all(|p99| *p99 < Duration::from_secs(1)), "{within:?}; {calm:?} alone");
     if let Ok(most) = std::env::var("HOSTILE_RATIO") {
-        assert!(ratio <= most.parse().expect("a number"), "p99 {under:?} after {calm:?}: {ratio:.2}");
+        assert!(ratio <= most.parse().expect("a number"), "{ratio:.2}: {within:?}, {beside:?} beside another");
     }
     assert!(rss < before + 64 * 1024, "{rss} KiB after {before}");
     drop(healthy);
@@ -268,6 +309,7 @@ fn d_tricks_over_http2_cost_their_own_attempt() {
         bytes
     };
     let settings = frame(4, 0, 0, &[]);
+    // All but silence are over before the time-out: what is said beside an answer is metered, and what makes no sense refused.
     let tricks: [(&str, Vec<u8>, Vec<u8>); 6] = [
         ("settings", settings.clone(), settings.clone()),
         ("pings", settings.clone(), frame(6, 0, 0, &[7; 8])),
@@ -281,7 +323,8 @@ fn d_tricks_over_http2_cost_their_own_attempt() {
     for (name, first, again) in tricks {
         let address = tricking(&authority, first, again);
         let url = format!("https://localhost:{}/", address.port());
-        let body = json!({"url": url, "events": ["*"], "plan": "quick", "timeout": "1s"});
+        let timeout = if name == "silence" { "1s" } else { "15s" };
+        let body = json!({"url": url, "events": ["*"], "plan": "quick", "timeout": timeout});
         webhooks.push((name, text(&stage.register(&body), "id")));
     }
     let good = Receiver::tls(&authority, Certificate::Good);
@@ -290,7 +333,8 @@ fn d_tricks_over_http2_cost_their_own_attempt() {
     good.wait_for(1, SOON);
     for (name, webhook) in webhooks {
         for attempt in stage.attempts(&webhook, 2) {
-            assert!(matches!(attempt["class"].as_str(), Some("protocol" | "timeout")), "{name}: {attempt:#}");
+            let class = if name == "silence" { "timeout" } else { "protocol" };
+            assert_eq!(attempt["class"], class, "{name}: {attempt:#}");
             assert!(attempt["duration_ms"].as_u64().is_some_and(|ms| ms < 5_000), "{name}: {attempt:#}");
         }
     }

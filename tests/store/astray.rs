@@ -9,6 +9,7 @@ use webhookd::store::row;
 use webhookd::store::schema::FATES;
 
 use crate::chance::Chance;
+use crate::damage::{is_redbs, panicking};
 use crate::disk::Disk;
 
 const ROWS: u64 = 900;
@@ -100,6 +101,52 @@ fn g10_no_altered_key_hides_a_row() {
     }
     println!("alterations that hide rows from redb: {of_branches} in branches, {of_leaves} in leaves");
     assert!(of_branches > 20 && of_leaves > 20, "{of_branches} in branches, {of_leaves} in leaves");
+}
+
+/// Reads a whole table: how many rows come. `None`: damage is told, by us or, in a build with its assertions, by a panic of redb.
+fn read_whole(image: &[Vec<u8>; 2]) -> Option<usize> {
+    let read = panicking(|| {
+        let db = Builder::new().create_with_backend(Disk::of(image).handle()).unwrap();
+        let table = db.begin_read().unwrap().open_table(FATES).unwrap();
+        let walk = lookup::whole(&table, &FATES).ok()?;
+        walk.map(|pair| pair.ok().map(|_| 1)).sum()
+    });
+    read.unwrap_or_else(|place| {
+        assert!(is_redbs(&place), "a panic at {place}");
+        None
+    })
+}
+
+#[test]
+fn g10_a_table_that_is_read_whole_misses_no_leaf() {
+    let whole = make(ROWS).images();
+    assert_eq!(read_whole(&whole), usize::try_from(ROWS).ok());
+    let of = |branch| {
+        let pages = (0..whole[0].len()).step_by(PAGE);
+        pages.filter(|page| keys(&whole[0], *page).is_some_and(|(is, _)| is == branch)).collect::<Vec<_>>()
+    };
+    let (mut emptied, mut led) = (0, 0);
+    for leaf in of(false) {
+        let mut altered = whole.clone();
+        altered[0][leaf + 2..leaf + 4].copy_from_slice(&[0, 0]);
+        assert_eq!(read_whole(&altered), None, "the leaf at {leaf} says that it is empty");
+        emptied += 1;
+    }
+    for branch in of(true) {
+        let children = usize::from(u16::from_le_bytes([whole[0][branch + 2], whole[0][branch + 3]])) + 1;
+        let number = |child: usize| branch + 8 + 16 * children + 8 * child;
+        for child in 0..children {
+            for other in (0..children).filter(|other| *other != child) {
+                let mut altered = whole.clone();
+                let (to, from) = (number(child), number(other));
+                altered[0].copy_within(from..from + 8, to);
+                assert_eq!(read_whole(&altered), None, "child {child} of {branch} leads to the place of {other}");
+                led += 1;
+            }
+        }
+    }
+    println!("{emptied} leaves emptied, {led} led to in another's place");
+    assert!(emptied > 10 && led > 100, "{emptied} emptied, {led} led elsewhere");
 }
 
 #[test]

@@ -72,7 +72,7 @@ enum Came {
 static HOOK: Mutex<()> = Mutex::new(());
 
 /// Runs `work` and gives where it panicked, if it did.
-fn panicking<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn panicking<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let _alone = HOOK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let place = Arc::new(Mutex::new(String::new()));
     let (seen, before) = (place.clone(), std::panic::take_hook());
@@ -88,7 +88,7 @@ fn panicking<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// A panic of redb is taken for damage by whoever reads for the daemon; one of ours is a bug.
-fn is_redbs(place: &str) -> bool {
+pub(crate) fn is_redbs(place: &str) -> bool {
     place.contains("/redb-")
 }
 

@@ -1,6 +1,7 @@
 //! Dispatcher, workers, store and egress together, against receivers on the loopback. Owns the daemon in small that the
 //! tests share; asserts what happened and how often, never how long it took.
 
+mod bounds;
 mod halt;
 mod kept;
 mod lanes;

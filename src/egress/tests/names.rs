@@ -10,6 +10,7 @@ use tokio::net::UdpSocket;
 
 use super::*;
 use crate::egress::SystemResolver;
+use crate::limits::RESOLVE_TIMEOUT;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
 
@@ -102,11 +103,41 @@ async fn names_that_do_not_resolve_fail_as_such() {
     assert_eq!((class(&exchange), detail(&exchange)), (Some(Class::Resolve), "gone.test: no such name"));
     let exchange = post(&egress, &Pool::default(), "http://empty.test/", LONG).await;
     assert_eq!(class(&exchange), Some(Class::Resolve), "{exchange:?}");
-    // Silence: the resolver's own deadline, or the exchange's when that is nearer.
-    for timeout in [SHORT, LONG] {
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_with_the_time_for_names_or_with_the_exchange_when_that_is_nearer() {
+    let egress = egress_with(settings(), StaticResolver::default());
+    for (timeout, least) in [(SHORT, SHORT), (LONG, RESOLVE_TIMEOUT)] {
+        let started = tokio::time::Instant::now();
         let exchange = post(&egress, &Pool::default(), "http://silent.test/", timeout).await;
         assert_eq!((class(&exchange), exchange.remote), (Some(Class::Resolve), None), "{exchange:?}");
+        let took = started.elapsed();
+        assert!((least..least + Duration::from_millis(50)).contains(&took), "{took:?} of {timeout:?}");
     }
+}
+
+/// Each of the name servers has its time, and all of them together have no more than a name has.
+#[tokio::test(start_paused = true)]
+async fn the_system_resolver_gives_up_in_time_however_many_name_servers_are_silent() {
+    let mut sockets = Vec::new();
+    for _ in 0..6 {
+        sockets.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    }
+    let servers = sockets.iter().map(|socket| {
+        let mut over_udp = ConnectionConfig::udp();
+        over_udp.port = socket.local_addr().unwrap().port();
+        NameServerConfig::new("127.0.0.1".parse().unwrap(), true, vec![over_udp])
+    });
+    let mut options = ResolverOpts::default();
+    options.num_concurrent_reqs = 1;
+    let config = ResolverConfig::from_name_servers(servers.collect());
+    let resolver = SystemResolver::with_config(config, options).unwrap();
+    let started = tokio::time::Instant::now();
+    let error = resolver.resolve("silent.test").await.unwrap_err();
+    let took = started.elapsed();
+    assert!(took <= RESOLVE_TIMEOUT + Duration::from_millis(50), "{took:?}: {error}");
+    assert!(error.contains("no answer within"), "{error}");
 }
 
 /// A name server that knows `good.test`, keeps silent about `silent.test`, fails at `broken.test`, and denies everything else.
@@ -155,7 +186,7 @@ async fn the_system_resolver_answers_denies_and_gives_up() {
 
     let started = tokio::time::Instant::now();
     resolver.resolve("silent.test").await.unwrap_err();
-    assert!(started.elapsed() < crate::limits::RESOLVE_TIMEOUT * 2);
+    assert!(started.elapsed() < RESOLVE_TIMEOUT * 2);
     assert!(asked.lock().unwrap().iter().all(|query| query.ends_with(".test.")), "{asked:?}");
 }
 
