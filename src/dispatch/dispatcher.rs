@@ -22,7 +22,7 @@ use crate::egress::Egress;
 use crate::egress::stream::Streams;
 use crate::entropy::Entropy;
 use crate::metrics::{AttemptLabels, DeliveryLabels, Metrics, NewsLabels, Outcome};
-use crate::model::attempt::Class;
+use crate::model::attempt::{Class, DeadReason};
 use crate::model::event::Event;
 use crate::model::id::{Seq, TenantNo, WebhookNo};
 use crate::model::pause::{Pauses, Scope};
@@ -385,6 +385,14 @@ impl Dispatcher {
         }
     }
 
+    fn count_dead(&self, died: &[(WebhookNo, Seq, DeadReason)]) {
+        for (webhook, event, reason) in died {
+            // One line a minute and webhook comes with the news; these can be a million.
+            tracing::debug!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
+            self.metrics.deliveries.get_or_create(&DeliveryLabels { outcome: Outcome::dead }).inc();
+        }
+    }
+
     /// What the store reports, as a line of the journal.
     fn tell_journal(&self, news: &News) {
         let News { kind, webhook, event, reason, count } = news;
@@ -438,11 +446,7 @@ impl Downstream for Dispatcher {
             let labels = DeliveryLabels { outcome: Outcome::cancelled };
             self.metrics.deliveries.get_or_create(&labels).inc_by(cancelled);
         }
-        for (webhook, event, reason) in &effects.died {
-            // One line a minute and webhook comes with the news; these can be a million.
-            tracing::debug!(webhook, event, reason = reason.as_str(), "a delivery went to the dead letters");
-            self.metrics.deliveries.get_or_create(&DeliveryLabels { outcome: Outcome::dead }).inc();
-        }
+        self.count_dead(&effects.died);
         for news in &effects.news {
             self.tell_journal(news);
         }

@@ -103,6 +103,10 @@ impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::Corrupted(_) => Self::Damaged("a page of it makes no sense"),
+            // Where an altered page number leads to.
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self::Damaged("a page of it lies behind the end of its file")
+            }
             // A store has all of them from its creation on, of these types.
             redb::Error::TableDoesNotExist(_)
             | redb::Error::TableTypeMismatch { .. }

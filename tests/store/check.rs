@@ -95,7 +95,10 @@ fn events(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
                 fates.retain(|_, fate| fate.number < shared.unwritten_from().1);
                 same(|| format!("written fates of {seq}, which is gone: {fates:?}"), &fates.len(), &0)?;
             }
-            other => return Err(format!("kept event {seq} is {other:?}, wanted {fact:?}")),
+            other => {
+                let claims = model.claims_to(seq);
+                return Err(format!("kept event {seq} is {other:?}, wanted for {claims:?}: {fact:?}"));
+            }
         }
     }
     let mut before = (EventId([0; 16]), 0);

@@ -66,12 +66,20 @@ impl Model {
 
     /// Whether an event must be there.
     pub fn must_have(&self, event: Seq, floor: Seq) -> bool {
+        event >= floor || !self.claims_to(event).is_empty()
+    }
+
+    /// Webhooks that an event is still to be delivered to, or has a dead letter of, and which of these.
+    pub fn claims_to(&self, event: Seq) -> Vec<(WebhookNo, &'static str)> {
         let pending = self.queue.keys().map(|place| (place.3, place.0));
         let lines = self.lines.keys().map(|place| (place.2, place.0));
         let fresh = self.fresh.iter().copied();
-        let claims = pending.chain(lines).chain(fresh).filter(|(_, webhook)| self.live(*webhook));
-        let dead = self.dead.keys().map(|(webhook, event)| (*event, *webhook));
-        event >= floor || claims.chain(dead).any(|(claimed, _)| claimed == event)
+        let queued = pending.map(|claim| (claim, "queued")).chain(lines.map(|claim| (claim, "in line")));
+        let claims = queued.chain(fresh.map(|claim| (claim, "fresh")));
+        let claims = claims.filter(|((_, webhook), _)| self.live(*webhook));
+        let dead = self.dead.keys().map(|(webhook, event)| ((*event, *webhook), "dead"));
+        let of_it = claims.chain(dead).filter(|((claimed, _), _)| *claimed == event);
+        of_it.map(|((_, webhook), how)| (webhook, how)).collect()
     }
 }
 
