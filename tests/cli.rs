@@ -21,6 +21,8 @@ mod doctor;
 mod erase;
 #[path = "cli/events.rs"]
 mod events;
+#[path = "cli/inspect.rs"]
+mod inspect;
 #[path = "cli/jobs.rs"]
 mod jobs;
 #[path = "cli/offline.rs"]
@@ -148,6 +150,16 @@ const NEED_A_DAEMON: &[&[&str]] = &[
     &["keys", "revoke", "key_0123456789abcdef"],
     &["webhooks"],
     &["webhooks", "recover", "wbh_0123456789abcdef0123456789abcdef"],
+    &["webhooks", "pending", "wbh_0123456789abcdef0123456789abcdef", "--tenant", "acme"],
+    &["webhooks", "stats", "wbh_0123456789abcdef0123456789abcdef", "--tenant", "acme"],
+    &["webhooks", "test", "wbh_0123456789abcdef0123456789abcdef", "--tenant", "acme"],
+    &["explain", "evt_0123456789abcdef0123456789abcdef", "--tenant", "acme"],
+    &["cancel", "evt_0123456789abcdef0123456789abcdef", "--tenant", "acme"],
+    &["pause", "--everything"],
+    &["resume", "--everything"],
+    &["pauses"],
+    &["audit"],
+    &["dead-letters", "list", "--tenant", "acme"],
     &["dead-letters", "redrive"],
     &["dead-letters", "purge", "--all"],
     &["retention", "run"],

@@ -1,20 +1,22 @@
-//! What the documents for operators and receivers say, held against the daemon: the snippets run, the metrics are there, the
-//! configurations are accepted.
+//! What the documents for operators and receivers say, held against the daemon: the commands and snippets run, proxies stand in
+//! front of it, the metrics are there, the configurations are accepted.
 
 mod support;
 
 #[path = "manual/commands.rs"]
 mod commands;
+#[path = "manual/proxies.rs"]
+mod proxies;
+#[path = "manual/receivers.rs"]
+mod receivers;
 #[path = "receivers/verify.rs"]
 mod verify;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Daemon, Receiver, Request, SOON, Stage, pages};
+use support::{Daemon, Stage, pages};
 
 const OPERATIONS: &str = include_str!("../docs/OPERATIONS.md");
 const ALERTS: &str = include_str!("../docs/monitoring/alerts.yaml");
@@ -24,124 +26,6 @@ const DASHBOARD: &str = include_str!("../docs/monitoring/grafana.json");
 fn blocks(pages: &[&'static str], language: &str) -> Vec<String> {
     let all = pages.iter().flat_map(|page| pages::blocks(page));
     all.filter(|block| block.language == language).map(|block| block.text).collect()
-}
-
-fn snippet(language: &str, nth: usize) -> String {
-    blocks(&["docs/RECEIVERS.md"], language).remove(nth)
-}
-
-/// A snippet with the lines that call it, run to its end; gives what it printed.
-fn run(program: &str, flag: &str, code: &str, args: &[&str], input: &[u8], folder: &Path) -> String {
-    let mut command = Command::new(program);
-    command.arg(flag).arg(code).args(args).current_dir(folder);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect(program);
-    // One that refuses before it reads has closed its end.
-    drop(child.stdin.take().expect("its input").write_all(input));
-    let done = child.wait_with_output().expect(program);
-    assert!(done.stderr.is_empty(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8_lossy(&done.stdout).trim().to_owned()
-}
-
-const PYTHON: &str = "\nimport json, sys\nprint(verify(sys.argv[1], json.loads(sys.argv[2]), sys.stdin.buffer.read()))";
-const NODE: &str =
-    "\nconsole.log(verify(process.argv[1], JSON.parse(process.argv[2]), require('fs').readFileSync(0)));";
-const SHELL: &str = "\nif verify \"$1\" \"$2\" \"$3\" \"$4\"; then echo true; else echo false; fi";
-
-/// What each snippet says of a request.
-fn verdicts(secret: &str, headers: &Value, body: &[u8]) -> Vec<String> {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let [python, node, shell] = ["python", "js", "sh"].map(|language| snippet(language, 0));
-    let text = headers.to_string();
-    let run = |program, flag, code: String, args: &[&str]| run(program, flag, &code, args, body, folder.path());
-    let header = |name: &str| headers[name].as_str().unwrap_or_default().to_owned();
-    let [id, stamp, signatures] = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(header);
-    vec![
-        run("python3", "-c", format!("{python}{PYTHON}"), &[secret, &text]).to_lowercase(),
-        run("node", "-e", format!("{node}{NODE}"), &["--", secret, &text]),
-        run("bash", "-c", format!("{shell}{SHELL}"), &["bash", secret, &id, &stamp, &signatures]),
-        in_rust(secret, headers, body),
-    ]
-}
-
-fn in_rust(secret: &str, headers: &Value, body: &[u8]) -> String {
-    let [id, stamp, signatures] = ["webhook-id", "webhook-timestamp", "webhook-signature"]
-        .map(|name| headers[name].as_str().unwrap_or_default().to_owned());
-    let now = i64::try_from(support::unix_seconds()).expect("seconds");
-    verify::verify(secret, &id, &stamp, &signatures, body, now).to_string()
-}
-
-#[test]
-fn the_snippet_in_rust_is_the_one_that_is_run() {
-    assert!(include_str!("receivers/verify.rs").ends_with(&snippet("rust", 0)));
-}
-
-fn headers(request: &Request) -> Value {
-    let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-    names.into_iter().map(|name| (name.to_owned(), json!(request.header(name).expect("the header")))).collect()
-}
-
-#[test]
-fn the_snippets_for_receivers_verify_what_is_sent_and_nothing_else() {
-    let stage = Stage::start(Daemon::builder());
-    let receiver = Receiver::ok();
-    let hook = stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
-    stage.publish(&json!({"type": "order.created", "tenant": "acme", "data": {"price": 1}}));
-    let request = receiver.wait_for(1, SOON).remove(0);
-    let (secret, good) = (support::text(&hook, "signature_secret"), headers(&request));
-    assert_eq!(verdicts(&secret, &good, &request.body), ["true"; 4]);
-
-    let changed = |name: &str, value: String| {
-        let mut changed = good.clone();
-        changed[name] = json!(value);
-        changed
-    };
-    let during_rotation =
-        changed("webhook-signature", format!("v1,AAAA {}", support::text(&good, "webhook-signature")));
-    assert_eq!(verdicts(&secret, &during_rotation, &request.body), ["true"; 4]);
-    assert_eq!(verdicts(&"0".repeat(64), &good, &request.body), ["false"; 4]);
-    assert_eq!(verdicts(&secret, &good, &[&request.body[..], b" "].concat()), ["false"; 4]);
-    assert_eq!(verdicts(&secret, &changed("webhook-id", "evt_another".to_owned()), &request.body), ["false"; 4]);
-    // An old request, sent again with its good signature.
-    let old = (support::unix_seconds() - 301).to_string();
-    let signature =
-        support::signature::standard(&secret, request.header("webhook-id").expect("an id"), &old, &request.body);
-    let mut replayed = changed("webhook-timestamp", old);
-    replayed["webhook-signature"] = json!(signature);
-    assert_eq!(verdicts(&secret, &replayed, &request.body), ["false"; 4]);
-}
-
-#[test]
-fn a_secret_that_is_no_base64_verifies_too() {
-    let stage = Stage::start(Daemon::builder());
-    let receiver = Receiver::ok();
-    let secret = "my own secret, chosen";
-    stage.register(&json!({"url": receiver.url("/"), "events": ["*"], "secret": secret}));
-    stage.publish(&json!({"type": "order.created", "tenant": "acme"}));
-    let request = receiver.wait_for(1, SOON).remove(0);
-    // The shell's is for secrets that were generated.
-    let headers = headers(&request);
-    assert_eq!(verdicts_of_two(secret, &headers, &request.body), ["true"; 2]);
-    assert_eq!(in_rust(secret, &headers, &request.body), "true");
-}
-
-fn verdicts_of_two(secret: &str, headers: &Value, body: &[u8]) -> Vec<String> {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let text = headers.to_string();
-    let python = format!("{}{PYTHON}", snippet("python", 0));
-    let node = format!("{}{NODE}", snippet("js", 0));
-    vec![
-        run("python3", "-c", &python, &[secret, &text], body, folder.path()).to_lowercase(),
-        run("node", "-e", &node, &["--", secret, &text], body, folder.path()),
-    ]
-}
-
-#[test]
-fn the_snippet_for_idempotency_acts_once() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let calls = "\ndef fail(db):\n    raise RuntimeError\ntry:\n    once('evt_1', fail)\nexcept RuntimeError:\n    pass\n\
-                 for name in ['evt_1', 'evt_1', 'evt_2', 'evt_1']:\n    once(name, lambda db: print(name))";
-    let code = format!("{}{calls}", snippet("python", 1));
-    assert_eq!(run("python3", "-c", &code, &[], b"", folder.path()), "evt_1\nevt_2");
 }
 
 /// The names of metrics in a text of queries.

@@ -47,6 +47,27 @@ pub(super) struct Target {
     config: Option<PathBuf>,
 }
 
+/// Whose something is, for what belongs to a tenant, and which daemon has it.
+#[derive(Args)]
+pub(super) struct Whose {
+    /// The tenant that it belongs to. Not needed with a key of that tenant.
+    #[arg(long)]
+    tenant: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Whose {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        self.target.client()
+    }
+
+    /// A path of the tenant's.
+    pub(super) fn path(&self, path: &str) -> String {
+        with_query(path, &[("tenant", self.tenant.as_deref())])
+    }
+}
+
 /// A daemon that can be asked.
 pub(super) struct Client {
     runtime: Runtime,
@@ -108,6 +129,27 @@ impl Client {
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.ask(Method::GET, path, Bytes::new(), &[])?.json()
+    }
+
+    /// What a listing holds, page by page: at most `max`, and whether there is more.
+    pub(super) fn list(&self, path: &str, max: usize) -> Result<(Vec<Value>, bool), Failure> {
+        let (mut all, mut next) = (Vec::new(), path.to_owned());
+        loop {
+            let mut page = self.get(&next)?;
+            if let Value::Array(items) = page["data"].take() {
+                all.extend(items);
+            }
+            let cursor = page["pagination"]["next_cursor"].as_str();
+            let is_more = cursor.is_some() || all.len() > max;
+            match cursor {
+                // The filters are in the cursor; whose listing it is stands in the path again.
+                Some(cursor) if all.len() < max => next = with_query(path, &[("cursor", Some(cursor))]),
+                _ => {
+                    all.truncate(max);
+                    return Ok((all, is_more));
+                }
+            }
+        }
     }
 
     /// Asks; an answer that is no success is a failure that tells what the daemon said.
@@ -318,7 +360,11 @@ pub(super) fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> Str
         }
     }
     let query = query.finish();
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+    match (query.is_empty(), path.contains('?')) {
+        (true, _) => path.to_owned(),
+        (false, true) => format!("{path}&{query}"),
+        (false, false) => format!("{path}?{query}"),
+    }
 }
 
 /// Text as one segment of a path.

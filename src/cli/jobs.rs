@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, Target, segment, with_query};
+use super::inspect;
 use super::print::{self, span, text};
 use super::{Failure, NO};
 
@@ -75,6 +76,8 @@ pub(super) struct Cancel {
 
 #[derive(Subcommand)]
 pub(super) enum DeadLetters {
+    /// List a tenant's dead letters, the newest first.
+    List(inspect::DeadLetters),
     /// Try dead letters again: all that the filter leaves, of all tenants unless one is named.
     Redrive(Letters),
     /// Throw dead letters away: all that the filter leaves, of all tenants unless one is named.
@@ -188,6 +191,7 @@ impl List {
 impl DeadLetters {
     pub(super) fn run(&self) -> Result<(), Failure> {
         match self {
+            Self::List(list) => list.run(),
             Self::Redrive(letters) => letters.run("/admin/dead-letters/redrive", false),
             Self::Purge(purge) => purge.letters.run("/admin/dead-letters/purge", purge.all),
         }
@@ -292,18 +296,7 @@ fn left(moved: u64, left: u64, took: Duration) -> String {
 
 /// Jobs of all tenants.
 pub(super) fn list(client: &Client, tenant: Option<&str>, state: Option<&str>) -> Result<Vec<Value>, Failure> {
-    let mut all = Vec::new();
-    let mut path = with_query("/admin/jobs", &[("tenant", tenant), ("state", state)]);
-    loop {
-        let mut page = client.get(&path)?;
-        if let Value::Array(items) = page["data"].take() {
-            all.extend(items);
-        }
-        match page["pagination"]["next_cursor"].as_str() {
-            Some(next) => path = with_query("/admin/jobs", &[("cursor", Some(next))]),
-            None => return Ok(all),
-        }
-    }
+    Ok(client.list(&with_query("/admin/jobs", &[("tenant", tenant), ("state", state)]), usize::MAX)?.0)
 }
 
 fn table(jobs: &[Value]) -> Result<(), Failure> {

@@ -10,10 +10,12 @@ mod backup;
 mod check;
 mod client;
 mod doctor;
+mod inspect;
 mod jobs;
 mod listen;
 mod owner;
 mod pages;
+mod pause;
 mod print;
 mod reload;
 mod reseal;
@@ -72,9 +74,19 @@ enum Command {
     /// Access keys: list, create, revoke.
     #[command(subcommand)]
     Keys(access::Keys),
-    /// List the webhooks of all tenants, or queue what one has missed.
+    /// List the webhooks of all tenants; of one: what is pending, how it did, a test, what it has missed.
     Webhooks(webhooks::Webhooks),
-    /// Dead letters, many at once: try them again, throw them away.
+    /// Tell everything that is known of an event's fate, for every webhook of its tenant.
+    Explain(inspect::Explain),
+    /// Cancel what is pending of an event.
+    Cancel(inspect::Cancel),
+    /// Hold up deliveries: all, a tenant's, those to a host, a webhook's. What is accepted meanwhile waits.
+    Pause(pause::Pause),
+    /// Let go what was paused.
+    Resume(pause::Pause),
+    /// List what is paused.
+    Pauses(pause::Pauses),
+    /// Dead letters: list a tenant's; many at once: try them again, throw them away.
     #[command(subcommand)]
     DeadLetters(jobs::DeadLetters),
     /// Jobs, which do something for many deliveries at once: list, show, cancel.
@@ -86,6 +98,8 @@ enum Command {
     /// The store's file: check it, compact it; while no daemon has it open.
     #[command(subcommand)]
     Store(store::Store),
+    /// List who changed what, the newest first.
+    Audit(inspect::Audit),
     /// Publish an event.
     Send(send::Send),
     /// Show attempts as they are made.
@@ -179,10 +193,16 @@ impl Command {
             Self::Tenants(command) => command.run(),
             Self::Keys(command) => command.run(),
             Self::Webhooks(command) => command.run(),
+            Self::Explain(command) => command.run(),
+            Self::Cancel(command) => command.run(),
+            Self::Pause(command) => command.run("/admin/pause"),
+            Self::Resume(command) => command.run("/admin/resume"),
+            Self::Pauses(command) => command.run(),
             Self::DeadLetters(command) => command.run(),
             Self::Jobs(command) => command.run(),
             Self::Retention(command) => command.run(),
             Self::Store(command) => command.run(),
+            Self::Audit(command) => command.run(),
             Self::Send(command) => command.run(),
             Self::Tail(command) => command.run(),
             Self::Listen(command) => command.run(),

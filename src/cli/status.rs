@@ -6,8 +6,12 @@ use http::Method;
 use serde_json::Value;
 
 use super::client::{Client, Target};
+use super::pause;
 use super::print::{self, span, text};
 use super::{Failure, TRY_AGAIN};
+
+/// Pauses that are named one by one.
+const PAUSES_TOLD_MAX: usize = 3;
 
 #[derive(Args)]
 pub(super) struct Status {
@@ -28,7 +32,7 @@ impl Status {
             print::json(&stats)?;
         } else {
             let file = client.get("/admin/config")?["file"].take();
-            lines(&stats, ready, &file)?;
+            lines(&stats, ready, &file, &paused(&client)?)?;
         }
         if ready { Ok(()) } else { Err(Failure::told(TRY_AGAIN)) }
     }
@@ -44,12 +48,24 @@ fn room(store: &Value) -> String {
     format!("{taken}{used}{budget}{full}")
 }
 
+/// What the operator holds up; webhooks that their owners paused are theirs to know of.
+fn paused(client: &Client) -> Result<String, Failure> {
+    let pauses = pause::list(client)?;
+    let ours = pauses.as_array().into_iter().flatten().filter(|pause| pause["by"] == "operator");
+    let named: Vec<String> = ours.map(|pause| pause::named(pause).0).collect();
+    Ok(match named.len() {
+        0 => "nothing".to_owned(),
+        1..=PAUSES_TOLD_MAX => named.join(", "),
+        more => format!("{more} things: webhookd pauses"),
+    })
+}
+
 /// Whether the daemon serves.
 pub(super) fn is_ready(client: &Client) -> Result<bool, Failure> {
     Ok(client.try_ask(Method::GET, "/readyz", Bytes::new(), &[])?.status.is_success())
 }
 
-fn lines(stats: &Value, ready: bool, file: &Value) -> Result<(), Failure> {
+fn lines(stats: &Value, ready: bool, file: &Value, paused: &str) -> Result<(), Failure> {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let (webhooks, deliveries) = (&stats["webhooks"], &stats["deliveries"]);
     let state = if ready { "ready" } else { "not ready" };
@@ -83,6 +99,7 @@ fn lines(stats: &Value, ready: bool, file: &Value) -> Result<(), Failure> {
         ("queued", format!("{}{overdue}", deliveries["queued"])),
         ("in flight", text(&deliveries["in_flight"])),
         ("dead letters", text(&deliveries["dead"])),
+        ("paused", paused.to_owned()),
         ("store", store),
         ("last reload", reload.to_owned()),
     ] {

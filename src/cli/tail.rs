@@ -66,10 +66,7 @@ impl Tail {
         if self.json {
             return print::line(&attempt.to_string());
         }
-        let came_to = match (attempt["status"].as_u64(), attempt["class"].as_str()) {
-            (Some(status), None) => format!("{status}"),
-            (_, class) => format!("{}: {}", class.unwrap_or("failed"), text(&attempt["error"])),
-        };
+        let came_to = came_to(attempt);
         let next = match attempt["next_attempt_at"].as_str() {
             Some(at) => format!(", again at {at}"),
             None => String::new(),
@@ -79,5 +76,13 @@ impl Tail {
                 .map(|name| text(&attempt[name]));
         let line = format!("{at} {outcome:9} {tenant} {kind} {event} {webhook} #{number} {took} ms {came_to}{next}");
         print::line(&print::plain(&line))
+    }
+}
+
+/// What an attempt came to: the status, or why there is none or it is no success.
+pub(super) fn came_to(attempt: &Value) -> String {
+    match (attempt["status"].as_u64(), attempt["class"].as_str()) {
+        (Some(status), None) => format!("{status}"),
+        (_, class) => format!("{}: {}", class.unwrap_or("failed"), text(&attempt["error"])),
     }
 }

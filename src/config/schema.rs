@@ -40,7 +40,6 @@ pub(super) enum Leaf {
     PlanName,
     Path,
     SocketPath,
-    Url,
     Address,
     Network,
     Ip,
@@ -113,7 +112,6 @@ const SERVER: &[Key] = &[
     leaf("handshake_timeout", WAIT),
     leaf("body_timeout", WAIT),
     leaf("max_connections", Leaf::Integer(1, 1_000_000)),
-    optional("public_url", "none", &Kind::Leaf(Leaf::Url)),
     key("trusted_proxies", Kind::List(Leaf::Network)),
     leaf("client_address_header", Leaf::Choice(&["x-forwarded-for", "forwarded"])),
 ];

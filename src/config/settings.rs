@@ -115,8 +115,6 @@ pub struct Server {
     #[serde(with = "text::duration")]
     pub body_timeout: Duration,
     pub max_connections: usize,
-    /// An http or https URL without credentials, query or fragment.
-    pub public_url: Option<String>,
     /// Proxies that are believed about their clients' addresses.
     pub trusted_proxies: Vec<IpNet>,
     pub client_address_header: AddressHeader,
@@ -142,7 +140,6 @@ impl Default for Server {
             handshake_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             max_connections: 4_096,
-            public_url: None,
             trusted_proxies: Vec::new(),
             client_address_header: AddressHeader::XForwardedFor,
         }

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use figment::value::Value;
 use ipnet::IpNet;
 use toml::de::DeValue;
-use url::Url;
 
 use super::problem::quoted;
 use super::schema::{Leaf, nearest};
@@ -111,8 +110,6 @@ fn textual(leaf: Leaf, written: &str) -> Result<Value, Fault> {
         Leaf::SocketPath if written.len() > SOCKET_PATH_MAX => {
             return refuse("is too long for a unix socket: at most 107 bytes");
         }
-        // A URL is not repeated: it may hold credentials.
-        Leaf::Url => check_url(written).map_err(|rule| (rule.to_owned(), None))?,
         Leaf::Address => return address(written),
         Leaf::Network if written.parse::<IpNet>().is_err() => {
             let advice = written.parse::<IpAddr>().ok().map(|ip| format!("did you mean \"{}\"?", IpNet::from(ip)));
@@ -163,20 +160,6 @@ fn address(written: &str) -> Result<Value, Fault> {
     };
     let rule = "is not an IP address with a port such as \"127.0.0.1:8443\" or \"[::1]:8443\"";
     Err((format!("{} {rule}", quoted(written)), advice))
-}
-
-fn check_url(written: &str) -> Result<(), &'static str> {
-    let url = Url::parse(written).map_err(|_| "is not a URL such as \"https://hooks.example.com\"")?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("must start with https:// or http://");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold credentials");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not have a query or a fragment");
-    }
-    Ok(())
 }
 
 /// A level, or directives such as `info,webhookd::egress=debug`; the error names the part that is neither.

@@ -24,7 +24,7 @@ fn a_healthy_daemon_has_no_problems() {
     says(&out, &["note: backup: nothing has ever been backed up", "webhookd backup --to FILE", "1 note"]);
     assert_eq!(out.matches("problem:").count(), disk, "{out}");
     let every = "looked at: configuration, state folder, key file, disk space, daemon, store, clock, room, dead letters, \
-                 queue, webhooks, jobs, backup";
+                 queue, pauses, webhooks, jobs, backup";
     says(&out, &[every]);
     let file = daemon.folder().join("a.backup");
     of(&daemon, &["backup", "--to", file.to_str().expect("a path")]).run().ends(0);

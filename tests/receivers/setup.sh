@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Makes what the tests need in the folder given, or in target/: venv/ for the receivers and clients in Python, node/ for those in
-# JavaScript; or openapi/, when that is named, for checking the API's description. Says nothing when all is well; does nothing
-# when it is there already and the requirements have not changed.
+# JavaScript; or, when it is named, openapi/ for checking the API's description, or proxies/ with nginx and Caddy where they are not
+# installed. Says nothing when all is well; does nothing when it is there already and the requirements have not changed.
 #
-#   setup.sh [FOLDER [openapi]]
+#   setup.sh [FOLDER [openapi|proxies]]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here/../../target}
 mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
 
 # is_made FOLDER REQUIREMENTS: whether the folder was made from these.
 is_made() { [ "$(cat "$1/made-from" 2>/dev/null)" = "$(sha256sum <"$2")" ]; }
@@ -24,6 +25,25 @@ python() {
 
 if [ "${2:-}" = openapi ]; then
   python "$folder/openapi" "$here/../openapi/requirements.txt"
+  exit
+fi
+
+# proxy PROGRAM: from Debian's archive. Unpacked, not installed: the packages would start it, on ports 80 and 443.
+proxy() {
+  PATH=$folder/proxies/usr/bin:$folder/proxies/usr/sbin:$PATH:/usr/sbin command -v "$1" >/dev/null && return
+  local new
+  mkdir -p "$folder/proxies"
+  new=$(mktemp -d "$folder/proxies/new.XXXXXX")
+  # On a fresh machine apt knows of no packages yet.
+  (cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2) \
+    || (cd "$new" && apt-get update -qq >&2 && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2)
+  dpkg-deb --extract "$new"/*.deb "$folder/proxies"
+  rm -rf "$new"
+}
+
+if [ "${2:-}" = proxies ]; then
+  proxy nginx
+  proxy caddy
   exit
 fi
 

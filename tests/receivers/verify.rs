@@ -1,4 +1,4 @@
-//! The receiver's check in Rust, as docs/RECEIVERS.md has it from the first function on.
+//! The receiver's check in Rust, as docs/RECEIVERS.md has it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -28,7 +28,10 @@ use tokio::runtime::Runtime;
 
 pub use client::{Answer, Client, Failed, Kept};
 pub use daemon::{Builder, Daemon};
-pub use python::{Script, description_tool, node_receiver, python_client, python_receiver, virtual_environment};
+pub use python::{
+    Script, description_tool, listening, node_receiver, path_to_proxies, python_client, python_receiver,
+    virtual_environment,
+};
 pub use receiver::{Receiver, Reply, Request};
 pub use tls::{Authority, Certificate};
 

@@ -1,5 +1,5 @@
-//! Receivers and clients in other languages: Python in a virtual environment, JavaScript for Node, both made once for the build
-//! folder.
+//! Receivers, clients and proxies that others made: Python in a virtual environment, JavaScript for Node, nginx and Caddy, made once
+//! for the build folder; and whatever else is a program that listens.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -24,30 +24,34 @@ pub struct Script {
 /// Starts `tests/receivers/{script}` with `environment`, `PORT` and `OUT`; makes the virtual environment first. A secret
 /// that is only known after registration is passed by reserving the port with `free_port` and `PORT` in `environment`.
 pub fn python_receiver(script: &str, environment: &[(&str, &str)]) -> Script {
-    start(Command::new(virtual_environment().join("bin/python")), script, environment)
+    let mut command = Command::new(virtual_environment().join("bin/python"));
+    command.arg(receivers().join(script));
+    listening(command, environment)
 }
 
 /// As `python_receiver`, for a script in JavaScript.
 pub fn node_receiver(script: &str, environment: &[(&str, &str)]) -> Script {
     let mut command = Command::new("node");
-    command.env("NODE_PATH", tools().join("node/node_modules"));
-    start(command, script, environment)
+    command.env("NODE_PATH", tools().join("node/node_modules")).arg(receivers().join(script));
+    listening(command, environment)
 }
 
-fn start(mut command: Command, script: &str, environment: &[(&str, &str)]) -> Script {
+/// Starts a program of which `environment` says the rest, and waits until it listens.
+pub fn listening(mut command: Command, environment: &[(&str, &str)]) -> Script {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let given = environment.iter().find(|(name, _)| *name == "PORT");
     let port = given.map_or_else(free_port, |(_, value)| value.parse().expect("a port"));
     let log = File::create(folder.path().join("log")).expect("a log");
-    command.arg(receivers().join(script)).envs(environment.iter().copied());
+    command.envs(environment.iter().copied());
     command.env("PORT", port.to_string()).env("OUT", folder.path().join("out"));
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-    let mut running = Script { child: command.spawn().expect("its interpreter"), folder, port };
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut running = Script { child, folder, port };
     let listening = poll(START, || {
         let ended = running.child.try_wait().expect("a child to look at").is_some();
         (ended || TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(!ended)
     });
-    assert!(listening == Some(true), "{script} does not listen:\n{}", running.log());
+    assert!(listening == Some(true), "{command:?} does not listen:\n{}", running.log());
     running
 }
 
@@ -127,6 +131,13 @@ fn receivers() -> PathBuf {
 /// The folder of the virtual environment, made unless it is there.
 pub fn virtual_environment() -> PathBuf {
     tools().join("venv")
+}
+
+/// Where to look for nginx and Caddy: what is installed, or else what was fetched.
+pub fn path_to_proxies() -> String {
+    let fetched = made("proxies").join("proxies/usr").display().to_string();
+    let path = std::env::var("PATH").expect("a path");
+    format!("{fetched}/bin:{fetched}/sbin:{path}:/usr/sbin")
 }
 
 fn tools() -> PathBuf {

@@ -43,10 +43,12 @@ impl Authority {
         std::fs::write(path, &self.pem).expect("writing the authority");
     }
 
-    /// A certificate with its chain and its key, as PEM, for 127.0.0.1 and localhost where it is good.
+    /// A certificate with its chain and its key, as PEM, for 127.0.0.1, localhost and hooks.example.com where it is good.
     pub fn issue(&self, certificate: Certificate) -> (String, String) {
         let names = match certificate {
-            Certificate::Good | Certificate::Expired => vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
+            Certificate::Good | Certificate::Expired => {
+                ["127.0.0.1", "localhost", "hooks.example.com"].map(str::to_owned).to_vec()
+            }
             Certificate::WrongName => vec!["elsewhere.example".to_owned()],
         };
         let mut parameters = CertificateParams::new(names).expect("names");

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Findings;
 use crate::cli::Failure;
 use crate::cli::client::Client;
+use crate::cli::pause;
 use crate::cli::print::{self, text};
 use crate::cli::status::is_ready;
 use crate::cli::webhooks::{State, list};
@@ -21,6 +22,8 @@ const CLOCK_MOVED_MAX_S: u64 = 5;
 const FAILURES_TOLD_MIN: u64 = 5;
 /// Webhooks that are told of one by one.
 const WEBHOOKS_TOLD_MAX: usize = 20;
+/// Pauses that are told of one by one.
+const PAUSES_TOLD_MAX: usize = 20;
 /// Jobs that are told of.
 const JOBS_TOLD_MAX: usize = 20;
 /// A delivery that could have been made is this late, in seconds, only when something holds it up.
@@ -63,6 +66,7 @@ fn ask(client: &Client, loaded: Option<&Loaded>, findings: &mut Findings) -> Res
     room(&stats["store"], findings);
     configuration(client, &stats, loaded, findings)?;
     deliveries(&stats, findings);
+    pauses(client, findings)?;
     webhooks(client, findings)?;
     jobs(client, findings)?;
     backup(&stats, findings);
@@ -140,7 +144,8 @@ fn deliveries(stats: &Value, findings: &mut Findings) {
     let dead = deliveries["dead"].as_u64().unwrap_or(0);
     if dead > 0 {
         let what = format!("{dead} deliveries are in the dead letters");
-        let mend = "GET /v1/dead-letters?tenant=… lists a tenant's; webhookd dead-letters redrive tries them again";
+        let mend =
+            "webhookd dead-letters list --tenant … shows a tenant's; webhookd dead-letters redrive tries them again";
         findings.note("dead letters", what, mend);
     }
     findings.look_at("queue");
@@ -150,6 +155,22 @@ fn deliveries(stats: &Value, findings: &mut Findings) {
             format!("the oldest of {} queued deliveries is due for {}", deliveries["queued"], print::span(overdue_s));
         findings.note("queue", what, "webhookd webhooks --state failing shows whose; webhookd tail what comes of them");
     }
+}
+
+/// A pause lasts until somebody remembers it. The owner's own wish is no trouble.
+fn pauses(client: &Client, findings: &mut Findings) -> Result<(), Failure> {
+    findings.look_at("pauses");
+    let pauses = pause::list(client)?;
+    let ours = pauses.as_array().into_iter().flatten().filter(|pause| pause["by"] == "operator");
+    for (told, one) in ours.enumerate() {
+        if told == PAUSES_TOLD_MAX {
+            findings.note("pauses", "there are more", "webhookd pauses");
+            break;
+        }
+        let ((what, option), since) = (pause::named(one), text(&one["since"]));
+        findings.note("pauses", format!("paused since {since}: {what}"), format!("webhookd resume {option}"));
+    }
+    Ok(())
 }
 
 fn webhooks(client: &Client, findings: &mut Findings) -> Result<(), Failure> {

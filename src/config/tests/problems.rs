@@ -116,10 +116,6 @@ fn addresses() {
              \"[::1]:8443\"; did you mean \"127.0.0.1:8443\"?",
         ),
         (
-            "[server]\npublic_url = \"https://u:pw@h/\"",
-            "2:14: server.public_url: must not hold credentials; or write \"none\", the default",
-        ),
-        (
             "[server]\nplaintext_listen = [\"0.0.0.0:80\"]",
             "2:1: server.plaintext_listen: 0.0.0.0:80 is not a loopback address, and requests there would travel \
              unencrypted; listen on 127.0.0.1 or [::1] behind a reverse proxy, or set \
