@@ -8,6 +8,7 @@
 
 pub mod attempt;
 pub mod body;
+mod cell;
 pub mod dispatcher;
 mod finish;
 pub mod gate;
