@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dispatcher::{Dispatcher, LaneCell};
+use super::cell::LaneCell;
+use super::dispatcher::Dispatcher;
 use super::finish::{Finished, finish};
 use super::lane::Work;
 use super::places::{Departure, Places};
@@ -101,8 +102,7 @@ pub(super) async fn run(work: Work, mut places: Places) {
     let attempt = record(plan, work.event, number, row.previous, at_ms, duration, exchange, verdict);
     log(dispatcher, plan, event.as_deref().ok(), &attempt);
     let id = event.ok().map(|event| event.id);
-    let (budget_from, since_ms) = (row.budget_from, row.since_ms);
-    finish(Finished { places, id, attempt, order, budget_from, since_ms, deactivate, now });
+    finish(Finished { places, id, attempt, order, row, deactivate, now });
 }
 
 impl Dispatcher {

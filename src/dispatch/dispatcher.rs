@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::cell::LaneCell;
 use super::gate::Gate;
 use super::glance::Glance;
 use super::kept::Kept;
@@ -59,32 +60,6 @@ pub struct Dispatcher {
 
 /// Lanes that are forgotten under one lock.
 const FORGOTTEN_AT_ONCE: usize = 1_024;
-
-/// A lane, for whoever drives it.
-pub struct LaneCell {
-    lane: Mutex<Lane>,
-    /// Counts what may change an attempt that has been started and has not begun: versions, settings, cancellations.
-    changes: AtomicU64,
-}
-
-impl LaneCell {
-    fn new(lane: Lane) -> Arc<Self> {
-        Arc::new(Self { lane: Mutex::new(lane), changes: AtomicU64::new(0) })
-    }
-
-    pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
-        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
-    }
-
-    /// Behind a change, which no attempt that looks afterwards may miss.
-    fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-    }
-}
 
 /// What a dispatcher is made of.
 pub struct Components {
@@ -345,15 +320,15 @@ impl Dispatcher {
     /// Works a lane's plan out anew, from what is committed and configured now. Under the lane's lock, so that of two who
     /// do it at once the later one has seen the newest version.
     pub(super) fn refresh(&self, webhook: WebhookNo, cell: &LaneCell) {
-        let mut lane = cell.lane();
-        let version = self.store.shared().registry().webhook(webhook).cloned();
-        let version = version.unwrap_or_else(|| {
-            let mut gone = Webhook::clone(&lane.plan.webhook);
-            gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
-            Arc::new(gone)
+        cell.change(|lane| {
+            let version = self.store.shared().registry().webhook(webhook).cloned();
+            let version = version.unwrap_or_else(|| {
+                let mut gone = Webhook::clone(&lane.plan.webhook);
+                gone.state = WebhookState::Deleted { at: self.clock.wall_ms() };
+                Arc::new(gone)
+            });
+            lane.replan(self.plan(version));
         });
-        lane.replan(self.plan(version));
-        cell.changed();
     }
 
     /// Webhooks whose lanes are to be looked at when this is paused or resumed: no more than need be, as an owner may do it
@@ -437,8 +412,7 @@ impl Downstream for Dispatcher {
         for (webhook, event) in &effects.cancelled {
             // Made if need be: a fresh delivery may still be on its way to it.
             if let Some(cell) = self.cell_or_new(*webhook) {
-                cell.lane().cancel(*event);
-                cell.changed();
+                cell.change(|lane| lane.cancel(*event));
             }
         }
         let cancelled = effects.cancelled.len() as u64 + effects.dropped;

@@ -17,6 +17,7 @@ use crate::model::event::OrderKey;
 use crate::model::id::{EventId, WebhookNo};
 use crate::model::webhook::InactiveReason;
 use crate::store::op::Outcome;
+use crate::store::record::QueueRow;
 use crate::store::spool::{Success, Ticket};
 use crate::store::writer::Store;
 
@@ -27,8 +28,8 @@ pub(super) struct Finished {
     pub id: Option<EventId>,
     pub attempt: Attempt,
     pub order: Option<OrderKey>,
-    pub budget_from: u32,
-    pub since_ms: Millis,
+    /// As it was before.
+    pub row: QueueRow,
     pub deactivate: Option<InactiveReason>,
     /// Schedule time of its end.
     pub now: Millis,
@@ -102,7 +103,8 @@ fn take_further(worker: &Arc<Worker>, mut pile: Vec<Finished>) {
     for ((finished, ticket), ended) in
         pile.into_iter().zip(successes.iter().map(|success| success.and(ticket))).zip(ended)
     {
-        let Finished { places, attempt, order, budget_from, since_ms, deactivate, .. } = finished;
+        let Finished { places, attempt, order, deactivate, .. } = finished;
+        let QueueRow { budget_from, since_ms, .. } = finished.row;
         // What makes the webhook inactive stops other attempts once it is committed.
         pressing |= ended.pressing || deactivate.is_some();
         behind |= ended.behind;

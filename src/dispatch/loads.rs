@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::dispatcher::LaneCell;
+use super::cell::LaneCell;
 use super::lane::Load;
 use crate::limits::LOADS_MAX;
 use crate::model::id::WebhookNo;

@@ -9,6 +9,7 @@
 
 pub mod attempt;
 pub mod body;
+mod cell;
 pub mod dispatcher;
 mod finish;
 pub mod gate;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::dispatcher::LaneCell;
+use super::cell::LaneCell;
 use super::settings::Plan;
 use super::worker::Worker;
 

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt;
 use super::body::Body;
-use super::dispatcher::{Dispatcher, LaneCell};
+use super::cell::LaneCell;
+use super::dispatcher::Dispatcher;
 use super::finish::Pile;
 use super::lane::{Load, Loaded, Next, Work};
 use super::loads::{Loads, Wanted};
