@@ -57,8 +57,13 @@ pub fn seeds(count: u64) -> Vec<u64> {
 }
 
 /// Runs `case` for every seed; a panic in it is told with its seed.
-pub fn each_seed(name: &str, count: u64, mut case: impl FnMut(u64)) {
-    for seed in seeds(count) {
+pub fn each_seed(name: &str, count: u64, case: impl FnMut(u64)) {
+    each_of(name, seeds(count), case);
+}
+
+/// The same for these seeds.
+pub fn each_of(name: &str, seeds: impl IntoIterator<Item = u64>, mut case: impl FnMut(u64)) {
+    for seed in seeds {
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(seed)));
         if let Err(panic) = run {
             eprintln!("{name} failed: replay with SEED={seed}");
