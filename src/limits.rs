@@ -188,6 +188,8 @@ pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
 pub const BACKUP_FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Bytes of the logs that a backup reads in one go, from one snapshot.
 pub const BACKUP_READ_BYTES: usize = 1024 * 1024;
+/// However often somebody asks for what failed, an open circuit is probed no more often than once in this time.
+pub const PROBE_AGAIN_MS: u64 = 1_000;
 /// Who takes nothing of a backup for this long loses it: while one is made, nothing old is removed.
 pub const BACKUP_STALL_MAX: Duration = Duration::from_secs(60);
 /// A backup's temporary copy leaves this much of the disk free.
