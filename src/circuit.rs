@@ -7,6 +7,7 @@
 //! call, so that a changed configuration holds at once.
 
 use crate::clock::Millis;
+use crate::limits::PROBE_AGAIN_MS;
 
 /// When a circuit opens and how often it is probed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Circuit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Open {
     since: Millis,
+    /// When the newest probe started, or it opened.
+    probed_at: Millis,
     next_probe_at: Millis,
     /// What the wait before `next_probe_at` was.
     wait_ms: Millis,
@@ -60,7 +63,7 @@ impl Circuit {
         }
         // Zero would be a probe without end.
         let wait_ms = rules.probe_first_ms.max(1);
-        self.open = Some(Open { since: now, next_probe_at: now.saturating_add(wait_ms), wait_ms });
+        self.open = Some(Open { since: now, probed_at: now, next_probe_at: now.saturating_add(wait_ms), wait_ms });
         true
     }
 
@@ -68,8 +71,18 @@ impl Circuit {
     pub fn on_probe(&mut self, rules: &CircuitRules, now: Millis) {
         if let Some(open) = &mut self.open {
             open.wait_ms = open.wait_ms.saturating_mul(2).min(rules.probe_max_ms.max(rules.probe_first_ms)).max(1);
+            open.probed_at = now;
             open.next_probe_at = now.saturating_add(open.wait_ms);
         }
+    }
+
+    /// Somebody expects the receiver to be well: the next probe is due, however soon they ask again not within
+    /// `PROBE_AGAIN_MS` of the last one. `true`: there is something to probe for.
+    pub fn expect_well(&mut self) -> bool {
+        if let Some(open) = &mut self.open {
+            open.next_probe_at = open.next_probe_at.min(open.probed_at.saturating_add(PROBE_AGAIN_MS));
+        }
+        self.is_open()
     }
 
     /// Whether first attempts have to wait.
@@ -116,6 +129,23 @@ mod tests {
         let mut closed = Circuit::default();
         closed.wait_anew(NOW);
         assert!(!closed.is_open());
+    }
+
+    #[test]
+    fn whoever_expects_it_to_be_well_gets_a_probe_at_once_and_no_more_than_one_a_second() {
+        let rules = CircuitRules::default();
+        let mut circuit = opened(&rules);
+        assert!(circuit.expect_well());
+        assert_eq!(circuit.next_probe_at(), Some(NOW + 1_000));
+        circuit.on_probe(&rules, NOW + 10_000);
+        assert_eq!(circuit.next_probe_at(), Some(NOW + 70_000), "the waits between probes go on rising");
+        (0..2).for_each(|_| assert!(circuit.expect_well()));
+        assert_eq!(circuit.next_probe_at(), Some(NOW + 11_000));
+        assert!(circuit.on_success() && !circuit.expect_well());
+        assert_eq!(circuit.next_probe_at(), None);
+        let mut soon = opened(&CircuitRules { probe_first_ms: 100, ..rules });
+        assert!(soon.expect_well());
+        assert_eq!(soon.next_probe_at(), Some(NOW + 100), "never later than without");
     }
 
     const NOW: Millis = 1_700_000_000_000;

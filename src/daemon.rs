@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
+use crate::model::pause::Scope;
 use crate::model::webhook::Webhook;
 use crate::service::{self, BoxFuture, Dispatching, Service};
 use crate::settings;
@@ -470,6 +471,10 @@ impl Dispatching for Bridge {
 
     fn look_again(&self, webhook: WebhookNo) {
         self.0.look_again(webhook);
+    }
+
+    fn expect_well(&self, scope: &Scope) {
+        self.0.expect_well(scope);
     }
 }
 

@@ -148,6 +148,8 @@ pub const BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// Fresh deliveries that a lane behind an open circuit gathers before they get rows.
 pub const OPEN_CIRCUIT_FRESH_MAX: usize = 64;
+/// However often somebody asks for what failed, an open circuit is probed no more often than once in this time.
+pub const PROBE_AGAIN_MS: u64 = 1_000;
 /// Bodies of requests that are being read or held, all together; some three times as much is in memory for them, as they are read,
 /// parsed, put on record and answered. A quarter of it is for bodies up to `REQUEST_BODY_SMALL`.
 pub const REQUEST_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -202,6 +204,10 @@ pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
 pub const BACKUP_FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Bytes of the logs that a backup reads in one go, from one snapshot.
 pub const BACKUP_READ_BYTES: usize = 1024 * 1024;
+/// After a piece a backup rests for as long as the piece took, so that it gets half of one core while nothing else goes on,
+pub const BACKUP_REST: u32 = 1;
+/// and for this many times as long besides when the writer is at work all the time, in proportion when it is at times.
+pub const BACKUP_REST_BUSY: u32 = 12;
 /// Who takes nothing of a backup for this long loses it: while one is made, nothing old is removed.
 pub const BACKUP_STALL_MAX: Duration = Duration::from_secs(60);
 /// A backup's temporary copy leaves this much of the disk free.

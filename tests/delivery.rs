@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "delivery/circuit.rs"]
+mod circuit;
 #[path = "delivery/explain.rs"]
 mod explain;
 

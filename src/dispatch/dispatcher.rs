@@ -136,6 +136,15 @@ impl Dispatcher {
         self.mailbox(self.worker_of(webhook)).put(Mail { pokes: [webhook].into(), ..Mail::default() });
     }
 
+    /// Somebody expects receivers to be well: open circuits are not waited for.
+    pub fn expect_well(&self, scope: &Scope) {
+        for no in self.concerned(scope) {
+            if self.cell(no).is_some_and(|cell| cell.lane().expect_well()) {
+                self.look_again(no);
+            }
+        }
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
@@ -331,8 +340,7 @@ impl Dispatcher {
         });
     }
 
-    /// Webhooks whose lanes are to be looked at when this is paused or resumed: no more than need be, as an owner may do it
-    /// often.
+    /// Webhooks whose lanes this is about: no more than need be, as an owner may pause and resume often.
     fn concerned(&self, scope: &Scope) -> Vec<WebhookNo> {
         match scope {
             Scope::Webhook(no) | Scope::Own(no) => vec![*no],

@@ -129,11 +129,19 @@ impl Lane {
             self.rate_until = None;
         }
         let woken = plan.webhook.is_active() && !self.plan.webhook.is_active();
+        if woken || plan.webhook.url != self.plan.webhook.url {
+            self.circuit.expect_well();
+        }
         self.plan = plan;
         if woken {
             // What waited on disk while nobody asked for it.
             self.look_again();
         }
+    }
+
+    /// Somebody expects its receiver to be well. `true`: it has to be looked at for that.
+    pub fn expect_well(&mut self) -> bool {
+        self.circuit.expect_well()
     }
 
     /// A new delivery. Over the bound `next` hands the oldest back, to be given rows.
@@ -247,6 +255,7 @@ impl Lane {
         if std::mem::replace(&mut self.paused, paused) && !paused {
             // What waits has not waited for the circuit meanwhile.
             self.circuit.wait_anew(now);
+            self.circuit.expect_well();
         }
         if paused || !webhook.is_active() {
             let deleted = webhook.is_deleted();

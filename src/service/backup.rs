@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -13,7 +13,7 @@ use super::Service;
 use super::asker::Asker;
 use super::error::Error;
 use crate::clock::Millis;
-use crate::limits::BACKUP_STALL_MAX;
+use crate::limits::{BACKUP_REST, BACKUP_REST_BUSY, BACKUP_STALL_MAX};
 use crate::store::StoreError;
 use crate::store::backup::{Copy, CopyError, Summary};
 use crate::store::hold::Held;
@@ -97,6 +97,7 @@ impl Handing {
     }
 
     async fn hand_over(&self, mut copy: Copy) -> Result<Summary, String> {
+        let mut pace = Pace { since: Instant::now(), worked: self.store.worked() };
         loop {
             let next = move |shared: &Shared| {
                 let mut copy = copy;
@@ -109,8 +110,7 @@ impl Handing {
             let took = started.elapsed();
             let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
             self.within_patience(self.pieces.send(Ok(piece))).await?;
-            // Half of one core at most: publishing and delivering go first.
-            sleep(took).await;
+            sleep(pace.rest(took, self.store.worked())).await;
         }
         // The last piece is out when there is room for another.
         self.within_patience(self.pieces.reserve()).await?;
@@ -122,5 +122,45 @@ impl Handing {
             Ok(taken) => taken.map_err(|_| "its taker has gone".to_owned()),
             Err(_) => Err(format!("its taker took nothing for {BACKUP_STALL_MAX:?}")),
         }
+    }
+}
+
+/// How far a backup stands back: publishing and delivering go first.
+struct Pace {
+    /// When the last rest was decided, and how long the writer had been at work by then.
+    since: Instant,
+    worked: Duration,
+}
+
+impl Pace {
+    /// How long to rest after a piece that took so long.
+    fn rest(&mut self, took: Duration, worked: Duration) -> Duration {
+        let (elapsed, work) = (self.since.elapsed(), worked.saturating_sub(self.worked));
+        *self = Self { since: Instant::now(), worked };
+        rest_after(took, work.as_secs_f64() / elapsed.max(work).max(Duration::from_micros(1)).as_secs_f64())
+    }
+}
+
+/// The rest after a piece that took so long, `busy` being the share of its time that the writer was at work, from 0 to 1.
+fn rest_after(piece: Duration, busy: f64) -> Duration {
+    piece.mul_f64(f64::from(BACKUP_REST) + f64::from(BACKUP_REST_BUSY) * busy.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_stands_back_the_more_the_busier_the_writer_is() {
+        let piece = Duration::from_millis(10);
+        let rest = |busy| rest_after(piece, busy);
+        assert_eq!((rest(0.0), rest(0.5), rest(1.0)), (piece, piece * 7, piece * 13));
+        assert_eq!(rest(7.0), rest(1.0), "a clock that stood still");
+
+        let mut pace = Pace { since: Instant::now(), worked: Duration::from_secs(1) };
+        let busy = pace.rest(piece, Duration::from_secs(9));
+        assert_eq!(busy, piece * 13, "it was at work for longer than this took");
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(pace.rest(piece, Duration::from_secs(9)), piece, "it has not been at work since");
     }
 }

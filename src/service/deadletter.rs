@@ -11,6 +11,7 @@ use crate::clock::Millis;
 use crate::model::attempt::{Attempt, DeadReason, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{EventId, JournalSeq, Seq, TenantNo, WebhookId, WebhookNo};
+use crate::model::pause::Scope;
 use crate::model::webhook::Webhook;
 use crate::store::StoreError;
 use crate::store::deaths::DeadLetter;
@@ -67,6 +68,7 @@ impl Service {
     ) -> Result<(), Error> {
         let (webhook, event) = self.letter(tenant, event, webhook).await?;
         self.submit(Op::Redrive { webhook, event }, asker).await?;
+        self.dispatch.expect_well(&Scope::Webhook(webhook));
         Ok(())
     }
 
@@ -107,7 +109,9 @@ impl Service {
         if webhooks.is_empty() {
             return if pending { Err(crate::store::op::Refusal::Pending.into()) } else { Ok(0) };
         }
-        Ok(self.submit(Op::Resend { event, webhooks }, asker).await?.count())
+        let count = self.submit(Op::Resend { event, webhooks: webhooks.clone() }, asker).await?.count();
+        webhooks.into_iter().for_each(|webhook| self.dispatch.expect_well(&Scope::Webhook(webhook)));
+        Ok(count)
     }
 
     /// The store's names of a delivery.

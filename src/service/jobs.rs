@@ -17,8 +17,9 @@ use super::{Asker, Service};
 use crate::limits::{JOB_REST, JOB_REST_MAX, JOB_STEP_MAX, JOBS_KEPT_MS};
 use crate::metrics::{JobDeliveryLabels, JobLabels};
 use crate::model::event::OPERATOR;
-use crate::model::id::{JobId, TenantId, TenantNo};
+use crate::model::id::{BROADCAST, JobId, TenantId, TenantNo};
 use crate::model::job::{Job, JobFailure, JobState, Task};
+use crate::model::pause::Scope;
 use crate::store::StoreError;
 use crate::store::inbox::SubmitError;
 use crate::store::op::{Done, JobStep, Op, Refusal};
@@ -106,6 +107,13 @@ impl Service {
         let job = job_from(self.submit(Op::StartJob { draft, activate }, asker).await?)?;
         tracing::info!(job = %job.id, kind = job.task.as_str(), total, "a job began");
         if job.state == JobState::Running {
+            if !matches!(job.task, Task::Purge(_)) {
+                self.dispatch.expect_well(&match (job.task.webhook(), tenant) {
+                    (Some(webhook), _) => Scope::Webhook(webhook),
+                    (None, BROADCAST) => Scope::Everything,
+                    (None, tenant) => Scope::Tenant(tenant),
+                });
+            }
             self.desk.begun.notify_one();
         } else {
             self.tell_ended(&job);

@@ -42,6 +42,7 @@ use crate::metrics::Metrics;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{Seq, WebhookNo};
+use crate::model::pause::Scope;
 use crate::model::webhook::Webhook;
 use crate::store::retention::Sweep;
 use crate::store::writer::Store;
@@ -62,6 +63,8 @@ pub trait Dispatching: Send + Sync + 'static {
     fn test(&self, webhook: Arc<Webhook>, event: Arc<Event>) -> BoxFuture<Attempt>;
     /// What the webhook's deliveries waited for is there.
     fn look_again(&self, webhook: WebhookNo);
+    /// Somebody asks for deliveries that failed: their receivers are probed at once where they are not tried otherwise.
+    fn expect_well(&self, scope: &Scope);
 }
 
 /// What a service is made of.

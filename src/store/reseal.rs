@@ -176,9 +176,10 @@ mod tests {
     use redb::ReadableDatabase as _;
 
     use super::*;
-    use crate::store::backup::tests::{Filled, parts, sealed};
+    use crate::store::backup::tests::{Filled, sealed};
     use crate::store::failing_disk::{Disk, Fault};
     use crate::store::schema::META;
+    use crate::store::tests::store_in;
 
     /// A store that was left by a crash: its log counts.
     fn crashed() -> (tempfile::TempDir, [u8; KEY_BYTES]) {
@@ -240,7 +241,7 @@ mod tests {
         assert_eq!(key_of(&old_key(folder.path())), old, "for the backups of its time");
         assert_eq!(names(folder.path()), ["webhookd.key", "webhookd.key.old"].map(str::to_owned).into());
         // And it serves: what the crash left in the log is there.
-        let parts = parts(folder.path(), &Clock::manual(1_700_000_100_000));
+        let parts = store_in(folder.path(), &Clock::manual(1_700_000_100_000), &Arc::default());
         assert_eq!(parts.shared.next_event(), 7, "four events, and the two that tell of a death");
 
         drop(parts);
@@ -308,7 +309,7 @@ mod tests {
         }
         let told = reseal(folder.path(), &Keys::Given { old: wrong, new: other }, &Entropy::seeded(1)).unwrap_err();
         assert!(told.to_string().contains("another key"), "{told}");
-        let _in_use = parts(folder.path(), &Clock::manual(1_700_000_100_000));
+        let _in_use = store_in(folder.path(), &Clock::manual(1_700_000_100_000), &Arc::default());
         let told = reseal(folder.path(), &Keys::Own, &Entropy::seeded(1)).unwrap_err();
         assert!(matches!(told, OpenError::Locked(_)), "{told}");
         let empty = tempfile::tempdir().unwrap();

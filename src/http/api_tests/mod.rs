@@ -52,6 +52,7 @@ use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{AttemptNumber, EventId, JobId, Seq, WebhookId, WebhookNo};
+use crate::model::pause::Scope;
 use crate::model::webhook::{InactiveReason, Webhook};
 use crate::service::{BoxFuture, Dispatching, Parts, Service, Settings};
 use crate::store::inbox::{Answer, Waiter};
@@ -98,6 +99,8 @@ impl Dispatching for Fake {
     }
 
     fn look_again(&self, _: WebhookNo) {}
+
+    fn expect_well(&self, _: &Scope) {}
 }
 
 /// A failed attempt with nothing following from it.

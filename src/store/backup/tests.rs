@@ -9,7 +9,6 @@ use redb::TableHandle as _;
 use super::*;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, DeadReason, Verdict};
 use crate::model::audit::{Actor, Audit};
 use crate::model::id::{AttemptNumber, JobId, KeyId, TenantId, WebhookId};
@@ -22,11 +21,11 @@ use crate::store::StoreError;
 use crate::store::engine::Engine;
 use crate::store::log::{self, Log};
 use crate::store::op::{Accept, Draft, Guard, Idempotency, Mark, Op, Outcome, Quota, WebhookPatch};
-use crate::store::open::{KEY_FILE, Place, STORE_FILE};
+use crate::store::open::{KEY_FILE, STORE_FILE};
 use crate::store::schema::EVENTS;
 use crate::store::seal::read_key_file;
+use crate::store::tests::store_in;
 use crate::store::view::Shared;
-use crate::store::writer::Parts;
 
 /// Keys and values of each table.
 type ByTable = BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>>;
@@ -40,11 +39,6 @@ pub(in crate::store) struct Filled {
     pub shared: Arc<Shared>,
     pub engine: Engine,
     clock: Clock,
-}
-
-pub(in crate::store) fn parts(folder: &Path, clock: &Clock) -> Parts {
-    let place = Place { state_dir: folder.to_owned(), key_file: None, cache_bytes: 4 << 20 };
-    Parts::open(&place, &Entropy::seeded(1), clock, &Arc::new(Metrics::default()), 86_400_000).unwrap()
 }
 
 fn webhook(n: u8) -> Op {
@@ -128,7 +122,7 @@ fn outcome(event: u64, verdict: Verdict) -> Op {
 impl Filled {
     pub fn new() -> Self {
         let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
-        let parts = parts(folder.path(), &clock);
+        let parts = store_in(folder.path(), &clock, &Arc::default());
         let mut filled = Self { folder, shared: parts.shared, engine: parts.recovered.engine, clock };
         // Everything that is derived goes to disk as it comes.
         filled.engine.set_flush_at(1);
@@ -253,7 +247,7 @@ fn what_is_accepted_while_it_is_made_is_not_in_it_and_the_rest_is() {
     assert_eq!(made.unwrap(), *copy.summary().unwrap());
     assert_eq!(files(folder.path()), [STORE_FILE], "as one that was closed: no log, no spool");
     std::fs::copy(filled.folder.path().join(KEY_FILE), folder.path().join(KEY_FILE)).unwrap();
-    let parts = parts(folder.path(), &Clock::manual(START));
+    let parts = store_in(folder.path(), &Clock::manual(START), &Arc::default());
     let again = Copy::begin(&parts.shared, folder.path(), START).unwrap();
     let (mut again, mut wanted) = (rows(&{ again }.all(&parts.shared)), before);
     let single = |rows: &mut ByTable| {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use redb::ReadableTable as _;
 
 use super::spool::webhook;
+use super::store_in;
 use crate::clock::Clock;
-use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::event::order_of;
 use crate::model::id::TenantId;
@@ -17,7 +17,6 @@ use crate::store::erase::EVENTS;
 use crate::store::inbox::{Answer, SubmitError, Waiter};
 use crate::store::log::Log;
 use crate::store::op::{Accept, Draft, Effects, Idempotency, Op};
-use crate::store::open::Place;
 use crate::store::schema::{IDEMPOTENCY, ORDERING};
 use crate::store::writer::{Downstream, Parts};
 
@@ -51,8 +50,7 @@ fn publish(key: Option<&str>, idempotency: Option<[u8; 16]>) -> Op {
 }
 
 fn open(folder: &std::path::Path, metrics: &Arc<Metrics>) -> Parts {
-    let place = Place { state_dir: folder.to_owned(), key_file: None, cache_bytes: 1 << 20 };
-    Parts::open(&place, &Entropy::seeded(3), &Clock::manual(1_700_000_000_000), metrics, 86_400_000).unwrap()
+    store_in(folder, &Clock::manual(1_700_000_000_000), metrics)
 }
 
 /// A store with webhook 1 and these events.

@@ -4,16 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::store_in;
 use crate::clock::Clock;
-use crate::entropy::Entropy;
-use crate::metrics::Metrics;
 use crate::model::attempt::{Attempt, Class, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{AttemptNumber, EventId, TenantId, WebhookId};
 use crate::model::secret::Secret;
 use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
 use crate::store::op::{Accept, Draft, Op, Outcome, Quota};
-use crate::store::open::Place;
 use crate::store::record::Entry;
 use crate::store::spool::{NAMES, Spool, Success};
 use crate::store::writer::Parts;
@@ -21,8 +19,7 @@ use crate::store::writer::Parts;
 pub(super) const NOW: u64 = 1_700_000_000_000;
 
 pub(super) fn open(folder: &Path) -> Parts {
-    let place = Place { state_dir: folder.to_owned(), key_file: None, cache_bytes: 1 << 20 };
-    Parts::open(&place, &Entropy::seeded(1), &Clock::manual(NOW), &Arc::new(Metrics::default()), 1_000).unwrap()
+    store_in(folder, &Clock::manual(NOW), &Arc::default())
 }
 
 pub(super) fn webhook(id: u8, filter: Filter) -> Op {
