@@ -15,10 +15,11 @@ use redb::{Database, Durability, Key, TableDefinition, Value, WriteTransaction};
 use super::StoreError;
 use super::age::Age;
 use super::block::{Mark, Packer};
+use super::flush::{Flush, FlushAt};
 use super::fresh::Fresh;
 use super::group::{self, Heads, Moment};
 use super::ids::Minter;
-use super::listing::{Flush, FlushAt, TailEntry};
+use super::listing::TailEntry;
 use super::log::{self, Log};
 use super::op::{Done, Effects, Op, Refusal};
 use super::ordering;
@@ -185,7 +186,7 @@ impl Engine {
         (self.db, self.wal)
     }
 
-    /// Flushes the listings whenever this many entries have gathered, instead of `listing::FLUSH_AT`.
+    /// Flushes the listings whenever this many entries have gathered, instead of `flush::FLUSH_AT`.
     pub fn set_flush_at(&mut self, entries: usize) {
         self.flush_at.entries = entries;
     }
@@ -354,7 +355,11 @@ impl Engine {
         Ok(())
     }
 
-    fn write_standings(&mut self, txn: &WriteTransaction, dirty: &BTreeSet<WebhookNo>) -> Result<(), StoreError> {
+    pub(super) fn write_standings(
+        &mut self,
+        txn: &WriteTransaction,
+        dirty: &BTreeSet<WebhookNo>,
+    ) -> Result<(), StoreError> {
         if dirty.is_empty() {
             return Ok(());
         }
@@ -411,25 +416,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Begins or goes on with bringing the listings to disk; true when the last step of a flush is in this transaction.
-    fn step_flush(&mut self, txn: &WriteTransaction) -> Result<bool, StoreError> {
-        let gathered = self.shared.tails().len();
-        if self.flush.is_none() {
-            if !self.flush_at.is_reached(gathered, self.bytes.0 + self.bytes.1) {
-                return Ok(false);
-            }
-            self.begin_flush();
-        }
-        let Some(flush) = &mut self.flush else { return Ok(false) };
-        let (last, succeeded) = flush.step(txn, Flush::rows(gathered, self.flush_at.entries))?;
-        self.write_standings(txn, &succeeded)?;
-        Ok(last)
-    }
-
-    pub(super) fn begin_flush(&mut self) {
-        self.flush = Some(Flush::plan(&self.shared.tails(), self.succeeded.iter().copied()));
     }
 
     /// Brings the readers' copies up to date; what was committed is visible before any answer leaves.

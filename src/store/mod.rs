@@ -21,6 +21,7 @@ mod erasable;
 mod erase;
 #[cfg(test)]
 pub(crate) mod failing_disk;
+pub mod flush;
 pub mod fresh;
 pub mod group;
 pub mod guard;

@@ -11,11 +11,12 @@ use super::StoreError;
 use super::age::Age;
 use super::block::Mark;
 use super::engine::{Engine, read_wal_row};
+use super::flush;
 use super::fresh::Fresh;
 use super::group::Heads;
 use super::health::Successes;
 use super::ids::Minter;
-use super::listing::{self, TailEntry, Tails};
+use super::listing::{TailEntry, Tails};
 use super::log::{self, End, Log};
 use super::lookup;
 use super::numbers::ByWebhook;
@@ -107,7 +108,7 @@ fn read_back(
         Ok(u32::from_le_bytes(bytes))
     };
     let (next_webhook, next_tenant) = (counter(meta::NEXT_WEBHOOK)?, counter(meta::NEXT_TENANT)?);
-    let flushed = listing::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
+    let flushed = flush::flushed(meta_table.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
     let registry = known.map_or_else(|| read_registry(&txn, &shared), Ok)?;
     let mut standings = read_standings(&txn)?;
     let in_line = ordering::owners(&txn.open_table(ORDERING)?)?;
@@ -146,7 +147,7 @@ fn read_back(
         next_webhook,
         next_tenant,
         flush: None,
-        flush_at: listing::FlushAt::new(listing::FLUSH_AT, logs.bytes.0 + logs.bytes.1),
+        flush_at: flush::FlushAt::new(flush::FLUSH_AT, logs.bytes.0 + logs.bytes.1),
         succeeded,
         sweeps,
         untold,

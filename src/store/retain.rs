@@ -13,6 +13,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::StoreError;
 use super::deaths::DeadLetter;
 use super::engine::{Engine, Group, put_meta};
+use super::flush;
 use super::listing::{self, Fate, FateRow, Fates, Tells};
 use super::log::{self, Log};
 use super::lookup::{self, Order};
@@ -81,8 +82,7 @@ impl Engine {
         let events = log::end(Log::Events, &txn.open_table(Log::Events.table())?)?;
         let journal = log::end(Log::Journal, &txn.open_table(Log::Journal.table())?)?;
         let mark = recover::newest_mark((events, journal));
-        let flushed =
-            listing::flushed(txn.open_table(META)?.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
+        let flushed = flush::flushed(txn.open_table(META)?.get(meta::FLUSHED)?.as_ref().map(redb::AccessGuard::value))?;
         let (wanted_events, wanted_journal) = (retain.events_to.min(mark.event), retain.journal_to.min(mark.journal));
         if wanted_events > flushed.0 || wanted_journal > flushed.1 {
             done.flushing = true;

@@ -15,6 +15,7 @@ use super::{FINDINGS_MAX, Report, Tell};
 use crate::model::event::Event;
 use crate::model::id::{BROADCAST, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookNo};
 use crate::store::StoreError;
+use crate::store::flush;
 use crate::store::listing::{self, Fate, FateRow, Fates, TailEntry};
 use crate::store::log::{self, Log};
 use crate::store::numbers::ByWebhook;
@@ -66,7 +67,7 @@ pub(super) fn check(
 ) -> Result<(), StoreError> {
     let view = shared.view()?;
     let registry = shared.registry();
-    let flushed = listing::flushed(view.txn.open_table(META)?.get(meta::FLUSHED)?.as_ref().map(|value| value.value()))?;
+    let flushed = flush::flushed(view.txn.open_table(META)?.get(meta::FLUSHED)?.as_ref().map(|value| value.value()))?;
     let next = recovered.engine.heads();
     let first = first_of(&view, Log::Journal)?;
     let (named, newest) = (Bits::new(first, next.1), Bits::new(first, next.1));
