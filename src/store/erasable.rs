@@ -97,8 +97,8 @@ fn blocks(
         let mut next = first;
         let mut look = || -> Result<bool, StoreError> {
             let mut take = false;
-            for (number, record) in (first..).zip(log::block_at(log, first, bytes)?.records()) {
-                let record = record.map_err(|_| StoreError::Damaged("a block of the log is cut short"))?;
+            for record in log::records_at(log, first, bytes)? {
+                let (number, record) = record?;
                 take |= wanted(number, record)?;
                 next = number + 1;
             }

@@ -329,14 +329,14 @@ fn rewrite(
     let mut table = group.txn().open_table(log.table())?;
     let Some(bytes) = table.get(first)? else { return Ok(()) };
     let (mut records, mut changed) = (Vec::new(), false);
-    let block = log::block_at(log, first, bytes.value())?;
-    for (number, record) in (first..).zip(block.records()) {
-        let record = record.map_err(|_| StoreError::Damaged("a block of the log is cut short"))?;
+    let mark = log::block_at(log, first, bytes.value())?.mark();
+    for record in log::records_at(log, first, bytes.value())? {
+        let (number, record) = record?;
         let other = erased(number, record)?;
         changed |= other.is_some();
         records.push(other.unwrap_or_else(|| record.to_vec()));
     }
-    let block = block::rewritten(log, first, block.mark(), &records);
+    let block = block::rewritten(log, first, mark, &records);
     drop(bytes);
     if changed {
         table.insert(first, block.as_slice())?;

@@ -387,10 +387,20 @@ pub fn records(
     log: Log,
     (first, bytes): &Taken,
 ) -> Result<impl Iterator<Item = Result<(u64, &[u8]), StoreError>>, StoreError> {
-    let first = *first;
-    let block = block_at(log, first, bytes)?;
-    let numbered = (first..).zip(block.records());
-    Ok(numbered.map(move |(number, record)| Ok((number, record.map_err(|_| damaged(log, first))?))))
+    records_at(log, *first, bytes)
+}
+
+/// The records of the block that stands under `first`, with their numbers.
+///
+/// # Errors
+/// `StoreError::DamagedAt`.
+pub fn records_at(
+    log: Log,
+    first: u64,
+    bytes: &[u8],
+) -> Result<impl Iterator<Item = Result<(u64, &[u8]), StoreError>>, StoreError> {
+    let numbered = (first..).zip(block_at(log, first, bytes)?.records());
+    Ok(numbered.map(move |(number, record)| Ok((number, record.map_err(|_| damaged(log, number))?))))
 }
 
 /// Reads the block that stands under `first`.

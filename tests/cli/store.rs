@@ -89,7 +89,7 @@ fn a_damaged_store_is_named_and_refused_by_all_commands() {
     damaged[at + 5] = b'8';
     fs::write(&path, &damaged).expect("writing it");
     let told = store("check", &folder, &[]).ends(78).out;
-    says(&told, &["events at ", "the block is not as it was written", "is damaged", "restore a backup"]);
+    says(&told, &["events at ", "the record is not as it was written", "is damaged", "restore a backup"]);
     let report = store("check", &folder, &["--json"]).ends(78).json();
     let found = report["findings"].as_array().expect("findings").iter().any(|finding| finding["table"] == "events");
     assert!(found && report["clean"] == false, "{report}");

@@ -52,10 +52,8 @@ impl Journal {
         if !self.kept.iter().any(holds) {
             let Some(found) = self.table.range(..=number)?.next_back() else { return self.saved(number) };
             let (first, bytes) = found?;
-            let block = log::block_at(Log::Journal, first.value(), bytes.value())?;
-            let cut = |_| StoreError::Damaged("a block of the journal is cut short");
-            let entries: Result<Vec<Entry>, StoreError> =
-                block.records().map(|bytes| record::read(bytes.map_err(cut)?)).collect();
+            let records = log::records_at(Log::Journal, first.value(), bytes.value())?;
+            let entries: Result<Vec<Entry>, StoreError> = records.map(|found| record::read(found?.1)).collect();
             if self.kept.len() >= BLOCKS_KEPT {
                 self.kept.pop_front();
             }

@@ -95,7 +95,7 @@ fn blocks(
             Ok(block) => {
                 let mut next = first;
                 for record in block.records() {
-                    let read = record.map_err(|_| StoreError::Damaged("it is cut short"));
+                    let read = record.map_err(|_| StoreError::Damaged("the record is not as it was written"));
                     if let Err(error) = read.and_then(|record| decode(next, record)) {
                         report.found(log.name(), next, without_place(&error));
                     }
