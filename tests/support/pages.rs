@@ -70,7 +70,7 @@ impl Block {
 
 /// What a variable in front of a command consists of: `LETTERS=1000000 cargo …`.
 fn capital(char: char) -> bool {
-    char.is_ascii_uppercase() || char.is_ascii_digit() || matches!(char, '=' | '_' | ' ')
+    char.is_ascii_uppercase() || char.is_ascii_digit() || matches!(char, '=' | '_' | ' ' | '.')
 }
 
 /// The text of a page.
