@@ -7,7 +7,7 @@ cargo bench --bench delivery -- [options]
   --publishers 1,16,64,256  connections that publish in a closed loop
   --receivers 1,10          receivers, each of which gets every event; with 0 the control is a raw append log
   --seconds 5               measured time of one run, after one second of warm-up
-  --rounds 3                runs of each kind, control and daemon in turns
+  --rounds 3                runs of each kind, control and daemon in turns, each round beginning with another
   --permits 64              requests in flight per receiver
   --bytes 600               size of an event as it is published
   --batch 1                 events in a request

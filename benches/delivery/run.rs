@@ -73,7 +73,7 @@ pub fn measure(options: &Options, publishers: usize, receivers: usize) -> Case {
     case
 }
 
-/// One run of each subject.
+/// One run of each subject; the samples in the order of the subjects.
 fn measure_round(options: &Options, round: usize, publishers: usize, receivers: usize) -> Vec<Sample> {
     let of = |subject: &Subject| {
         let sample = run(options, *subject, publishers, receivers);
@@ -86,7 +86,14 @@ fn measure_round(options: &Options, round: usize, publishers: usize, receivers: 
         );
         sample
     };
-    options.subjects.iter().map(of).collect()
+    // What runs last has it easier, by 4 to 9 %: so each round begins with another.
+    let count = options.subjects.len();
+    let mut samples = vec![Sample::default(); count];
+    for turn in 0..count {
+        let at = (turn + round - 1) % count;
+        samples[at] = of(&options.subjects[at]);
+    }
+    samples
 }
 
 /// The subject, started, and where it takes events.
