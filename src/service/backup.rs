@@ -110,7 +110,7 @@ impl Handing {
             let took = started.elapsed();
             let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
             self.within_patience(self.pieces.send(Ok(piece))).await?;
-            sleep(pace.rest(took, self.store.worked())).await;
+            sleep(pace.rest(took, Instant::now(), self.store.worked())).await;
         }
         // The last piece is out when there is room for another.
         self.within_patience(self.pieces.reserve()).await?;
@@ -134,9 +134,9 @@ struct Pace {
 
 impl Pace {
     /// How long to rest after a piece that took so long.
-    fn rest(&mut self, took: Duration, worked: Duration) -> Duration {
-        let (elapsed, work) = (self.since.elapsed(), worked.saturating_sub(self.worked));
-        *self = Self { since: Instant::now(), worked };
+    fn rest(&mut self, took: Duration, now: Instant, worked: Duration) -> Duration {
+        let (elapsed, work) = (now.saturating_duration_since(self.since), worked.saturating_sub(self.worked));
+        *self = Self { since: now, worked };
         rest_after(took, work.as_secs_f64() / elapsed.max(work).max(Duration::from_micros(1)).as_secs_f64())
     }
 }
@@ -157,10 +157,10 @@ mod tests {
         assert_eq!((rest(0.0), rest(0.5), rest(1.0)), (piece, piece * 7, piece * 13));
         assert_eq!(rest(7.0), rest(1.0), "a clock that stood still");
 
-        let mut pace = Pace { since: Instant::now(), worked: Duration::from_secs(1) };
-        let busy = pace.rest(piece, Duration::from_secs(9));
-        assert_eq!(busy, piece * 13, "it was at work for longer than this took");
-        std::thread::sleep(Duration::from_millis(2));
-        assert_eq!(pace.rest(piece, Duration::from_secs(9)), piece, "it has not been at work since");
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pace = Pace { since: start, worked: second };
+        assert_eq!(pace.rest(piece, start + second, second * 9), piece * 13, "at work for longer than this took");
+        assert_eq!(pace.rest(piece, start + second * 3, second * 10), piece * 7, "half of the time");
+        assert_eq!(pace.rest(piece, start + second * 4, second * 10), piece, "it has not been at work since");
     }
 }

@@ -13,6 +13,8 @@ const CONNECTIONS: usize = 16;
 const ASKED: usize = 100;
 /// What a machine that does other things too may add.
 const SLACK: Duration = Duration::from_millis(100);
+/// A change waits for the groups before its own, each of thousands of events here: 82 ms seen.
+const WRITE_SLACK: Duration = Duration::from_secs(1);
 
 /// How long questions take that only read, and such that wait for the store: the 95th of a hundred of each.
 fn p95(admin: &Client) -> (Duration, Duration) {
@@ -87,4 +89,5 @@ fn g_admin_answers_stay_quick_while_the_data_plane_is_jammed() {
     });
     println!("admin p95 of reads and writes: idle {idle:?}, jammed {jammed:?}");
     assert!(jammed.0 <= idle.0 * 10 + SLACK, "reads: idle {idle:?}, jammed {jammed:?}");
+    assert!(jammed.1 <= idle.1 * 10 + WRITE_SLACK, "writes: idle {idle:?}, jammed {jammed:?}");
 }
