@@ -171,6 +171,33 @@ impl Webhook {
 }
 
 #[cfg(test)]
+impl Webhook {
+    /// One that tests may change as they need it: active, with one secret.
+    pub fn sample(tenant: TenantNo, filters: Vec<Filter>) -> Self {
+        let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
+        Self {
+            no: 0,
+            id: WebhookId([7; 16]),
+            tenant,
+            since_seq: 0,
+            dialect: Dialect::Lemon,
+            url: "https://example.com/".to_owned(),
+            filters,
+            state: WebhookState::Active,
+            headers: Vec::new(),
+            secrets: vec![secret],
+            plan: None,
+            timeout_ms: None,
+            max_in_flight: None,
+            rate_limit: None,
+            description: None,
+            created_ms: 0,
+            updated_ms: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -325,31 +325,14 @@ pub(super) fn newest_mark((events, journal): (End, End)) -> Mark {
 mod tests {
     use super::*;
     use crate::model::id::{TenantId, WebhookId};
-    use crate::model::secret::Secret;
-    use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+    use crate::model::webhook::{Filter, Webhook};
     use crate::store::failing_disk::Disk;
     use crate::store::op::{Accept, Draft, Op, Quota};
 
     fn draft(tenant: u32) -> Op {
-        let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
         let draft = Webhook {
-            no: 0,
             id: WebhookId(crate::entropy::Entropy::system().bytes()),
-            tenant,
-            since_seq: 0,
-            dialect: Dialect::Lemon,
-            url: "https://example.com/".to_owned(),
-            filters: vec![Filter::All],
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: vec![secret],
-            plan: None,
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
+            ..Webhook::sample(tenant, vec![Filter::All])
         };
         Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 10, of_dialect: None } }
     }

@@ -264,30 +264,11 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::secret::Secret;
-    use crate::model::webhook::{InactiveReason, SigningSecret, WebhookState};
+    use crate::model::webhook::{InactiveReason, WebhookState};
 
     fn webhook(no: WebhookNo, tenant: TenantNo, filters: &[&str]) -> Webhook {
-        let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
-        Webhook {
-            no,
-            id: WebhookId(u128::from(no).to_be_bytes()),
-            tenant,
-            since_seq: 0,
-            dialect: Dialect::Lemon,
-            url: "https://example.com/".to_owned(),
-            filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: vec![secret],
-            plan: None,
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
-        }
+        let filters = filters.iter().map(|text| Filter::parse(text).unwrap()).collect();
+        Webhook { no, id: WebhookId(u128::from(no).to_be_bytes()), ..Webhook::sample(tenant, filters) }
     }
 
     #[test]

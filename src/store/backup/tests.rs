@@ -16,7 +16,7 @@ use crate::model::job::{Job, Letters, Task};
 use crate::model::key::{Key, Role};
 use crate::model::pause::Scope;
 use crate::model::secret::Secret;
-use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Filter, SigningSecret, Webhook};
 use crate::store::StoreError;
 use crate::store::engine::Engine;
 use crate::store::log::{self, Log};
@@ -44,23 +44,10 @@ pub(in crate::store) struct Filled {
 fn webhook(n: u8) -> Op {
     let secret = SigningSecret { secret: Secret::new(format!("{SECRET} {n}")), until: None };
     let draft = Webhook {
-        no: 0,
         id: WebhookId([n; 16]),
-        tenant: 1,
-        since_seq: 0,
-        dialect: Dialect::Lemon,
-        url: "https://example.com/".to_owned(),
-        filters: vec![Filter::All],
-        state: WebhookState::Active,
         headers: vec![("X-Own".to_owned(), Secret::new("hidden".to_owned()))],
         secrets: vec![secret],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
+        ..Webhook::sample(1, vec![Filter::All])
     };
     Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 10, of_dialect: None } }
 }

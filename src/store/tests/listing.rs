@@ -3,8 +3,7 @@
 use crate::clock::Clock;
 use crate::model::attempt::{Attempt, Verdict};
 use crate::model::id::{AttemptNumber, Seq, TenantId, WebhookId, WebhookNo};
-use crate::model::secret::Secret;
-use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Filter, Webhook};
 use crate::store::failing_disk::Disk;
 use crate::store::op::{Accept, Draft, Op, Outcome, Quota};
 use crate::store::recover::recover;
@@ -17,26 +16,8 @@ const GROUPS: usize = 96;
 const FLUSH_AT: usize = 512;
 
 fn webhook(no: WebhookNo) -> Op {
-    let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
-    let draft = Webhook {
-        no: 0,
-        id: WebhookId(u128::from(no).to_be_bytes()),
-        tenant: 1,
-        since_seq: 0,
-        dialect: Dialect::Lemon,
-        url: "https://example.com/".to_owned(),
-        filters: vec![Filter::Exact(kind(no))],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![secret],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
-    };
+    let draft =
+        Webhook { id: WebhookId(u128::from(no).to_be_bytes()), ..Webhook::sample(1, vec![Filter::Exact(kind(no))]) };
     Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 2_000, of_dialect: None } }
 }
 

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use crate::clock::{Clock, Millis};
 use crate::model::attempt::{Attempt, Class, DeadReason, Verdict};
 use crate::model::id::{AttemptNumber, EventId, Seq, TenantId, WebhookId};
-use crate::model::secret::Secret;
-use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Filter, Webhook};
 use crate::store::engine::Engine;
 use crate::store::failing_disk::Disk;
 use crate::store::listing::Tells;
@@ -41,26 +40,7 @@ fn fixture() -> Fixture {
     let (clock, disk) = (Clock::manual(20_000 * DAY_MS), Disk::default());
     let parts = disk.parts(&clock);
     let (mut engine, shared) = (parts.recovered.engine, parts.shared);
-    let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
-    let draft = Webhook {
-        no: 0,
-        id: WebhookId([7; 16]),
-        tenant: 1,
-        since_seq: 0,
-        dialect: Dialect::Lemon,
-        url: "https://example.com/".to_owned(),
-        filters: vec![Filter::All],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![secret],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
-    };
+    let draft = Webhook { id: WebhookId([7; 16]), ..Webhook::sample(1, vec![Filter::All]) };
     let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
     let quota = Quota { of_tenant: 10, of_dialect: None };
     engine.apply(&[tenant, Op::CreateWebhook { draft: Box::new(draft), quota }]).unwrap();

@@ -9,8 +9,7 @@ use crate::clock::Clock;
 use crate::model::attempt::{Attempt, Class, Verdict};
 use crate::model::event::Event;
 use crate::model::id::{AttemptNumber, EventId, TenantId, WebhookId};
-use crate::model::secret::Secret;
-use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Filter, Webhook};
 use crate::store::op::{Accept, Draft, Op, Outcome, Quota};
 use crate::store::record::Entry;
 use crate::store::spool::{NAMES, Spool, Success};
@@ -23,26 +22,7 @@ pub(super) fn open(folder: &Path) -> Parts {
 }
 
 pub(super) fn webhook(id: u8, filter: Filter) -> Op {
-    let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
-    let draft = Webhook {
-        no: 0,
-        id: WebhookId([id; 16]),
-        tenant: 1,
-        since_seq: 0,
-        dialect: Dialect::Lemon,
-        url: "https://example.com/".to_owned(),
-        filters: vec![filter],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![secret],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
-    };
+    let draft = Webhook { id: WebhookId([id; 16]), ..Webhook::sample(1, vec![filter]) };
     Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 10, of_dialect: None } }
 }
 
