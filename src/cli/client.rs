@@ -330,6 +330,10 @@ impl Client {
                     format!("{said}: either it is not there, or {URL} leads to the wrong listener; {advice}"),
                 )
             }
+            StatusCode::NOT_FOUND if path.starts_with("/v1/") => {
+                let advice = "it has gone, was mistyped, or is another tenant's (--tenant, or the tenant's own key)";
+                Failure::new(NO, format!("{said}: {advice}"))
+            }
             _ => Failure::new(NO, format!("the daemon refuses: {said}")),
         }
     }

@@ -110,7 +110,7 @@ fn an_event_is_explained_and_taken_back() {
     says(&explained(&stage, &event, "cancelled"), &[&failed]);
     let left = own(&["webhooks", "pending", &failed, "--json"]).ends(0).json();
     assert_eq!((&left[0]["event"], left[1].is_null()), (&json!(second), true));
-    says(&own(&["explain", "evt_00000000000000000000000000000000"]).ends(1).err, &["not found"]);
+    says(&own(&["explain", "evt_00000000000000000000000000000000"]).ends(1).err, &["not found: ", "--tenant"]);
     says(&of(&stage.daemon, &["explain", &event]).run().ends(1).err, &["tenant"]);
 }
 
