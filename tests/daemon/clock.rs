@@ -1,7 +1,7 @@
 //! Promise 11 on the real binary: the machine's clock jumps by up to 400 days, while the daemon works and between its lives.
 //! libfaketime tells the daemon, and nobody else, the time.
 //!
-//!     JUMPS=3000 SEED=7 cargo test --test daemon g11_a_clock -- --nocapture
+//!     JUMPS=3000 SEED=7 cargo test --release --test daemon g11_a_clock -- --nocapture
 
 use std::collections::HashMap;
 use std::path::PathBuf;
