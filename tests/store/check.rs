@@ -127,7 +127,7 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
         if found.is_none() && number < floor.min(model.needed_from(wanted.event(), wanted.webhook()).unwrap_or(floor)) {
             continue;
         }
-        if begins_anew(found.as_ref(), wanted, floor) {
+        if begins_anew(found.as_ref(), wanted, model, floor) {
             continue;
         }
         if !found.as_ref().is_some_and(|found| erase::is_blotted(found, wanted, model)) {
@@ -137,11 +137,12 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
     same(|| "behind the journal".to_owned(), &view.entry(model.heads().1).map_err(text)?, &None)
 }
 
-/// Whether an attempt begins its chain, because what came before it had been removed when it was written.
-fn begins_anew(found: Option<&Entry>, wanted: &Entry, floor: JournalSeq) -> bool {
+/// Whether an attempt begins its chain, because what came before it had been removed when it was written, or its event, with what
+/// is known to have become of it: one that was cancelled in flight is no longer needed.
+fn begins_anew(found: Option<&Entry>, wanted: &Entry, model: &Model, floor: JournalSeq) -> bool {
     let (Some(Entry::Attempt(found)), Entry::Attempt(wanted)) = (found, wanted) else { return false };
     let begun = Attempt { previous: 0, ..wanted.clone() };
-    wanted.previous < floor && *found == begun
+    (wanted.previous < floor || model.lost.contains(&wanted.event)) && *found == begun
 }
 
 fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued>, String> {
