@@ -1,8 +1,9 @@
 //! Public event ids: UUIDv7s that rise with the log and carry their sequence number, masked. Owns minting and reading them.
 //!
 //! Layout: 48 bits of milliseconds, version, a 12-bit counter within the millisecond, variant, 62 bits of
-//! `sequence XOR HMAC-SHA256(store mask, time and counter)`. So an id leads to its row without an index, tells nothing
-//! about volume, and rises even when the clock steps back: time is then held and the counter runs on into it.
+//! `sequence XOR HMAC-SHA256(store mask, time and counter)`, where four counters in a row share one hash and take a quarter of it
+//! each. So an id leads to its row without an index, tells nothing about volume, and rises even when the clock steps back: time is
+//! then held and the counter runs on into it.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -12,12 +13,23 @@ use crate::model::id::{EventId, Seq};
 
 const COUNTER_BITS: u32 = 12;
 const LOW_BITS: u64 = (1 << 62) - 1;
+/// Moments that share a hash.
+const SHARED_BY: usize = 4;
 
 /// Mints event ids in rising order.
 pub struct Minter {
     mask: Mask,
     /// Time and counter of the last id, as one number.
     last: u64,
+    /// The hash that it shares with its neighbours.
+    hash: Hash,
+}
+
+/// A hash, and which it is.
+#[derive(Clone, Copy)]
+struct Hash {
+    number: u64,
+    parts: [u64; SHARED_BY],
 }
 
 /// Reads event ids; cheap to clone.
@@ -28,13 +40,16 @@ impl Minter {
     /// Ids will rise above `newest`, the newest one in the log.
     #[must_use]
     pub fn new(mask: Mask, newest: Option<EventId>) -> Self {
-        Self { mask, last: newest.map_or(0, moment) }
+        Self { hash: mask.hash(0), mask, last: newest.map_or(0, moment) }
     }
 
     pub fn mint(&mut self, seq: Seq, now: Millis) -> EventId {
         let moment = (now << COUNTER_BITS).max(self.last + 1);
         self.last = moment;
-        let low = (seq ^ self.mask.of(moment)) & LOW_BITS;
+        if self.hash.number != moment / SHARED_BY as u64 {
+            self.hash = self.mask.hash(moment);
+        }
+        let low = (seq ^ self.hash.part(moment)) & LOW_BITS;
         let time = moment >> COUNTER_BITS;
         let counter = moment & ((1 << COUNTER_BITS) - 1);
         let high = (time << 16) | 0x7000 | counter;
@@ -57,14 +72,24 @@ impl Mask {
     pub fn seq(&self, id: EventId) -> Option<Seq> {
         let version_ok = id.0[6] >> 4 == 7 && id.0[8] >> 6 == 0b10;
         let low = u64::from_be_bytes([id.0[8], id.0[9], id.0[10], id.0[11], id.0[12], id.0[13], id.0[14], id.0[15]]);
-        version_ok.then(|| (low ^ self.of(moment(id))) & LOW_BITS)
+        let moment = moment(id);
+        version_ok.then(|| (low ^ self.hash(moment).part(moment)) & LOW_BITS)
     }
 
-    fn of(&self, moment: u64) -> u64 {
+    /// The hash that a moment has a part of.
+    fn hash(&self, moment: u64) -> Hash {
+        let number = moment / SHARED_BY as u64;
         let mut mac = self.0.clone();
-        mac.update(&moment.to_be_bytes());
-        let tag = mac.finalize().into_bytes();
-        u64::from_be_bytes([tag[0], tag[1], tag[2], tag[3], tag[4], tag[5], tag[6], tag[7]])
+        mac.update(&number.to_be_bytes());
+        let tag: [u8; 8 * SHARED_BY] = mac.finalize().into_bytes().into();
+        let part = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| tag[8 * at + byte]));
+        Hash { number, parts: std::array::from_fn(part) }
+    }
+}
+
+impl Hash {
+    fn part(&self, moment: u64) -> u64 {
+        self.parts[moment as usize % SHARED_BY]
     }
 }
 
@@ -93,6 +118,17 @@ mod tests {
         }
         let mut next = Minter::new(mask, Some(before));
         assert!(next.mint(20_000, 5) > before);
+    }
+
+    #[test]
+    fn neighbours_do_not_show_how_far_apart_they_are() {
+        let mut minter = Minter::new(Mask::new(&[3; 32]), None);
+        let low = |id: EventId| u128::from_be_bytes(id.0) as u64 & LOW_BITS;
+        let ids: Vec<(Seq, EventId)> = (1..400).map(|seq| (seq, minter.mint(seq, 1_700_000_000_000))).collect();
+        for (i, (seq, id)) in ids.iter().enumerate() {
+            let shows = |(other, next): &&(Seq, EventId)| low(*id) ^ low(*next) == seq ^ other;
+            assert_eq!(ids[i + 1..].iter().find(shows), None, "beside {seq}");
+        }
     }
 
     #[test]
