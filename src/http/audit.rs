@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::auth::Caller;
 use super::call::Call;
 use super::cursor::Listing;
+use super::hygiene;
 use super::problem::Problem;
 use super::query::Query;
 use super::reply;
@@ -59,7 +60,7 @@ impl Privacy {
 }
 
 fn text(headers: &HeaderMap, (key, name): (HeaderName, &str), required: bool) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all(key).iter();
+    let mut values = hygiene::values(headers, key);
     let value = values.next().map_or(&b""[..], http::HeaderValue::as_bytes);
     if values.next().is_some() {
         return Err(Problem::invalid(format!("{name} stands there twice")));

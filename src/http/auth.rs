@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
+use super::hygiene;
 use super::problem::Problem;
 use super::query::Query;
 use super::route::Access;
@@ -138,9 +139,9 @@ impl Caller {
 
 /// Finds out what a request shows.
 pub fn credentials(headers: &HeaderMap) -> Credentials<'_> {
-    let authorization = single(headers, &AUTHORIZATION);
-    let api_key = single(headers, &API_KEY);
-    let signature = single(headers, &SIGNATURE);
+    let authorization = single(headers, AUTHORIZATION);
+    let api_key = single(headers, API_KEY);
+    let signature = single(headers, SIGNATURE);
     match (authorization, api_key, signature) {
         (Ok(None), Ok(None), Ok(None)) => Credentials::None,
         (Ok(Some(value)), Ok(None), Ok(None)) => bearer(value).map_or(Credentials::Doubtful, Credentials::Token),
@@ -207,8 +208,8 @@ fn admit(service: &Service, key: Option<Arc<Key>>, peer: &Peer) -> Result<Caller
 }
 
 /// A header's value, once and readable.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ()> {
-    let mut values = headers.get_all(name).iter();
+fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, ()> {
+    let mut values = hygiene::values(headers, name);
     let first = values.next().map(HeaderValue::to_str).transpose().map_err(|_| ())?;
     if values.next().is_some() { Err(()) } else { Ok(first) }
 }
@@ -221,7 +222,7 @@ fn bearer(value: &str) -> Option<&str> {
 fn signed<'a>(headers: &'a HeaderMap, key: &str, signature: &str) -> Option<Signed<'a>> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(signature, &mut bytes).ok()?;
-    let timestamp = single(headers, &TIMESTAMP).ok()??;
+    let timestamp = single(headers, TIMESTAMP).ok()??;
     let digits = timestamp.bytes().all(|byte| byte.is_ascii_digit());
     let timestamp_s = timestamp.parse().ok().filter(|_| digits)?;
     Some(Signed { key: KeyId::parse(key)?, timestamp, timestamp_s, signature: bytes })

@@ -434,10 +434,10 @@ async fn perform(action: Action, call: &Call<'_>) -> Result<Reply, Problem> {
 fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     let unsupported = |message| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
     let packed = |value: &http::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().any(packed) {
+    if hygiene::values(headers, CONTENT_ENCODING).any(packed) {
         return Err(unsupported("Content-Encoding must be identity"));
     }
-    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    let mut kinds = hygiene::values(headers, CONTENT_TYPE);
     let fits = |value: &http::HeaderValue| {
         if value.as_bytes() == b"application/json" {
             return true;

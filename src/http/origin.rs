@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName, HeaderValue};
 
+use super::hygiene;
 use super::server::Peer;
 use crate::entropy::Entropy;
 use crate::limits::REQUEST_ID_MAX;
@@ -83,7 +84,7 @@ impl RequestIds {
     /// A request's id.
     #[must_use]
     pub fn of(&self, headers: &HeaderMap) -> HeaderValue {
-        let mut given = headers.get_all(REQUEST_ID).iter();
+        let mut given = hygiene::values(headers, REQUEST_ID);
         match (given.next(), given.next()) {
             (Some(id), None) if is_sane(id.as_bytes()) => id.clone(),
             _ => self.fresh(),
