@@ -39,7 +39,8 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
     out.extend_from_slice(&event.id.text());
     out.extend_from_slice(b"\",\"type\":");
     write_string(out, &event.kind);
-    write_text(out, b",\"created_at\":\"", &time::lemon(event.created_us));
+    out.extend_from_slice(b",\"created_at\":\"");
+    out.extend_from_slice(&time::lemon(event.created_us));
     out.extend_from_slice(b"\",\"context\":");
     out.extend_from_slice(event.context.as_deref().unwrap_or(b"{}"));
     write_part(out, b",\"data\":", event.data.as_ref());

@@ -2,13 +2,19 @@
 //!
 //! Publishing is the hot path: the body is read once, borrowed, and the answer is one buffer.
 
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use http::header::{HeaderName, HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::call::Call;
 use super::cursor::Listing;
+use super::hygiene;
 use super::json::{self, Member};
 use super::problem::Problem;
 use super::reply;
@@ -49,6 +55,12 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// From its first member to its last, where they stand in `body`.
+    fn place(&self, body: &[u8]) -> Option<Range<usize>> {
+        let members = [self.kind, self.tenant, self.data, self.context, self.user, self.created_at, self.ordering_key];
+        members.iter().filter_map(|member| member.place(body)).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+    }
+
     fn read(&self) -> Result<Publish<'a>, Problem> {
         Ok(Publish {
             kind: self.kind.text("type")?.ok_or_else(|| Problem::invalid("type is required"))?,
@@ -69,20 +81,98 @@ struct Batch<'a> {
     events: Member<'a>,
 }
 
-impl<'a> Batch<'a> {
-    /// The text of each event. Read in one go where there is nothing to say against it, else once more, for an error that names it.
-    fn read(body: &'a [u8]) -> Result<Vec<&'a RawValue>, Problem> {
-        #[derive(Deserialize)]
-        struct Plain<'a> {
-            #[serde(borrow)]
-            events: Vec<&'a RawValue>,
+/// An event of a batch that is read in one pass with it. A derived struct would take an array too.
+struct Item<'a>(Envelope<'a>);
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Name {
+    Type,
+    Tenant,
+    Data,
+    Context,
+    User,
+    CreatedAt,
+    OrderingKey,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<'a>(PhantomData<&'a ()>);
+
+        impl<'de: 'a, 'a> Visitor<'de> for Members<'a> {
+            type Value = Item<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item<'a>, A::Error> {
+                let mut envelope = Envelope::default();
+                while let Some(name) = map.next_key()? {
+                    let member = match name {
+                        Name::Type => &mut envelope.kind,
+                        Name::Tenant => &mut envelope.tenant,
+                        Name::Data => &mut envelope.data,
+                        Name::Context => &mut envelope.context,
+                        Name::User => &mut envelope.user,
+                        Name::CreatedAt => &mut envelope.created_at,
+                        Name::OrderingKey => &mut envelope.ordering_key,
+                        Name::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    if member.is_there() {
+                        return Err(A::Error::custom("it stands there twice"));
+                    }
+                    *member = map.next_value()?;
+                }
+                Ok(Item(envelope))
+            }
         }
-        if let Ok(Plain { events }) = json::parse(body) {
-            return Ok(events);
-        }
-        let batch: Batch<'_> = json::parse(body)?;
-        batch.events.read("events", "an array")?.ok_or_else(|| Problem::invalid("events is required"))
+
+        deserializer.deserialize_map(Members(PhantomData))
     }
+}
+
+/// The events of a batch as they were asked for, in one pass; `None` where there is something to say against one, or none can be
+/// sure that each is small enough.
+fn skim_batch(body: &[u8], event_bytes: usize) -> Option<Vec<Publish<'_>>> {
+    #[derive(Deserialize)]
+    struct Plain<'a> {
+        #[serde(borrow)]
+        events: Vec<Item<'a>>,
+    }
+    // Looked at once, and not for each member.
+    let text = std::str::from_utf8(body).ok().filter(|text| text.trim_ascii_start().starts_with('{'))?;
+    let Plain { events } = serde_json::from_str(text).ok()?;
+    // An event begins behind the last member of the one before it and ends before the first of the next.
+    let mut ends = [0; 2];
+    for Item(event) in &events {
+        let place = event.place(body)?;
+        if place.start.checked_sub(ends[0])? > event_bytes {
+            return None;
+        }
+        ends = [ends[1], place.end];
+    }
+    if events.len() > BATCH_EVENTS_MAX || body.len().checked_sub(ends[0])? > event_bytes {
+        return None;
+    }
+    events.iter().map(|Item(event)| event.read().ok()).collect()
+}
+
+/// The same by the parser, and what there is to say.
+fn parse_batch(body: &[u8], event_bytes: usize) -> Result<Vec<Publish<'_>>, Problem> {
+    let batch: Batch<'_> = json::parse(body)?;
+    let events: Option<Vec<&RawValue>> = batch.events.read("events", "an array")?;
+    let events = events.ok_or_else(|| Problem::invalid("events is required"))?;
+    if events.len() > BATCH_EVENTS_MAX {
+        return Err(Problem::invalid("events must hold 1 to 1000 events"));
+    }
+    events.into_iter().enumerate().map(|(i, raw)| item(i, raw, event_bytes)).collect()
 }
 
 /// `POST /v1/events`
@@ -101,13 +191,11 @@ pub async fn publish(call: &Call<'_>) -> Result<Reply, Problem> {
 
 /// `POST /v1/events/batch`
 pub async fn publish_batch(call: &Call<'_>) -> Result<Reply, Problem> {
-    let events = Batch::read(call.body)?;
-    if events.len() > BATCH_EVENTS_MAX {
-        return Err(Problem::invalid("events must hold 1 to 1000 events"));
-    }
     let max = call.service.settings().event_bytes;
-    let events =
-        events.into_iter().enumerate().map(|(i, raw)| item(i, raw, max)).collect::<Result<Vec<_>, Problem>>()?;
+    let events = match skim_batch(call.body, max) {
+        Some(events) => events,
+        None => parse_batch(call.body, max)?,
+    };
     let receipt = submit(call, events, true).await?;
     let mut body = Vec::with_capacity(receipt.events().iter().map(|event| event.weight() + 256).sum());
     body.extend_from_slice(b"{\"events\":[");
@@ -144,7 +232,7 @@ async fn submit(call: &Call<'_>, events: Vec<Publish<'_>>, batch: bool) -> Resul
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
-    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let mut keys = hygiene::values(headers, IDEMPOTENCY_KEY);
     let first = keys.next().map(HeaderValue::as_bytes);
     if keys.next().is_some() {
         return Err(Problem::invalid("Idempotency-Key stands there twice"));
@@ -367,3 +455,6 @@ pub async fn cancel(call: &Call<'_>) -> Result<Reply, Problem> {
 fn event_id(call: &Call<'_>) -> Result<EventId, Problem> {
     EventId::parse(call.id).ok_or_else(Problem::not_found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
@@ -63,20 +64,33 @@ fn about_member(text: &str) -> String {
 
 /// A member of a body that may be left out.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Member<'a>(Option<&'a RawValue>);
+pub struct Member<'a>(Option<&'a str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Member<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Not as an `Option`, which would take `null` for an absent member.
-        <&'a RawValue>::deserialize(deserializer).map(|raw| Self(Some(raw)))
+        <&'a RawValue>::deserialize(deserializer).map(|raw| Self(Some(raw.get())))
     }
 }
 
 impl<'a> Member<'a> {
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Where it stands in `body`, if it is there.
+    #[must_use]
+    pub fn place(self, body: &[u8]) -> Option<Range<usize>> {
+        let text = self.0?;
+        let from = text.as_ptr().addr().wrapping_sub(body.as_ptr().addr());
+        Some(from..from.wrapping_add(text.len()))
+    }
+
     /// Its text, if it is there and not `null`.
     #[must_use]
     pub fn raw(self) -> Option<&'a str> {
-        self.0.map(RawValue::get).filter(|text| *text != "null")
+        self.0.filter(|text| *text != "null")
     }
 
     /// Reads it; `null` counts as left out.
@@ -112,6 +126,11 @@ impl<'a> Member<'a> {
     /// # Errors
     /// 422 naming it.
     pub fn text(self, name: &str) -> Result<Option<Cow<'a, str>>, Problem> {
+        // Nearly always: a string that says what stands there.
+        let quoted = self.0.and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
+        if let Some(plain) = quoted.filter(|text| !text.contains('\\')) {
+            return Ok(Some(Cow::Borrowed(plain)));
+        }
         Ok(self.read::<Text<'a>>(name, "a string")?.map(|text| text.0))
     }
 

@@ -1,5 +1,6 @@
 //! Ids that can't be swapped. Public ids are UUIDv7 (they sort by time); numbers are what the store counts with.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -153,6 +154,12 @@ shown_as!(EventId, "evt_");
 shown_as!(WebhookId, "wbh_");
 shown_as!(KeyId, "key_");
 shown_as!(JobId, "job_");
+
+impl Borrow<str> for TenantId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,7 @@ use crate::clock::Millis;
 
 /// lemon's form: `2023-06-29T14:40:30.523373+00:00`, always six digits.
 #[must_use]
-pub fn lemon(us: u64) -> String {
+pub fn lemon(us: u64) -> [u8; 32] {
     let at = Offset::UTC.to_datetime(timestamp(us));
     // Digit by digit and not by a format string: this is written twice for every event.
     let mut text = *b"0000-00-00T00:00:00.000000+00:00";
@@ -17,7 +17,7 @@ pub fn lemon(us: u64) -> String {
         digits(&mut text[place..place + 2], part.unsigned_abs().into());
     }
     digits(&mut text[20..26], at.subsec_nanosecond().unsigned_abs() / 1_000);
-    String::from_utf8_lossy(&text).into_owned()
+    text
 }
 
 /// Fills a place with the last digits of a number.
@@ -69,6 +69,7 @@ mod tests {
     #[test]
     fn every_form() {
         let us = parse_rfc3339("2023-06-29T14:40:30.523373+00:00").unwrap();
+        let lemon = |us| String::from_utf8(super::lemon(us).to_vec()).unwrap();
         assert_eq!(lemon(us), "2023-06-29T14:40:30.523373+00:00");
         assert_eq!(seconds_z(us), "2023-06-29T14:40:30Z");
         assert_eq!(spaced(us), "2023-06-29 14:40:30");

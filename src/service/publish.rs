@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::error::{Error, invalid_field, shown, unknown_tenant};
 use super::{Asker, Service, Settings};
+use crate::catalogue::EventType;
 use crate::limits::{BATCH_EVENTS_MAX, IDEMPOTENCY_KEY_MAX, JSON_DEPTH_MAX, ORDERING_KEY_MAX, SLICED_FROM};
 use crate::model::event::{OPERATOR, RESERVED_PREFIX, is_event_type};
-use crate::model::id::{BROADCAST, KeyId, TenantId, TenantNo};
+use crate::model::id::{BROADCAST, KeyId, TenantNo};
 use crate::render::{depth_ok, opens};
 use crate::store::op::{Accept, Done, Draft, Idempotency, Op, Receipt};
 use crate::store::registry::Registry;
@@ -27,7 +28,7 @@ pub enum Publisher {
 }
 
 /// An event as it was asked for. `data`, `context` and `user` are the text of JSON objects.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Publish<'a> {
     pub kind: Cow<'a, str>,
     /// `*` for everybody's.
@@ -92,11 +93,13 @@ impl Service {
             let now_us = self.clock.wall_us();
             let drafts = {
                 let registry = self.store.shared().registry();
-                let draft = |(i, event)| {
-                    let draft = draft(&settings, &registry, &request, event, now_us);
-                    draft.map_err(|error| if request.batch { within(i, error) } else { error })
-                };
-                request.events.iter().enumerate().map(draft).collect::<Result<Vec<_>, _>>()?
+                let mut drafting = Drafting::new(&settings, &registry, &request, now_us);
+                let mut drafts = Vec::with_capacity(request.events.len());
+                for (i, event) in request.events.iter().enumerate() {
+                    let draft = drafting.draft(event);
+                    drafts.push(draft.map_err(|error| if request.batch { within(i, error) } else { error })?);
+                }
+                drafts
             };
             if let (Some(rate), Some(key)) = (settings.publish_rate, request.key) {
                 let taken = self.rates.take(key, rate, drafts.len(), self.clock.now_ms());
@@ -117,54 +120,97 @@ impl Service {
     }
 }
 
-fn draft(
-    settings: &Settings,
-    registry: &Registry,
-    request: &Request<'_>,
-    event: &Publish<'_>,
+/// The events of one request on their way to the store. Those of a batch are much alike: what was found out for one is not looked up
+/// for the next.
+struct Drafting<'a> {
+    settings: &'a Settings,
+    registry: &'a Registry,
+    by: Publisher,
+    body: &'a Bytes,
     now_us: u64,
-) -> Result<Draft, Error> {
-    // Whose it is comes first: a key that may not publish there learns nothing else.
-    let tenant = tenant_of(registry, request.by, event.tenant.as_deref())?;
-    let kind = event.kind.as_ref();
-    if !is_event_type(kind) {
-        return Err(invalid_field("type must be 1 to 128 of A-Z, a-z, 0-9, '_', '.' and '-'"));
-    }
-    if kind.starts_with(RESERVED_PREFIX) {
-        return Err(Error::Invalid { code: "reserved", message: "type: webhookd.* is reserved".to_owned() });
-    }
-    let known = settings.catalogue.get(kind);
-    if settings.strict && known.is_none() {
-        let message = format!("type {} is not in the catalogue", shown(kind));
-        return Err(Error::Invalid { code: "unknown_type", message });
-    }
-    if let Some(schema) = known.and_then(|known| known.schema.as_ref()) {
-        let fits = schema.check(event.data);
-        fits.map_err(|error| Error::Invalid { code: "schema_mismatch", message: error.to_string() })?;
-    }
-    if event.ordering_key.as_ref().is_some_and(|key| !(1..=ORDERING_KEY_MAX).contains(&key.len())) {
-        return Err(invalid_field("ordering_key must have 1 to 255 bytes"));
-    }
-    let part = |part: Option<&str>| part.map(|text| kept(request.body, text));
-    Ok(Draft {
-        tenant,
-        kind: kind.to_owned(),
-        channel: known.and_then(|known| known.omnia_channel.clone()),
-        created_us: event.created_us.unwrap_or(now_us),
-        ordering_key: event.ordering_key.as_deref().map(str::to_owned),
-        data: part(event.data),
-        context: part(event.context),
-        user: part(event.user),
-        test: false,
-    })
+    /// The tenant that the last event named, if it did, and who that is.
+    owner: Option<(Option<&'a str>, Owner)>,
+    /// The type of the last one.
+    kind: Option<(&'a str, Option<&'a EventType>)>,
 }
 
-/// Text of the body for as long as its event is there: a slice where it is most of a large body, else a copy. A slice keeps all of
-/// the body alive, and of a small one the whole buffer that its connection is read into.
-fn kept(body: &Bytes, text: &str) -> Bytes {
+/// Whose an event is.
+#[derive(Clone, Copy)]
+struct Owner {
+    no: TenantNo,
+    /// Nothing is delivered for it: its events are gone from memory with their answer.
+    is_alone: bool,
+}
+
+impl<'a> Drafting<'a> {
+    fn new(settings: &'a Settings, registry: &'a Registry, request: &Request<'a>, now_us: u64) -> Self {
+        Self { settings, registry, by: request.by, body: request.body, now_us, owner: None, kind: None }
+    }
+
+    fn draft(&mut self, event: &'a Publish<'_>) -> Result<Draft, Error> {
+        // Whose it is comes first: a key that may not publish there learns nothing else.
+        let owner = self.owner(event.tenant.as_deref())?;
+        let kind = event.kind.as_ref();
+        let known = self.known(kind)?;
+        if let Some(schema) = known.and_then(|known| known.schema.as_ref()) {
+            let fits = schema.check(event.data);
+            fits.map_err(|error| Error::Invalid { code: "schema_mismatch", message: error.to_string() })?;
+        }
+        if event.ordering_key.as_ref().is_some_and(|key| !(1..=ORDERING_KEY_MAX).contains(&key.len())) {
+            return Err(invalid_field("ordering_key must have 1 to 255 bytes"));
+        }
+        let part = |part: Option<&str>| part.map(|text| kept(self.body, text, owner.is_alone));
+        Ok(Draft {
+            tenant: owner.no,
+            kind: kind.to_owned(),
+            channel: known.and_then(|known| known.omnia_channel.clone()),
+            created_us: event.created_us.unwrap_or(self.now_us),
+            ordering_key: event.ordering_key.as_deref().map(str::to_owned),
+            data: part(event.data),
+            context: part(event.context),
+            user: part(event.user),
+            test: false,
+        })
+    }
+
+    fn owner(&mut self, named: Option<&'a str>) -> Result<Owner, Error> {
+        if let Some((_, owner)) = self.owner.filter(|(last, _)| *last == named) {
+            return Ok(owner);
+        }
+        let no = tenant_of(self.registry, self.by, named)?;
+        let owner = Owner { no, is_alone: no != BROADCAST && self.registry.webhooks_of(no).next().is_none() };
+        self.owner = Some((named, owner));
+        Ok(owner)
+    }
+
+    /// What the catalogue says of a type that may be published.
+    fn known(&mut self, kind: &'a str) -> Result<Option<&'a EventType>, Error> {
+        if let Some((_, known)) = self.kind.filter(|(last, _)| *last == kind) {
+            return Ok(known);
+        }
+        if !is_event_type(kind) {
+            return Err(invalid_field("type must be 1 to 128 of A-Z, a-z, 0-9, '_', '.' and '-'"));
+        }
+        if kind.starts_with(RESERVED_PREFIX) {
+            return Err(Error::Invalid { code: "reserved", message: "type: webhookd.* is reserved".to_owned() });
+        }
+        let known = self.settings.catalogue.get(kind);
+        if self.settings.strict && known.is_none() {
+            let message = format!("type {} is not in the catalogue", shown(kind));
+            return Err(Error::Invalid { code: "unknown_type", message });
+        }
+        self.kind = Some((kind, known));
+        Ok(known)
+    }
+}
+
+/// Text of the body for as long as its event is there: a slice where it is most of a large body, or where the event is gone with
+/// its answer (`is_brief`), else a copy. A slice keeps all of the body alive, and of a small one the whole buffer that its connection is
+/// read into.
+fn kept(body: &Bytes, text: &str, is_brief: bool) -> Bytes {
     let from = text.as_ptr().addr().wrapping_sub(body.as_ptr().addr());
     let is_within = body.get(from..).is_some_and(|rest| rest.len() >= text.len());
-    if is_within && body.len() >= SLICED_FROM && text.len() >= body.len() / 4 * 3 {
+    if is_within && body.len() >= SLICED_FROM && (is_brief || text.len() >= body.len() / 4 * 3) {
         body.slice(from..from + text.len())
     } else {
         Bytes::copy_from_slice(text.as_bytes())
@@ -184,8 +230,7 @@ fn tenant_of(registry: &Registry, by: Publisher, named: Option<&str>) -> Result<
             Err(Error::Invalid { code: "reserved", message: "tenant: operator is reserved".to_owned() })
         }
         (Publisher::Any, Some(named)) => {
-            let id = TenantId::parse(named).ok_or_else(unknown_tenant)?;
-            registry.tenant_by_id(&id).map(|tenant| tenant.no).ok_or_else(unknown_tenant)
+            registry.tenant_named(named).map(|tenant| tenant.no).ok_or_else(unknown_tenant)
         }
     }
 }
@@ -218,14 +263,18 @@ fn within(index: usize, error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::webhook::Webhook;
+    use crate::store::registry::Change;
 
     #[test]
     fn only_most_of_a_large_body_is_kept_as_a_slice() {
         let body = Bytes::from(format!("{}{}", "a".repeat(SLICED_FROM / 4), "b".repeat(SLICED_FROM)));
         let text = std::str::from_utf8(&body).unwrap();
         let is_slice = |body: &Bytes, text: &str| {
-            let kept = kept(body, text);
+            let kept = kept(body, text, false);
             assert_eq!(kept, text.as_bytes());
             kept.as_ptr() == text.as_ptr()
         };
@@ -233,5 +282,20 @@ mod tests {
         assert!(!is_slice(&body, &text[SLICED_FROM / 2..]), "it would keep twice its size");
         assert!(!is_slice(&body.slice(..SLICED_FROM - 1), &text[..SLICED_FROM - 1]), "it may be a read buffer's");
         assert!(!is_slice(&body, &"c".repeat(SLICED_FROM)), "it is none of the body's");
+        assert_eq!(kept(&body, &text[..9], true).as_ptr(), text.as_ptr(), "it is gone with the answer");
+    }
+
+    #[test]
+    fn only_who_has_no_webhook_is_alone() {
+        let (settings, mut registry, body) = (Settings::default(), Registry::default(), Bytes::new());
+        registry.apply(&Change::Webhook(Arc::new(Webhook::sample(7, Vec::new()))));
+        let is_alone = |by, named| {
+            let (settings, registry, body) = (&settings, &registry, &body);
+            let mut drafting = Drafting { settings, registry, by, body, now_us: 0, owner: None, kind: None };
+            drafting.owner(named).unwrap().is_alone
+        };
+        assert!(!is_alone(Publisher::Tenant(7), None));
+        assert!(is_alone(Publisher::Tenant(8), None));
+        assert!(!is_alone(Publisher::Any, Some("*")), "everybody may have one");
     }
 }

@@ -136,6 +136,12 @@ impl Registry {
         self.tenants.get(self.tenant_ids.get(id)?)
     }
 
+    /// The same by what may be an id or not.
+    #[must_use]
+    pub fn tenant_named(&self, name: &str) -> Option<&Arc<Tenant>> {
+        self.tenants.get(self.tenant_ids.get(name)?)
+    }
+
     /// All tenants, in the order of creation.
     #[must_use]
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {
@@ -208,6 +214,10 @@ impl Registry {
     /// The webhooks that get an event of this tenant, type and channel, rising.
     #[must_use]
     pub fn matching(&self, tenant: TenantNo, kind: &str, channel: Option<&str>) -> Vec<WebhookNo> {
+        let own = self.of_tenant.get(&tenant);
+        if tenant != BROADCAST && own.is_none() {
+            return Vec::new();
+        }
         let sums = [Some(kind), channel].map(|text| text.map(|text| crc32fast::hash(text.as_bytes())));
         let takes = |live: &&Live| {
             live.only.is_none_or(|only| sums.contains(&Some(only)))
@@ -220,7 +230,7 @@ impl Registry {
             matched.sort_unstable();
             matched
         } else {
-            self.of_tenant.get(&tenant).into_iter().flatten().filter(takes).map(number).collect()
+            own.into_iter().flatten().filter(takes).map(number).collect()
         }
     }
 
