@@ -15,7 +15,7 @@ const MET: u64 = 2_941;
 fn g03_every_delivery_is_in_exactly_one_state() {
     let (mut events, mut attempts) = (0, 0);
     let mut told = KINDS.map(|kind| (kind, 0));
-    let seeds = seeds(80);
+    let seeds = seeds(1_000);
     let met = (seeds.len() > 1).then_some(MET);
     each_of("g03", seeds.into_iter().chain(met), |seed| {
         let mut world = World::new(seed.wrapping_add(1_000_000), false);
