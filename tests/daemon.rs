@@ -14,6 +14,8 @@ mod bad_input;
 mod budget;
 #[path = "daemon/certificates.rs"]
 mod certificates;
+#[path = "daemon/clock.rs"]
+mod clock;
 #[path = "daemon/jam.rs"]
 mod jam;
 #[path = "daemon/life.rs"]

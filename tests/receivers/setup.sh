@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes what the tests need in the folder given, or in target/: venv/ for the receivers and clients in Python, node/ for those in
-# JavaScript; or, when it is named, openapi/ for checking the API's description, or proxies/ with nginx and Caddy where they are not
-# installed. Says nothing when all is well; does nothing when it is there already and the requirements have not changed.
+# JavaScript; or, when it is named, openapi/ for checking the API's description, proxies/ with nginx and Caddy, or faketime/ with the
+# library that lies about the time, where they are not installed. Says nothing when all is well; does nothing when it is there already and the requirements have not changed.
 #
-#   setup.sh [FOLDER [openapi|proxies]]
+#   setup.sh [FOLDER [openapi|proxies|faketime]]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here/../../target}
@@ -28,18 +28,30 @@ if [ "${2:-}" = openapi ]; then
   exit
 fi
 
-# proxy PROGRAM: from Debian's archive. Unpacked, not installed: the packages would start it, on ports 80 and 443.
-proxy() {
-  PATH=$folder/proxies/usr/bin:$folder/proxies/usr/sbin:$PATH:/usr/sbin command -v "$1" >/dev/null && return
+# unpacked PACKAGE FOLDER: from Debian's archive. Not installed: the packages of proxies would start them, on ports 80 and 443.
+unpacked() {
   local new
-  mkdir -p "$folder/proxies"
-  new=$(mktemp -d "$folder/proxies/new.XXXXXX")
+  mkdir -p "$2"
+  new=$(mktemp -d "$2/new.XXXXXX")
   # On a fresh machine apt knows of no packages yet.
   (cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2) \
     || (cd "$new" && apt-get update -qq >&2 && apt-get download -qq -o APT::Sandbox::User=root "$1" >&2)
-  dpkg-deb --extract "$new"/*.deb "$folder/proxies"
+  dpkg-deb --extract "$new"/*.deb "$2"
   rm -rf "$new"
 }
+
+# proxy PROGRAM
+proxy() {
+  PATH=$folder/proxies/usr/bin:$folder/proxies/usr/sbin:$PATH:/usr/sbin command -v "$1" >/dev/null \
+    || unpacked "$1" "$folder/proxies"
+}
+
+if [ "${2:-}" = faketime ]; then
+  compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null \
+    || compgen -G "$folder/faketime/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null \
+    || unpacked libfaketime "$folder/faketime"
+  exit
+fi
 
 if [ "${2:-}" = proxies ]; then
   proxy nginx

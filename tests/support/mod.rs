@@ -29,8 +29,8 @@ use tokio::runtime::Runtime;
 pub use client::{Answer, Client, Failed, Kept};
 pub use daemon::{Builder, Daemon};
 pub use python::{
-    Script, description_tool, listening, node_receiver, path_to_proxies, python_client, python_receiver,
-    virtual_environment,
+    Script, description_tool, library_of_false_time, listening, node_receiver, path_to_proxies, python_client,
+    python_receiver, virtual_environment,
 };
 pub use receiver::{Receiver, Reply, Request};
 pub use tls::{Authority, Certificate};

@@ -140,6 +140,16 @@ pub fn path_to_proxies() -> String {
     format!("{fetched}/bin:{fetched}/sbin:{path}:/usr/sbin")
 }
 
+/// The library that tells a program another time: what is installed, or else what was fetched.
+pub fn library_of_false_time() -> PathBuf {
+    let fetched = made("faketime").join("faketime/usr/lib");
+    let in_folder = |lib: &Path| -> Option<PathBuf> {
+        let folders = std::fs::read_dir(lib).ok()?.filter_map(Result::ok);
+        folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
+    };
+    in_folder(&fetched).or_else(|| in_folder(Path::new("/usr/lib"))).expect("libfaketime of Debian")
+}
+
 fn tools() -> PathBuf {
     made("")
 }
