@@ -75,6 +75,7 @@ pub fn each_of(name: &str, seeds: impl IntoIterator<Item = u64>, mut case: impl 
 pub fn on_two_cores<C: Copy + Sync, T: Send>(cases: &[C], run: impl Fn(C) -> T + Sync) -> Vec<T> {
     let taken = AtomicUsize::new(0);
     let work = || {
+        let _end = EndOnPanic(&taken, cases.len());
         let next = || cases.get(taken.fetch_add(1, Ordering::Relaxed));
         std::iter::from_fn(next).map(|case| run(*case)).collect::<Vec<T>>()
     };
@@ -84,6 +85,17 @@ pub fn on_two_cores<C: Copy + Sync, T: Send>(cases: &[C], run: impl Fn(C) -> T +
         all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         all
     })
+}
+
+/// When one thread fails, the other takes no more cases.
+struct EndOnPanic<'a>(&'a AtomicUsize, usize);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(self.1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A panic in it is told with its seed.
