@@ -1,5 +1,5 @@
 //! Fuzz targets (promise 20): whatever comes in, nothing panics, hangs or answers 500. Inputs are mutations of a small
-//! corpus, drawn from a seed, on the stable toolchain: a number of cases in CI, time on request.
+//! corpus, drawn from a seed, on the stable toolchain: for 20 s a target in CI, longer on request.
 //!
 //!     FUZZ_SECONDS=3600 SEED=7 cargo test --release --test fuzz url_policy -- --nocapture
 //!

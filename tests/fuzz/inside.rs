@@ -44,7 +44,7 @@ fn g20_url_policy() {
         b"https://\xe2\x91\xa0.\xe2\x91\xa0.\xe2\x91\xa0.\xe2\x91\xa0/",
     ];
     let rules = Rules::default();
-    fuzz("url policy", 60_000, corpus, |input| {
+    fuzz("url policy", corpus, |input| {
         let Ok(text) = std::str::from_utf8(input) else { return };
         let Ok(target) = Target::parse(text, &rules) else { return };
         if let Host::Ip(ip) = target.host() {
@@ -69,7 +69,7 @@ fn g20_signatures_and_secrets() {
         b"t=1700000000,v1=3523dcc0013f08dfa1855772441107330218793f399d7452bd3ff2159c6e0285",
         b"0000000000000000000000000000000000000000000000000000000000000000",
     ];
-    fuzz("signatures and secrets", 60_000, corpus, |input| {
+    fuzz("signatures and secrets", corpus, |input| {
         let text = String::from_utf8_lossy(input).into_owned();
         let _ = sign::secret_valid(&text);
         let secret = Secret::new(text.clone());
@@ -95,7 +95,7 @@ fn g20_configuration() {
         uncommented.as_bytes(),
         &shipped,
     ];
-    fuzz("configuration", 3_000, corpus, |input| {
+    fuzz("configuration", corpus, |input| {
         let Ok(text) = std::str::from_utf8(input) else { return };
         match config::load_text(Path::new("webhookd.toml"), text, std::iter::empty()) {
             Ok(loaded) => drop(loaded.check(NOW_S * 1_000)),
@@ -132,7 +132,7 @@ fn g20_stored_records() {
         out
     };
     let corpus: &[&[u8]] = &[&standing, &entry, &event, b"", &[0xff; 64]];
-    fuzz("stored records", 60_000, corpus, |input| {
+    fuzz("stored records", corpus, |input| {
         let _ = record::read::<Entry>(input);
         let _ = record::read::<Standing>(input);
         let _ = record::read_event(7, input);
@@ -190,7 +190,7 @@ fn g20_what_receivers_answer_and_retry_after() {
         Egress::build_over(Some(Arc::new(script.clone())), settings, Arc::new(StaticResolver::default()), clock)
     });
     let egress = egress.expect("a way out");
-    fuzz("what receivers answer", 6_000, corpus, |input| {
+    fuzz("what receivers answer", corpus, |input| {
         *script.0.lock().expect("bytes") = input.to_vec();
         let (pool, body) = (Pool::default(), Bytes::from_static(b"{}"));
         let exchange =

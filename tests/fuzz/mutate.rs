@@ -33,6 +33,8 @@ const TRIPS: [&[u8]; 26] = [
     b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 ];
 
+const SECONDS: u64 = 20;
+
 /// An input: a seed of the corpus, changed in a few places, spliced with another one at times.
 pub fn mutate(chance: &mut Chance, corpus: &[&[u8]]) -> Vec<u8> {
     let mut input = chance.pick(corpus).expect("a corpus").to_vec();
@@ -61,16 +63,16 @@ pub fn mutate(chance: &mut Chance, corpus: &[&[u8]]) -> Vec<u8> {
     input
 }
 
-/// Feeds `count` inputs to a target, or as many as `FUZZ_SECONDS` allow. One that panics is shown.
-pub fn fuzz(name: &str, count: u64, corpus: &[&[u8]], mut target: impl FnMut(&[u8])) {
+/// Feeds inputs to a target for as long as `FUZZ_SECONDS` say. One that panics is shown.
+pub fn fuzz(name: &str, corpus: &[&[u8]], mut target: impl FnMut(&[u8])) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let until = number("FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let until = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(SECONDS));
     let seed = number("SEED").unwrap_or(1);
     let mut chance = Chance::new(seed);
     let mut cases = 0;
     let seeds = corpus.iter().map(|seed| seed.to_vec()).collect::<Vec<_>>();
     let mut seeds = seeds.into_iter();
-    while until.map_or(cases < count, |until| Instant::now() < until) {
+    while Instant::now() < until {
         let input = seeds.next().unwrap_or_else(|| mutate(&mut chance, corpus));
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| target(&input)));
         if let Err(panic) = run {

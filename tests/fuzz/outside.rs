@@ -40,7 +40,7 @@ fn g20_bodies_of_publishing() {
     let mut kept = None;
     let client = stage.publisher.clone();
     let mut turn = 0;
-    fuzz("bodies of publishing", 1_500, corpus, |input| {
+    fuzz("bodies of publishing", corpus, |input| {
         turn += 1;
         let path = if turn % 3 == 0 { "/v1/events/batch" } else { "/v1/events" };
         let status = post(&mut kept, &client, path, input);
@@ -64,7 +64,7 @@ fn g20_bodies_of_registering() {
     let paths = ["/v1/webhooks", "/api/v1/webhooks", "/v3/webhooks", "/api/webhook/register"];
     let mut kept = None;
     let mut turn = 0;
-    fuzz("bodies of registering", 1_500, corpus, |input| {
+    fuzz("bodies of registering", corpus, |input| {
         turn += 1;
         let status = post(&mut kept, &client, paths[turn % paths.len()], input);
         assert!(matches!(status, 200 | 201 | 400 | 409 | 413 | 422), "{status}");
@@ -85,7 +85,7 @@ fn g20_raw_bytes_over_http1() {
         b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
     ];
     let address = stage.daemon.address();
-    fuzz("raw bytes over HTTP/1", 1_500, corpus, |input| {
+    fuzz("raw bytes over HTTP/1", corpus, |input| {
         let mut stream = TcpStream::connect(address).expect("a connection");
         // Long behind the header time-out, for a machine that is busy with other things.
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");

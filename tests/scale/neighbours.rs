@@ -20,6 +20,8 @@ const ROUNDS_MIN: usize = 4;
 /// On a loaded machine the calmest rounds are longer in coming.
 const ROUNDS_MAX: usize = 16;
 const BACKLOG: u64 = 1_000;
+/// Between two events: a debug binary makes some 4,000 deliveries a second or more, and a queue is not what is measured.
+const PACE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 25 } else { 10 });
 
 type Arrivals = Arc<Mutex<HashMap<String, Vec<Instant>>>>;
 
@@ -31,7 +33,7 @@ fn round(stage: &Stage, tenants: &[String], arrivals: &Arrivals, events: u64, we
         let at = Instant::now();
         let event = stage.publish(&json!({"type": "order.created", "tenant": tenant}));
         asked.push((text(&event, "id"), at));
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(PACE);
     }
     let all = || {
         let arrivals = arrivals.lock().expect("a map");
@@ -77,7 +79,7 @@ fn compare(mut alone: impl FnMut() -> Duration, mut beside: impl FnMut() -> Dura
 
 #[test]
 fn g06_bad_neighbours_are_not_felt() {
-    let webhooks = usize::try_from(from_environment("HEALTHY", 20)).expect("a number");
+    let webhooks = usize::try_from(from_environment("HEALTHY", 100)).expect("a number");
     let events = from_environment("EVENTS", 40);
     let stage = Stage::start(Daemon::builder().set("limits.webhooks_per_tenant", "1000"));
     let (arrivals, acme) = (Arrivals::default(), ["acme".to_owned()]);

@@ -1,8 +1,10 @@
 //! The count at the end, from the store itself: each delivery is in exactly one state, and it is the one that the receivers
 //! would tell.
 
+use std::collections::BTreeMap;
+
 use webhookd::model::attempt::Verdict;
-use webhookd::model::id::{Seq, WebhookNo};
+use webhookd::model::id::{JournalSeq, Seq, WebhookNo};
 use webhookd::model::webhook::{InactiveReason, WebhookState};
 use webhookd::store::StoreError;
 use webhookd::store::record::Entry;
@@ -48,11 +50,14 @@ fn has_failed(shared: &Shared, webhook: WebhookNo, seq: Seq) -> bool {
         .is_some_and(|version| matches!(version.state, WebhookState::Inactive { reason: InactiveReason::Failing, .. }))
 }
 
-/// Whether the failure that a receiver saw is on record as the newest of its delivery: a crash may have taken it.
-pub fn is_on_record(shared: &Shared, webhook: WebhookNo, seq: Seq, number: u32) -> bool {
+/// The newest attempts at an event that are on record, and their numbers: a crash may have taken what receivers saw.
+pub fn newest_attempts(shared: &Shared, seq: Seq) -> BTreeMap<WebhookNo, u32> {
     let (view, fates) = shared.view_with_fates(seq).unwrap();
-    let newest = fates.get(&webhook).and_then(|newest| view.entry(newest.number).unwrap());
-    matches!(newest, Some(Entry::Attempt(attempt)) if attempt.number.get() == number)
+    let number = |fate: JournalSeq| match view.entry(fate).unwrap() {
+        Some(Entry::Attempt(attempt)) => Some(attempt.number.get()),
+        _ => None,
+    };
+    fates.iter().filter_map(|(no, fate)| Some((*no, number(fate.number)?))).collect()
 }
 
 /// Holds what the store says of every acknowledged event against what was seen outside.

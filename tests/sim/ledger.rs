@@ -259,10 +259,13 @@ impl Book {
 
     /// What the new process goes by: failures that the crash took were never learnt of.
     pub fn adopt(&mut self, shared: Arc<Shared>) {
+        let mut known = BTreeMap::new();
         for ((label, id), last) in &mut self.last {
-            let known = self.hooks[label].no.zip(shared.seq_of(*id));
-            let learnt = |(no, seq)| crate::audit::is_on_record(&shared, no, seq, last.number);
-            if !known.is_some_and(learnt) {
+            let newest = known.entry(*id).or_insert_with(|| {
+                shared.seq_of(*id).map_or_else(BTreeMap::new, |seq| crate::audit::newest_attempts(&shared, seq))
+            });
+            let on_record = self.hooks[label].no.and_then(|no| newest.get(&no));
+            if on_record != Some(&last.number) {
                 last.not_before = 0;
             }
         }
@@ -319,11 +322,12 @@ impl Book {
         let Some(hook) = self.hooks.get_mut(&label) else { return self.breach(format!("nobody registered {label}")) };
         hook.in_flight += 1;
         let (own, host, tenant) = (hook.in_flight, hook.host, hook.tenant);
-        let sum = |of: &dyn Fn(&Hook) -> bool| -> u32 {
-            self.hooks.values().filter(|hook| of(hook)).map(|hook| hook.in_flight).sum()
-        };
-        let (of_host, of_tenant) = (sum(&|hook| hook.host == host), sum(&|hook| hook.tenant == tenant));
-        let of_all = sum(&|_| true);
+        let (mut of_host, mut of_tenant, mut of_all) = (0, 0, 0);
+        for hook in self.hooks.values().filter(|hook| hook.in_flight > 0) {
+            of_all += hook.in_flight;
+            of_host += if hook.host == host { hook.in_flight } else { 0 };
+            of_tenant += if hook.tenant == tenant { hook.in_flight } else { 0 };
+        }
         let is_over = own > self.permits || of_host > self.permits_of_host;
         if is_over || of_tenant > self.permits_of_tenant || of_all > self.permits_of_all {
             self.breach(format!(

@@ -1,4 +1,7 @@
-//! A small generator of our own (splitmix64), so that a seed means the same on every machine and with every dependency.
+//! A small generator of our own (splitmix64), so that a seed means the same on every machine and with every dependency; and
+//! how the cases of a sweep are run.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Clone, Debug)]
 pub struct Chance(u64);
@@ -64,10 +67,41 @@ pub fn each_seed(name: &str, count: u64, case: impl FnMut(u64)) {
 /// The same for these seeds.
 pub fn each_of(name: &str, seeds: impl IntoIterator<Item = u64>, mut case: impl FnMut(u64)) {
     for seed in seeds {
-        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(seed)));
-        if let Err(panic) = run {
-            eprintln!("{name} failed: replay with SEED={seed}");
-            std::panic::resume_unwind(panic);
+        told(name, seed, || case(seed));
+    }
+}
+
+/// What came of each case, in no order: for long sweeps, which would else end on one core alone.
+pub fn on_two_cores<C: Copy + Sync, T: Send>(cases: &[C], run: impl Fn(C) -> T + Sync) -> Vec<T> {
+    let taken = AtomicUsize::new(0);
+    let work = || {
+        let _end = EndOnPanic(&taken, cases.len());
+        let next = || cases.get(taken.fetch_add(1, Ordering::Relaxed));
+        std::iter::from_fn(next).map(|case| run(*case)).collect::<Vec<T>>()
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let mut all = work();
+        all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        all
+    })
+}
+
+/// When one thread fails, the other takes no more cases.
+struct EndOnPanic<'a>(&'a AtomicUsize, usize);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(self.1, Ordering::Relaxed);
         }
     }
+}
+
+/// A panic in it is told with its seed.
+pub fn told<T>(name: &str, seed: u64, case: impl FnOnce() -> T) -> T {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(case)).unwrap_or_else(|panic| {
+        eprintln!("{name} failed: replay with SEED={seed}");
+        std::panic::resume_unwind(panic)
+    })
 }

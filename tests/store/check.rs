@@ -8,7 +8,7 @@ use webhookd::model::event::Event;
 use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
 use webhookd::model::webhook::WebhookState;
 use webhookd::store::backlog::Backlog;
-use webhookd::store::listing::Tells;
+use webhookd::store::listing::{Fates, Tells};
 use webhookd::store::ordering::Place;
 use webhookd::store::page::EventQuery;
 use webhookd::store::queue::Queued;
@@ -39,8 +39,8 @@ pub fn check(shared: &Shared, model: &Model, chance: &mut Chance) -> Checked {
     journal(&view, model)?;
     webhooks(shared, &view, model)?;
     dead_letters(&view, model)?;
-    fates(&view, model)?;
-    conservation(&view, model)?;
+    let fates = fates(&view, model)?;
+    conservation(&view, model, &fates)?;
     guards(&view, model)?;
     jobs(shared, &view, model)?;
     lines(&view, model)?;
@@ -246,15 +246,18 @@ fn dead_letters(view: &View<'_>, model: &Model) -> Checked {
     Ok(())
 }
 
-fn fates(view: &View<'_>, model: &Model) -> Checked {
+fn fates(view: &View<'_>, model: &Model) -> Result<BTreeMap<Seq, Fates>, String> {
+    let mut all = BTreeMap::new();
     let mut chains: BTreeMap<Seq, BTreeMap<WebhookNo, Vec<JournalSeq>>> = BTreeMap::new();
     for (number, entry) in (1..).zip(&model.journal) {
         chains.entry(entry.event()).or_default().entry(entry.webhook()).or_default().push(number);
     }
     let floors = view.floors().map_err(text)?;
     for seq in 1..model.heads().0 {
+        let fates = view.fates(seq).map_err(text)?;
         let found: BTreeMap<WebhookNo, JournalSeq> =
-            view.fates(seq).map_err(text)?.into_iter().map(|(webhook, fate)| (webhook, fate.number)).collect();
+            fates.iter().map(|(webhook, fate)| (*webhook, fate.number)).collect();
+        all.insert(seq, fates);
         if seq < floors.0 && view.event(seq).map_err(text)?.is_none() {
             continue;
         }
@@ -278,7 +281,7 @@ fn fates(view: &View<'_>, model: &Model) -> Checked {
             }
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Who stands in line, who may go, and that in each line it is one.
@@ -305,7 +308,7 @@ fn lines(view: &View<'_>, model: &Model) -> Checked {
 }
 
 /// Each delivery is in exactly one of pending, delivered, dead, cancelled.
-fn conservation(view: &View<'_>, model: &Model) -> Checked {
+fn conservation(view: &View<'_>, model: &Model, fates: &BTreeMap<Seq, Fates>) -> Checked {
     let floor = view.floors().map_err(text)?.0;
     let mut deliveries: BTreeSet<(Seq, WebhookNo)> = BTreeSet::new();
     for (seq, fact) in (1..).zip(&model.events) {
@@ -323,7 +326,7 @@ fn conservation(view: &View<'_>, model: &Model) -> Checked {
         let fresh = model.fresh.contains(&(event, webhook));
         let rows = queued.get(&(event, webhook)).copied().unwrap_or(0);
         let dead = view.death_of(webhook, event).map_err(text)?.is_some();
-        let fate = view.fates(event).map_err(text)?.get(&webhook).copied();
+        let fate = fates[&event].get(&webhook).copied();
         let mut newest = fate.map(|fate| view.entry(fate.number)).transpose().map_err(text)?.flatten();
         // A failure from which nothing followed says nothing about the delivery.
         while let Some(Entry::Attempt(Attempt { verdict: Verdict::Single, previous: previous @ 1.., .. })) = newest {

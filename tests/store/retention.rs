@@ -94,7 +94,8 @@ impl World {
         assert!(events <= asked.0.max(1) && journal <= asked.1.max(1), "{events} {journal} of {asked:?}");
         assert!(events < heads.0 || heads.0 == 1, "no event is left");
         assert!(events >= self.model.floor, "what was removed is there again");
-        for seq in 1..events {
+        let left: Vec<Seq> = (1..events).filter(|seq| !self.model.lost.contains(seq)).collect();
+        for seq in left {
             if view.event(seq).unwrap().is_none() {
                 self.model.lost.insert(seq);
             }
