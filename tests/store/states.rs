@@ -8,8 +8,8 @@ use crate::news::KINDS;
 use crate::world::{Tally, World};
 
 const STEPS: u64 = 60;
-/// An event went although a dead letter of it was there.
-const MET: u64 = 2_941;
+/// Seeds that were met: an event went although a dead letter of it was there; one went before an attempt of it came back.
+const MET: [u64; 2] = [2_941, 7_276];
 
 /// What happened, and how much of each kind was reported.
 fn history(seed: u64) -> (Tally, [usize; KINDS.len()]) {
@@ -32,7 +32,9 @@ fn history(seed: u64) -> (Tally, [usize; KINDS.len()]) {
 #[test]
 fn g03_every_delivery_is_in_exactly_one_state() {
     let mut seeds = seeds(1_000);
-    seeds.extend((seeds.len() > 1).then_some(MET));
+    if seeds.len() > 1 {
+        seeds.extend(MET);
+    }
     let told = on_two_cores(&seeds, |seed| told("g03", seed, || history(seed)));
     let (events, attempts) =
         told.iter().fold((0, 0), |(events, attempts), (tally, _)| (events + tally.events, attempts + tally.attempts));
