@@ -198,6 +198,11 @@ pub const WAL_BYTES: u64 = 4 * 1024 * 1024;
 /// (measured: docs/PERFORMANCE.md).
 pub const LOGGED_BYTES_MAX: usize = 1024 * 1024;
 
+/// Groups that may share one transaction before it is committed, and their bytes in the write-ahead log: with so many each takes a
+/// sixteenth of what a commit costs, and who reads waits for no more than these to be committed (measured: docs/PERFORMANCE.md).
+pub const UNSEEN_GROUPS_MAX: usize = 16;
+pub const UNSEEN_BYTES_MAX: usize = 256 * 1024;
+
 /// A frame of a backup is closed once it has this many bytes.
 pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
 /// No frame of a backup is larger: the largest event there can be, with room around it.
@@ -237,4 +242,5 @@ const _: () = assert!(JOBS_RUNNING_MAX <= JOBS_KEPT_MAX && JOB_STEP_MAX <= JOB_L
 const _: () = assert!(JOB_STEP_MAX < JOB_MOVED_PER_CHECKPOINT);
 const _: () = assert!(JOB_REST < JOB_REST_MAX);
 const _: () = assert!(2 * LOGGED_BYTES_MAX as u64 <= WAL_BYTES);
+const _: () = assert!(UNSEEN_BYTES_MAX < LOGGED_BYTES_MAX);
 const _: () = assert!(BACKUP_FRAME_BYTES < BACKUP_FRAME_BYTES_MAX && BACKUP_READ_BYTES >= BACKUP_FRAME_BYTES);

@@ -20,6 +20,8 @@ mod clock;
 mod jam;
 #[path = "daemon/life.rs"]
 mod life;
+#[path = "daemon/reading.rs"]
+mod reading;
 #[path = "daemon/refusals.rs"]
 mod refusals;
 #[path = "daemon/reload.rs"]

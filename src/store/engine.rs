@@ -1,11 +1,11 @@
 //! The engine: turns a group of ops into one synced transaction and tells what follows from it. Owns the writer's state.
 //!
 //! Synchronous and single-threaded: in production a thread drives it (`writer`), in simulation a loop does. A group goes
-//! through `apply` whole: each op is decided (a refusal comes before its first write), everything is written, one commit,
+//! through `apply` whole: each op is decided (a refusal comes before its first write), everything is written and made durable,
 //! then the readers' copies are brought up to date, and only then do answers and effects leave. A group of the hot path is
-//! made durable by the write-ahead log and committed without a sync; any other group, and one that the log has no room for,
-//! is a checkpoint: a synced commit of everything so far. After an error nothing in memory is trusted any more: the engine
-//! is made again from disk (`recover`).
+//! durable by the write-ahead log, and its transaction stays open for the next one until somebody looks (`unseen`); any other
+//! group, and one that the log has no room for, is a checkpoint: a synced commit of everything so far. After an error nothing
+//! in memory is trusted any more: the engine is made again from disk (`recover`).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::age::Age;
 use super::block::{Mark, Packer};
 use super::flush::{Flush, FlushAt};
 use super::fresh::Fresh;
-use super::group::{self, Heads, Moment};
+use super::group::{self, Moment};
 use super::ids::Minter;
 use super::listing::TailEntry;
 use super::log::{self, Log};
@@ -29,6 +29,7 @@ use super::registry::{Change, Registry};
 use super::row;
 use super::schema::{self, JOBS, KEYS, META, ORDERING, PAUSES, QUEUE, STANDING, TENANTS, Visit, WEBHOOKS, meta};
 use super::standings::Standings;
+use super::unseen::Pending;
 use super::view::Shared;
 use super::wal::{Position, Wal};
 use crate::clock::{Clock, Millis};
@@ -122,8 +123,8 @@ enum How {
     Logged,
     /// By a synced commit, which takes in what the log holds.
     Synced { clean: bool },
-    /// It stands in the log already.
-    Again,
+    /// It stands in the log already, in so many bytes.
+    Again { bytes: usize },
 }
 
 impl<'txn> Group<'txn> {
@@ -180,9 +181,10 @@ impl Engine {
         (self.next_event, self.next_journal)
     }
 
-    /// Gives database and log back, so that they can be closed or read again.
+    /// Gives database and log back, so that they can be closed or read again. What only the log has is not in the database.
     #[must_use]
     pub fn into_files(self) -> (Arc<Database>, Wal) {
+        self.shared.unseen.reset();
         (self.db, self.wal)
     }
 
@@ -216,7 +218,7 @@ impl Engine {
         if heads != self.heads() {
             return Err(StoreError::Damaged("its write-ahead log does not fit it; restore a backup"));
         }
-        self.write(&ops, moment, How::Again).map(drop)
+        self.write(&ops, moment, How::Again { bytes: content.len() }).map(drop)
     }
 
     /// Takes everything that the log holds into a synced commit, with a step of what else is to be done. `clean`: nothing
@@ -229,14 +231,23 @@ impl Engine {
     }
 
     fn write(&mut self, ops: &[Op], moment: Moment, how: How) -> Result<Applied, StoreError> {
-        let txn = self.db.begin_write()?;
+        let written = self.write_group(ops, moment, how);
+        if written.is_err() {
+            self.shared.unseen.lose();
+        }
+        written
+    }
+
+    fn write_group(&mut self, ops: &[Op], moment: Moment, how: How) -> Result<Applied, StoreError> {
+        let pending = self.begin(how)?;
+        let txn = &pending.txn;
         self.fresh.point(self.next_event, self.next_journal);
         let heads = self.heads();
         let mark = Mark { aged_ms: moment.aged_ms, ..self.fresh.mark(moment.now) };
         let packer = |log, first, bytes, left| Packer::new(log, first, Mark { bytes, ..mark }, left);
         let events = packer(Log::Events, heads.0, self.bytes.0, record::bytes_of(ops));
         let journal = packer(Log::Journal, heads.1, self.bytes.1, 0);
-        let mut group = Group::new(&txn, moment, how == How::Again, events, journal);
+        let mut group = Group::new(txn, moment, matches!(how, How::Again { .. }), events, journal);
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.decide(&mut group, op)?);
@@ -247,51 +258,66 @@ impl Engine {
         self.next_event = events.next();
         self.next_journal = journal.next();
         self.bytes = (events.bytes(), journal.bytes());
-        log::append(&txn, Log::Events, events)?;
-        log::append(&txn, Log::Journal, journal)?;
-        self.write_standings(&txn, &dirty)?;
-        self.write_changes(&txn, &changes)?;
-        let flushed = self.step_flush(&txn)?;
+        log::append(txn, Log::Events, events)?;
+        log::append(txn, Log::Journal, journal)?;
+        self.write_standings(txn, &dirty)?;
+        self.write_changes(txn, &changes)?;
+        let flushed = self.step_flush(txn)?;
         if how == How::Logged {
             self.content.clear();
             group::write(&mut self.content, moment, heads, &self.registry, ops, &answers);
         }
-        self.commit(txn, how)?;
+        self.commit(pending, how)?;
         self.shared.add_successes(&successes);
         self.publish(&changes, &tenants, &entries, flushed);
         Ok(Applied { answers, effects })
     }
 
-    /// Commits, durably: by what stands in the log, or by a sync.
-    fn commit(&mut self, mut txn: WriteTransaction, how: How) -> Result<(), StoreError> {
-        let logged =
-            how == How::Logged && self.wal.has_room(self.content.len()) && self.moved < JOB_MOVED_PER_CHECKPOINT;
+    /// The transaction for a group: the one that is open, or one of its own where a synced commit is to come or is near, because
+    /// readers wait for the end of a group in an open one.
+    fn begin(&self, how: How) -> Result<Box<Pending>, StoreError> {
+        let unseen = &self.shared.unseen;
+        let mut open = unseen.take()?;
+        if (matches!(how, How::Synced { .. }) || self.wal.is_nearly_full())
+            && let Some(before) = open.take()
+        {
+            unseen.commit(before)?;
+        }
+        open.map_or_else(|| Pending::begin(&self.db).map(Box::new), Ok)
+    }
+
+    /// Makes a group durable: by what stands in the log, behind which the transaction stays open, or by a synced commit.
+    fn commit(&mut self, mut pending: Box<Pending>, how: How) -> Result<(), StoreError> {
         let here = self.wal.position();
-        let after = if logged || how == How::Again {
-            Position { next: here.next + 1, ..here }
-        } else {
-            let step = u16::from_le_bytes(self.shared.sealer.entropy().bytes());
-            let tag = here.tag.saturating_add(1 + u64::from(step));
-            Position { tag, next: 0, clean: how == How::Synced { clean: true } }
+        let appended = match how {
+            How::Again { bytes } => {
+                self.wal.pass();
+                Some(bytes)
+            }
+            How::Logged if self.wal.has_room(self.content.len()) && self.moved < JOB_MOVED_PER_CHECKPOINT => {
+                self.wal.append(&self.content).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+                Some(self.content.len())
+            }
+            How::Logged | How::Synced { .. } => None,
         };
-        put_meta(&txn, meta::WAL, &wal_row(after, self.heads()))?;
-        if after.tag != here.tag {
-            txn.set_durability(Durability::Immediate)?;
-            // Without it a crash costs seconds per gigabyte at the next start.
-            txn.set_quick_repair(true);
-            txn.commit()?;
-            self.moved = 0;
-            let wipe = std::mem::take(&mut self.wipe);
-            let begun = self.wal.begin(after.tag).and_then(|()| if wipe { self.wal.wipe() } else { Ok(()) });
-            return begun.map_err(|error| StoreError::Unavailable(error.to_string()));
+        if let Some(bytes) = appended {
+            pending.add(Position { next: here.next + 1, ..here }.to_row(self.heads()), bytes);
+            return self.shared.unseen.give(pending);
         }
-        txn.set_durability(Durability::None)?;
-        match how {
-            How::Again => self.wal.pass(),
-            _ => self.wal.append(&self.content).map_err(|error| StoreError::Unavailable(error.to_string()))?,
-        }
+        let step = u16::from_le_bytes(self.shared.sealer.entropy().bytes());
+        let tag = here.tag.saturating_add(1 + u64::from(step));
+        let after = Position { tag, next: 0, clean: how == How::Synced { clean: true } };
+        let mut txn = pending.txn;
+        put_meta(&txn, meta::WAL, &after.to_row(self.heads()))?;
+        txn.set_durability(Durability::Immediate)?;
+        // Without it a crash costs seconds per gigabyte at the next start.
+        txn.set_quick_repair(true);
         txn.commit()?;
-        Ok(())
+        self.shared.unseen.settle();
+        self.moved = 0;
+        let wipe = std::mem::take(&mut self.wipe);
+        let begun = self.wal.begin(after.tag).and_then(|()| if wipe { self.wal.wipe() } else { Ok(()) });
+        begun.map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 
     pub(super) fn decide(&mut self, group: &mut Group<'_>, op: &Op) -> Result<Result<Done, Refusal>, StoreError> {
@@ -440,24 +466,6 @@ impl Engine {
         self.shared.set_heads(self.next_event, self.next_journal, self.fresh.mark(0).event);
         self.shared.set_fresh(self.fresh.len());
     }
-}
-
-/// `meta::WAL`: where the store stands in the write-ahead log, and where its two logs end.
-pub(super) fn wal_row(position: Position, heads: Heads) -> Vec<u8> {
-    let mut row = position.to_bytes().to_vec();
-    row.extend_from_slice(&heads.0.to_le_bytes());
-    row.extend_from_slice(&heads.1.to_le_bytes());
-    row
-}
-
-/// Reads what `wal_row` wrote.
-///
-/// # Errors
-/// `StoreError::Damaged`.
-pub(super) fn read_wal_row(row: &[u8]) -> Result<(Position, Heads), StoreError> {
-    let parts = row.split_last_chunk::<8>().and_then(|(rest, journal)| Some((rest.split_last_chunk::<8>()?, journal)));
-    let ((position, event), journal) = parts.ok_or(StoreError::Damaged("where its logs end does not read"))?;
-    Ok((Position::read(position)?, (u64::from_le_bytes(*event), u64::from_le_bytes(*journal))))
 }
 
 /// Writes one of the singles.

@@ -12,7 +12,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::StoreError;
 use super::direct::StoreFile;
-use super::engine::{create_tables, put_meta, wal_row};
+use super::engine::{create_tables, put_meta};
 use super::ids::Mask;
 use super::schema::{FORMAT, META, TENANTS, meta};
 use super::seal::{self, KeyFileError, Sealer};
@@ -227,7 +227,7 @@ pub fn initialise(db: &Database, sealer: &Sealer, entropy: &Entropy) -> Result<(
         // Far from the end of all numbers: tags rise.
         let tag = u64::from(u32::from_le_bytes(entropy.bytes())) << 16;
         let position = Position { tag, next: 0, clean: true };
-        put_meta(&txn, meta::WAL, &wal_row(position, (1, 1)))?;
+        put_meta(&txn, meta::WAL, &position.to_row((1, 1)))?;
         let row = row::seal(TENANTS, &OPERATOR_NO, record::write_tenant(&news::operator()));
         txn.open_table(TENANTS)?.insert(OPERATOR_NO, row.as_slice())?;
     }

@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use super::StoreError;
 use super::age::Age;
 use super::block::Mark;
-use super::engine::{Engine, read_wal_row};
+use super::engine::Engine;
 use super::flush;
 use super::fresh::Fresh;
 use super::group::Heads;
@@ -86,7 +86,7 @@ pub fn recover(
 fn place(db: &Database) -> Result<(Position, Heads), StoreError> {
     let table = db.begin_read()?.open_table(META)?;
     let value = table.get(meta::WAL)?.ok_or(StoreError::Damaged("its place in the write-ahead log is missing"))?;
-    read_wal_row(row::open(META, &meta::WAL, value.value())?)
+    Position::read_row(row::open(META, &meta::WAL, value.value())?)
 }
 
 /// `known`: the registry as it is on disk, where it has been read before.

@@ -10,10 +10,11 @@ use redb::{Database, WriteTransaction};
 
 use super::StoreError;
 use super::backup::free_bytes;
-use super::engine::{put_meta, read_wal_row};
+use super::engine::put_meta;
 use super::nameless::{Nameless, folder_of};
 use super::open::{OpenError, VERSION, open_file, read_format, read_meta};
 use super::schema::meta;
+use super::wal::Position;
 
 /// From one format to the next.
 pub struct Step {
@@ -48,7 +49,7 @@ pub fn bring_up(
     let Some(steps) = steps.collect::<Option<Vec<&Step>>>() else {
         return Err(refused(format!("it has format {format}, which this program can't bring to format {newest}")));
     };
-    let position = read_meta(&db, path, meta::WAL)?.and_then(|bytes| read_wal_row(&bytes).ok());
+    let position = read_meta(&db, path, meta::WAL)?.and_then(|bytes| Position::read_row(&bytes).ok());
     if !position.is_some_and(|(position, _)| position.clean) {
         return Err(refused(format!(
             "it has format {format} and was not closed; start and stop it once more with the program that made it"
@@ -100,10 +101,8 @@ fn rewrite(db: &Database, newest: u64, steps: &[&Step]) -> Result<(), StoreError
 mod tests {
     use super::*;
     use crate::entropy::Entropy;
-    use crate::store::engine::wal_row;
     use crate::store::open::{self, Place};
     use crate::store::schema::FORMAT;
-    use crate::store::wal::Position;
 
     fn place() -> (tempfile::TempDir, Place) {
         let folder = tempfile::tempdir().unwrap();
@@ -169,7 +168,7 @@ mod tests {
         assert!(told.contains("can't bring to format"), "{told}");
         let db = open();
         let dirty = Position { tag: 7, next: 0, clean: false };
-        set(&db, meta::WAL, &wal_row(dirty, (1, 1)));
+        set(&db, meta::WAL, &dirty.to_row((1, 1)));
         let told = bring_up(db, &path, 1 << 20, NEXT, &[Step { from: FORMAT, apply: mark }]).err().unwrap();
         assert!(told.to_string().contains("was not closed"), "{told}");
         assert_eq!(std::fs::read_dir(&place.state_dir).unwrap().count(), 2, "store and key, no copy");

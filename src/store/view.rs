@@ -25,6 +25,7 @@ use super::registry::Registry;
 use super::row;
 use super::schema::{FATES, FATES_PER_ROW, META, ORDERING, QUEUE, STANDING, WEBHOOKS, meta};
 use super::seal::Sealer;
+use super::unseen::Unseen;
 use crate::clock::Millis;
 use crate::model::attempt::Attempt;
 use crate::model::event::{Event, OrderKey};
@@ -33,6 +34,8 @@ use crate::model::webhook::Webhook;
 
 /// What the writer and its readers have in common.
 pub struct Shared {
+    /// Before the database, which it would keep from being closed.
+    pub(super) unseen: Unseen,
     db: RwLock<Option<Arc<Database>>>,
     tails: RwLock<Tails>,
     registry: RwLock<Registry>,
@@ -54,6 +57,7 @@ impl Shared {
     #[must_use]
     pub fn new(sealer: Sealer, mask: Mask) -> Self {
         Self {
+            unseen: Unseen::default(),
             db: RwLock::default(),
             tails: RwLock::default(),
             registry: RwLock::default(),
@@ -71,7 +75,9 @@ impl Shared {
     }
 
     pub(super) fn set_db(&self, db: Option<Arc<Database>>) {
-        *self.db.write().unwrap_or_else(PoisonError::into_inner) = db;
+        let old = std::mem::replace(&mut *self.db.write().unwrap_or_else(PoisonError::into_inner), db);
+        self.unseen.reset();
+        drop(old);
     }
 
     pub(super) fn tails(&self) -> RwLockReadGuard<'_, Tails> {
@@ -82,7 +88,7 @@ impl Shared {
         self.tails.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tenants, webhooks and keys as committed.
+    /// Tenants, webhooks and keys as they were answered.
     pub fn registry(&self) -> RwLockReadGuard<'_, Registry> {
         self.registry.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,15 +168,16 @@ impl Shared {
         *self.age.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A snapshot of what is committed now.
+    /// A snapshot of all that was answered until now: what a group has left open is committed for it.
     ///
     /// # Errors
     /// `StoreError::Unavailable` while the store is being opened again.
     pub fn view(&self) -> Result<View<'_>, StoreError> {
+        self.unseen.show()?;
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner).clone();
         let db = db.ok_or_else(|| StoreError::Unavailable("it is being opened again".to_owned()))?;
         let txn = db.begin_read()?;
-        Ok(View { txn, db, shared: self })
+        Ok(View { txn, _db: db, shared: self })
     }
 
     /// What keeps the low ends of the logs where they are.
@@ -199,7 +206,7 @@ impl Shared {
     /// # Errors
     /// When the store fails.
     pub fn view_with_fates(&self, event: Seq) -> Result<(View<'_>, Fates), StoreError> {
-        // The tail first: what it names is committed and so in the snapshot, and what leaves it later is so too.
+        // The tail first: what it names is in a snapshot that is taken after it, and what leaves it later is so too.
         let tail = self.tails().fates_of(event);
         let view = self.view()?;
         let fates = view.fates_beside(event, tail)?;
@@ -210,7 +217,8 @@ impl Shared {
 /// A snapshot.
 pub struct View<'a> {
     pub(super) txn: ReadTransaction,
-    db: Arc<Database>,
+    /// Who closes the database waits for this.
+    _db: Arc<Database>,
     pub(super) shared: &'a Shared,
 }
 
@@ -308,8 +316,7 @@ impl View<'_> {
     pub fn fates(&self, event: Seq) -> Result<Fates, StoreError> {
         // The tail is read before the row, and the row from a snapshot taken after that: what left the tail stands there.
         let tail = self.shared.tails().fates_of(event);
-        let db = self.db.clone();
-        View { txn: db.begin_read()?, db, shared: self.shared }.fates_beside(event, tail)
+        self.shared.view()?.fates_beside(event, tail)
     }
 
     pub(super) fn fates_beside(&self, event: Seq, tail: Fates) -> Result<Fates, StoreError> {

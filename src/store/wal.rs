@@ -2,9 +2,9 @@
 //! store, and the rule of what counts as a record in it.
 //!
 //! A synced commit of the store costs two syncs and every page that it touched; an append here costs one sync of a file
-//! whose blocks are allocated already. So a group is appended here, committed to the store without a sync, and answered;
-//! now and then a synced commit (a checkpoint) takes in all of it and the log begins anew from its start. After a crash the
-//! store is as its last checkpoint left it, and start-up applies what stands here on top.
+//! whose blocks are allocated already. So a group is appended here and answered, and committed to the store without a sync when
+//! somebody looks; now and then a synced commit (a checkpoint) takes in all of it and the log begins anew from its start. After a
+//! crash the store is as its last checkpoint left it, and start-up applies what stands here on top.
 //!
 //! Each stretch between two checkpoints has a tag, which the checkpoint writes into the store: so nothing that an older
 //! stretch left behind, or a log that belongs to another store, is ever taken for this one's. Tags rise, by steps of chance, and
@@ -25,6 +25,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use super::StoreError;
+use super::group::Heads;
 
 const OLDER: &str = "it is older than its write-ahead log webhookd.wal: its newest state was lost; restore a backup";
 
@@ -42,6 +43,9 @@ const FRONT_BYTES: usize = 2 * PLACE_BYTES;
 const SETTLED: u64 = u64::MAX;
 /// What the length is filled up with at a time.
 const FILL_BYTES: usize = 64 * 1024;
+
+/// The part of it, as a divisor, that is left when it is nearly full.
+const NEARLY: u64 = 16;
 
 /// A file that holds a log: the real one, or a test's.
 pub type LogFile = Box<dyn StorageBackend>;
@@ -75,6 +79,26 @@ impl Position {
         let bytes: &[u8; Self::BYTES] =
             bytes.try_into().map_err(|_| StoreError::Damaged("its place in the write-ahead log does not read"))?;
         Ok(Self { tag: word(bytes, 0), next: word(bytes, 8), clean: bytes[16] == 1 })
+    }
+
+    /// `meta::WAL`: where the store stands in the log, and where its own two logs end.
+    #[must_use]
+    pub fn to_row(self, heads: Heads) -> Vec<u8> {
+        let mut row = self.to_bytes().to_vec();
+        row.extend_from_slice(&heads.0.to_le_bytes());
+        row.extend_from_slice(&heads.1.to_le_bytes());
+        row
+    }
+
+    /// Reads what `to_row` made.
+    ///
+    /// # Errors
+    /// `StoreError::Damaged`.
+    pub fn read_row(row: &[u8]) -> Result<(Self, Heads), StoreError> {
+        let parts =
+            row.split_last_chunk::<8>().and_then(|(rest, journal)| Some((rest.split_last_chunk::<8>()?, journal)));
+        let ((position, event), journal) = parts.ok_or(StoreError::Damaged("where its logs end does not read"))?;
+        Ok((Self::read(position)?, (u64::from_le_bytes(*event), u64::from_le_bytes(*journal))))
     }
 }
 
@@ -278,6 +302,12 @@ impl Wal {
     #[must_use]
     pub fn has_room(&self, content_bytes: usize) -> bool {
         self.offset + (HEADER_BYTES + content_bytes) as u64 <= self.capacity
+    }
+
+    /// Whether so little is left of it that the next checkpoint is near.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.capacity.saturating_sub(self.offset) < self.capacity / NEARLY
     }
 
     /// Appends a record and syncs it.

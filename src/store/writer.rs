@@ -122,7 +122,7 @@ impl Parts {
 }
 
 impl Store {
-    /// What is committed, for reading.
+    /// What was answered, for reading.
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared

@@ -17,6 +17,7 @@ use webhookd::store::StoreError;
 use webhookd::store::inbox::{Answer, SubmitError, Waiter};
 use webhookd::store::op::{Done, Effects, Op};
 use webhookd::store::open::{self, OpenError};
+use webhookd::store::page::EventQuery;
 use webhookd::store::record::Entry;
 use webhookd::store::recover::recover;
 use webhookd::store::writer::{Downstream, Parts, Store};
@@ -156,6 +157,42 @@ impl Running {
 
 fn fault(calls: &'static [Call], trouble: Trouble, nth: u64, lasting: bool) -> Option<Fault> {
     Some(Fault { calls, nth, trouble, lasting })
+}
+
+#[test]
+fn what_was_answered_is_seen_by_whoever_looks_then() {
+    const PUBLISHERS: usize = 4;
+    const EVENTS: u64 = 250;
+    let running = Running::start();
+    let (sender, ended) = std::sync::mpsc::channel();
+    for publisher in 0..PUBLISHERS {
+        let (store, sender) = (running.store.clone(), sender.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for number in 0..EVENTS {
+                let body = format!("{{\"of\":{publisher},\"number\":{number}}}");
+                let draft = drafts::draft(1, "ping", Bytes::from(body.clone()));
+                let accept = Op::Accept(drafts::accept(vec![draft], None));
+                let Ok(Done::Accepted(receipt)) = runtime.block_on(store.submit(accept, None)) else { return };
+                let seq = receipt.events()[0].seq;
+                let found = store.shared().view().unwrap().event(seq).unwrap();
+                if found.and_then(|event| event.data).as_deref() != Some(body.as_bytes()) {
+                    return;
+                }
+                let query = EventQuery { tenant: 1, limit: 100, ..EventQuery::default() };
+                if store.shared().events_page(&query).unwrap().items.iter().all(|event| event.seq != seq) {
+                    return;
+                }
+            }
+            let _ = sender.send(publisher);
+        });
+    }
+    drop(sender);
+    for _ in 0..PUBLISHERS {
+        let whole = ended.recv_timeout(Duration::from_secs(60));
+        whole.expect("somebody does not see what was answered, or waits for ever");
+    }
+    assert_eq!(running.finish().1.len() as u64, PUBLISHERS as u64 * EVENTS);
 }
 
 #[test]

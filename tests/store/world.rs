@@ -297,7 +297,9 @@ impl World {
             Ok(applied) => {
                 self.model = after;
                 self.learn(&applied, &expected);
-                self.learn_floor();
+                if ops.iter().any(|op| matches!(op, Op::Retain(_))) {
+                    self.learn_floor();
+                }
                 if ops.iter().any(|op| matches!(op, Op::EraseStep(_))) {
                     self.see_erased();
                 }

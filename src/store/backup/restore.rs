@@ -15,7 +15,7 @@ use super::format::{Bad, Head, Part, Reader, Rows, Summary};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::limits::{RESTORE_COMMIT_BYTES, WAL_BYTES};
-use crate::store::engine::{create_tables, put_meta, wal_row};
+use crate::store::engine::{create_tables, put_meta};
 use crate::store::log::{Log, Run};
 use crate::store::nameless::{Nameless, folder_of};
 use crate::store::open::{self, OpenError, STORE_FILE};
@@ -218,7 +218,7 @@ impl<'db> Filling<'db> {
         // As in a new store: tags rise.
         let tag = u64::from(u32::from_le_bytes(entropy.bytes())) << 16;
         let ends = (head.next_event, head.next_journal);
-        put_meta(&txn, meta::WAL, &wal_row(Position { tag, next: 0, clean: true }, ends))?;
+        put_meta(&txn, meta::WAL, &Position { tag, next: 0, clean: true }.to_row(ends))?;
         put_meta(&txn, meta::LAST_BACKUP, &head.made_ms.to_le_bytes())?;
         txn.set_durability(Durability::Immediate)?;
         txn.set_quick_repair(true);

@@ -130,6 +130,7 @@ impl Filled {
         filled.apply([outcome(2, Verdict::RetryAt(START + 60_000))]);
         filled.apply([outcome(3, Verdict::Delivered)]);
         // As if retention had kept something of a block that it has removed.
+        filled.shared.unseen.show().unwrap();
         let txn = filled.engine.db.begin_write().unwrap();
         for log in [Log::Events, Log::Journal] {
             txn.open_table(log.kept()).unwrap().insert(0, log::to_keep(log, 0, START, b"kept").as_slice()).unwrap();

@@ -1,5 +1,5 @@
 //! Tests that need the store's insides: pages over list and tail, the watermark, lines, the queue's counts, how groups are closed,
-//! what stands or falls with an op.
+//! what stands or falls with an op, what groups leave open.
 
 mod damage;
 mod fresh;
@@ -11,6 +11,7 @@ mod page;
 mod queue;
 mod retention;
 mod spool;
+mod unseen;
 
 use std::path::Path;
 use std::sync::Arc;
