@@ -94,6 +94,7 @@ impl Engine {
         let mut matched =
             if draft.test { Vec::new() } else { self.registry.matching(draft.tenant, &draft.kind, channel) };
         matched.retain(|webhook| Some(*webhook) != about);
+        let [data, context, user] = draft.parts(!matched.is_empty());
         let seq = group.events.next();
         let event = Arc::new(Event {
             seq,
@@ -104,9 +105,9 @@ impl Engine {
             accepted_ms: group.now,
             created_us: draft.created_us,
             ordering_key: draft.ordering_key.clone(),
-            data: draft.data.clone(),
-            context: draft.context.clone(),
-            user: draft.user.clone(),
+            data,
+            context,
+            user,
             matched,
             test: draft.test,
         });

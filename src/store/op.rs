@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::deaths::DeadLetter;
 use super::room::Room;
 use crate::clock::Millis;
+use crate::limits::SLICED_FROM;
 use crate::model::attempt::{Attempt, DeadReason};
 use crate::model::audit::Audit;
 use crate::model::event::{Event, OrderKey};
@@ -238,6 +239,16 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// Data, context and user as their event holds them. Where deliveries wait for it, small ones are by themselves: slices would keep
+    /// the whole batch that they came with.
+    pub(super) fn parts(&self, is_awaited: bool) -> [Option<Bytes>; 3] {
+        let held = |text: &Bytes| {
+            let has_to_go = is_awaited && text.len() < SLICED_FROM / 2 && !text.is_unique();
+            if has_to_go { Bytes::copy_from_slice(text) } else { text.clone() }
+        };
+        [&self.data, &self.context, &self.user].map(|part| part.as_ref().map(held))
+    }
+
     /// Bytes of what is published.
     fn bytes(&self) -> usize {
         let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
@@ -428,5 +439,26 @@ impl Effects {
             && self.expired.is_empty()
             && self.changed.is_empty()
             && self.pauses.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_awaited_holds_no_batch() {
+        let body = Bytes::from(vec![b'x'; 4 * SLICED_FROM]);
+        let own = Draft { data: Some(Bytes::copy_from_slice(b"own")), ..Draft::default() };
+        let lent = Draft { user: Some(body.slice(7..9)), data: Some(body.slice(..SLICED_FROM)), ..Draft::default() };
+        let is_same = |draft: &Draft, is_awaited| {
+            let [data, context, user] = draft.parts(is_awaited);
+            assert_eq!((&data, &context, &user), (&draft.data, &draft.context, &draft.user));
+            let at = |part: &Option<Bytes>| part.as_ref().map(|text| text.as_ptr());
+            [at(&data) == at(&draft.data), at(&user) == at(&draft.user)]
+        };
+        assert_eq!(is_same(&own, true), [true, true]);
+        assert_eq!(is_same(&lent, false), [true, true]);
+        assert_eq!(is_same(&lent, true), [true, false], "most of a large body is its own");
     }
 }
