@@ -197,8 +197,7 @@ pub fn by_signature(
 }
 
 fn admit(service: &Service, key: Option<Arc<Key>>, peer: &Peer) -> Result<Caller, Problem> {
-    let now = service.clock().wall_ms();
-    let key = key.filter(|key| key.expires_ms.is_none_or(|expires| now < expires));
+    let key = key.filter(|key| key.expires_ms.is_none_or(|expires| service.clock().wall_ms() < expires));
     let key = key.ok_or_else(Problem::unauthorized)?;
     let here = |peer: &Peer| peer.addr.is_some_and(|addr| key.cidrs.iter().any(|net| net.contains(&addr.ip())));
     if !key.cidrs.is_empty() && !here(peer) {
