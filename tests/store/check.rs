@@ -137,12 +137,13 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
     same(|| "behind the journal".to_owned(), &view.entry(model.heads().1).map_err(text)?, &None)
 }
 
-/// Whether an attempt begins its chain, because what came before it had been removed when it was written, or its event, with what
-/// is known to have become of it: one that was cancelled in flight is no longer needed.
+/// Whether an attempt begins its chain, or a second end of it behind what it had begun with, because what came before it had been removed
+/// when it was written, or its event, with what is known to have become of it: one that was cancelled in flight is no longer needed.
 fn begins_anew(found: Option<&Entry>, wanted: &Entry, model: &Model, floor: JournalSeq) -> bool {
     let (Some(Entry::Attempt(found)), Entry::Attempt(wanted)) = (found, wanted) else { return false };
-    let begun = Attempt { previous: 0, ..wanted.clone() };
-    (wanted.previous < floor || model.lost.contains(&wanted.event)) && *found == begun
+    let begun = Attempt { previous: found.previous, ..wanted.clone() };
+    let leads_back = found.previous == 0 || (found.previous < wanted.previous && model.lost.contains(&wanted.event));
+    (wanted.previous < floor || model.lost.contains(&wanted.event)) && leads_back && *found == begun
 }
 
 fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued>, String> {

@@ -8,8 +8,9 @@ use crate::news::KINDS;
 use crate::world::{Tally, World};
 
 const STEPS: u64 = 60;
-/// Seeds that were met: an event went although a dead letter of it was there; one went before an attempt of it came back.
-const MET: [u64; 2] = [2_941, 7_276];
+/// Seeds that were met: an event went although a dead letter of it was there; one went before an attempt of it came back, the
+/// first and the second.
+const MET: [u64; 3] = [2_941, 7_276, 10_366];
 
 /// What happened, and how much of each kind was reported.
 fn history(seed: u64) -> (Tally, [usize; KINDS.len()]) {
