@@ -8,6 +8,7 @@
 //! here; while the writer is at a group in it, they wait for the end of that group, at which the writer commits it for all of them.
 //! What is committed stands in the log, synced. The writer asks for no snapshot while it has the transaction.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, Durability, WriteTransaction};
@@ -135,12 +136,12 @@ impl Unseen {
 
     /// For the writer: what it had taken is lost with its group, and no snapshot shows it before the store is opened again.
     pub fn lose(&self) {
-        self.turn(State::Lost(None), 0);
+        let_go(self.turn(State::Lost(None), 0));
     }
 
     /// The store is another one, or none: what waits for the old one is in its log. No wait outlives it.
     pub fn reset(&self) {
-        drop(self.turn(State::Nowhere, 0));
+        let_go(self.turn(State::Nowhere, 0));
     }
 
     /// From here on a snapshot shows all that has been answered.
@@ -196,6 +197,18 @@ impl Unseen {
     fn lock(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// Gives up what was open. redb looks at its pages for that, and may panic on one that is damaged: who lets go of a store has no use for
+/// that, and a second panic, of the database that is closed in its wake, would end the process.
+fn let_go(state: State) {
+    drop(catch_unwind(AssertUnwindSafe(|| drop(state))));
 }
 
 fn lost() -> StoreError {
