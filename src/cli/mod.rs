@@ -12,6 +12,7 @@ mod client;
 mod doctor;
 mod inspect;
 mod jobs;
+mod last_words;
 mod listen;
 mod owner;
 mod pages;

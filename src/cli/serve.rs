@@ -6,14 +6,14 @@ use clap::Args;
 use tokio::sync::mpsc::Receiver;
 
 use super::check::{judged, refused};
-use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, SYSTEM, TRY_AGAIN};
+use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, SYSTEM, TRY_AGAIN, last_words};
 use crate::config::Loaded;
 use crate::daemon::{self, Running, StartError};
 use crate::http::certificates::Watched;
 use crate::http::control::{Ask, Control};
 use crate::limits::{CERTIFICATE_LOOK_EVERY, START_EXTENDED_MAX};
 use crate::pulse::Pulse;
-use crate::store::open::OpenError;
+use crate::store::open::{OpenError, STORE_FILE};
 use crate::store::seal::KeyFileError;
 use crate::{dev, logs, reload, systemd};
 
@@ -47,6 +47,7 @@ impl Serve {
         let (control, asked) = Control::channel();
         let certificates = Watched::of(loaded.config.server.tls.pair());
         let starting = systemd::Starting::begin(START_EXTENDED_MAX);
+        last_words::prepare(loaded.config.state_dir.join(STORE_FILE), REFUSED, last_words::is_redbs);
         let started = handed.map_err(StartError::from).and_then(|handed| {
             let bound = daemon::build(&loaded)?.bind(handed)?;
             announce(&bound);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::check::refused;
 use super::serve::store_code;
-use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, owner, print};
+use super::{CANT_CREATE, ConfigFile, Failure, REFUSED, last_words, owner, print};
 use crate::clock::{Clock, Millis};
 use crate::entropy::Entropy;
 use crate::store::check::{self, Finding, Report};
@@ -76,7 +76,9 @@ impl Files {
         }
         let key_file = self.key_file.clone().or(config.secrets.key_file);
         let cache_bytes = usize::try_from(config.store.cache).unwrap_or(usize::MAX);
-        Ok(Place { state_dir: config.state_dir, key_file, cache_bytes })
+        let place = Place { state_dir: config.state_dir, key_file, cache_bytes };
+        last_words::prepare(place.store_file(), REFUSED, last_words::is_redbs);
+        Ok(place)
     }
 }
 

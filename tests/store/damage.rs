@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use webhookd::store::schema::{FORMAT, META, meta};
 use webhookd::store::seal::KeyFileError;
 use webhookd::store::writer::Parts;
 
-use crate::chance::{Chance, each_seed};
+use crate::chance::{Chance, each_seed, seeds};
 use crate::check::check;
 use crate::disk::Disk;
 use crate::drafts;
@@ -78,6 +79,10 @@ pub(crate) fn panicking<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let (seen, before) = (place.clone(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {
         let mut place = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A destructor of redb panics in the wake of its panic: the daemon ends, and says why (`cli::last_words`).
+        if is_redbs(&place) && info.payload_as_str() == Some("panic in a destructor during cleanup") {
+            std::process::exit(ENDED);
+        }
         if place.is_empty() {
             *place = info.location().map_or_else(|| "nowhere".to_owned(), |location| location.to_string());
         }
@@ -129,10 +134,49 @@ fn is_called_clean(world: &World, disk: &Disk) -> Result<bool, String> {
 
 /// Damages of one world.
 const OF_ONE_WORLD: u64 = 10;
+/// The number of the damage that a process begins with.
+const FROM: &str = "DAMAGE_FROM";
+/// The exit code of a process that redb has ended.
+const ENDED: i32 = 78;
 
-/// Damages stores of many worlds, closed and killed, and looks what comes of it.
-fn damage_many(name: &str, count: u64, damage: impl Fn(&mut Chance, &mut [Vec<u8>; 2])) -> BTreeMap<Came, u64> {
-    let mut counts = BTreeMap::new();
+/// Damages stores of many worlds, closed and killed, and looks what comes of it. In a process of its own: some end it, and the next
+/// one goes on behind such a damage.
+fn damage_many<D: Fn(&mut Chance, &mut [Vec<u8>; 2])>(name: &str, count: u64, damage: D) -> BTreeMap<Came, u64> {
+    if let Ok(from) = std::env::var(FROM) {
+        damage_from(from.parse().unwrap(), name, count, damage);
+        std::process::exit(0);
+    }
+    // The test is the one that the closure stands in.
+    let test = std::any::type_name::<D>().trim_start_matches("store::").trim_end_matches("::{{closure}}");
+    let (mut counts, mut done, mut ended) = (BTreeMap::new(), 0, 0);
+    loop {
+        let mut process = Command::new(std::env::current_exe().unwrap());
+        process.args(["--exact", test, "--nocapture"]).env(FROM, format!("{done}"));
+        let output = process.output().unwrap();
+        let [told, why] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        for came in [Came::Refused, Came::Told, Came::Whole] {
+            let number = told.lines().filter(|line| *line == format!("damage: {came:?}")).count() as u64;
+            if number > 0 {
+                *counts.entry(came).or_insert(0) += number;
+                done += number;
+            }
+        }
+        match output.status.code() {
+            Some(0) => break,
+            Some(ENDED) => {
+                *counts.entry(Came::Refused).or_insert(0) += 1;
+                (done, ended) = (done + 1, ended + 1);
+            }
+            _ => panic!("{test}, damage {done} ({}): {told}{why}", output.status),
+        }
+    }
+    println!("{name}: {counts:?}; {ended} of those refused ended the process");
+    assert_eq!(done, seeds(count.div_ceil(OF_ONE_WORLD)).len() as u64 * OF_ONE_WORLD, "damages");
+    counts
+}
+
+fn damage_from(from: u64, name: &str, count: u64, damage: impl Fn(&mut Chance, &mut [Vec<u8>; 2])) {
+    let mut done = 0;
     each_seed(name, count.div_ceil(OF_ONE_WORLD), |seed| {
         let mut world = World::new(seed.wrapping_add(5_000_000), false);
         for _ in 0..40 {
@@ -149,16 +193,18 @@ fn damage_many(name: &str, count: u64, damage: impl Fn(&mut Chance, &mut [Vec<u8
         for number in 0..OF_ONE_WORLD {
             let mut damaged = images.clone();
             damage(&mut world.chance, &mut damaged);
+            done += 1;
+            if done <= from {
+                continue;
+            }
             let came =
                 look(&world, &Disk::of(&damaged)).unwrap_or_else(|why| panic!("damage {number}: silently {why}"));
             let clean =
                 is_called_clean(&world, &Disk::of(&damaged)).unwrap_or_else(|why| panic!("damage {number}: {why}"));
             assert!(!clean || came == Came::Whole, "damage {number}: {came:?}, and webhookd store check finds nothing");
-            *counts.entry(came).or_insert(0) += 1;
+            println!("damage: {came:?}");
         }
     });
-    println!("{name}: {counts:?}");
-    counts
 }
 
 /// How many damages are tried of each kind: `FLIPS`.
