@@ -60,8 +60,7 @@ impl Engine {
         Ok(Ok(Done::Accepted(Receipt::new(events, false))))
     }
 
-    /// Whether a tenant that one of these would be queued for has as many deliveries pending as it may have. What is for
-    /// everybody is not held back by one tenant's backlog.
+    /// Whether a tenant that one of these would be queued for has its fill of pending deliveries; what is for everybody passes.
     fn has_full_backlog(&self, drafts: &[Draft], max: u64) -> bool {
         let mut tenants: Vec<TenantNo> = drafts.iter().filter(|d| !d.test).map(|d| d.tenant).collect();
         tenants.sort_unstable();
@@ -233,6 +232,8 @@ impl Engine {
                 group.txn().open_table(DEAD)?.remove((live.tenant, death))?;
                 standing.dead = standing.dead.saturating_sub(1);
             }
+            // Where its event is gone a start could not tell it from the success of a test: it is written down now.
+            group.dirty.extend(newest.is_none().then_some(webhook));
             // Asked for again meanwhile: it need not go once more.
             let entry = newest.as_ref().and_then(|newest| newest.entry.as_ref());
             self.withdraw(group, &mut standing, webhook, event, outcome.order, (entry, false))?;
@@ -416,8 +417,7 @@ impl Engine {
         Ok(death)
     }
 
-    /// Queues a delivery anew with a new budget, unless its line holds it; its history goes on behind `previous`, which is its
-    /// newest record and, where retention has removed that, how many attempts were made.
+    /// Queues a delivery anew with a new budget, unless its line holds it; its history goes on behind (its newest record, attempts made).
     fn revive(
         &mut self,
         group: &mut Group<'_>,

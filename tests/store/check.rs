@@ -127,9 +127,7 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
         if found.is_none() && number < floor.min(model.needed_from(wanted.event(), wanted.webhook()).unwrap_or(floor)) {
             continue;
         }
-        if begins_anew(found.as_ref(), wanted, model, floor) {
-            continue;
-        }
+        let wanted = &as_it_begins(found.as_ref(), wanted, model, floor);
         if !found.as_ref().is_some_and(|found| erase::is_blotted(found, wanted, model)) {
             same(|| format!("journal record {number}"), &found.as_ref(), &Some(wanted))?;
         }
@@ -137,13 +135,17 @@ fn journal(view: &View<'_>, model: &Model) -> Checked {
     same(|| "behind the journal".to_owned(), &view.entry(model.heads().1).map_err(text)?, &None)
 }
 
-/// Whether an attempt begins its chain, or a second end of it behind what it had begun with, because what came before it had been removed
-/// when it was written, or its event, with what is known to have become of it: one that was cancelled in flight is no longer needed.
-fn begins_anew(found: Option<&Entry>, wanted: &Entry, model: &Model, floor: JournalSeq) -> bool {
-    let (Some(Entry::Attempt(found)), Entry::Attempt(wanted)) = (found, wanted) else { return false };
-    let begun = Attempt { previous: found.previous, ..wanted.clone() };
-    let leads_back = found.previous == 0 || (found.previous < wanted.previous && model.lost.contains(&wanted.event));
-    (wanted.previous < floor || model.lost.contains(&wanted.event)) && leads_back && *found == begun
+/// The same, as an attempt that begins its chain, or a second end of it behind what it had begun with, where what came before it had been
+/// removed when it was written, or its event, with what is known to have become of it: one that was cancelled in flight is no longer
+/// needed.
+fn as_it_begins(found: Option<&Entry>, wanted: &Entry, model: &Model, floor: JournalSeq) -> Entry {
+    let (Some(Entry::Attempt(found)), Entry::Attempt(attempt)) = (found, wanted) else { return wanted.clone() };
+    let is_lost = model.lost.contains(&attempt.event);
+    let begins = found.previous == 0 && (attempt.previous < floor || is_lost);
+    if begins || (is_lost && found.previous < attempt.previous) {
+        return Entry::Attempt(Attempt { previous: found.previous, ..attempt.clone() });
+    }
+    wanted.clone()
 }
 
 fn rows(view: &View<'_>, webhook: WebhookNo, started: bool) -> Result<Vec<Queued>, String> {
