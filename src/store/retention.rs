@@ -10,12 +10,14 @@ use std::ops::Bound;
 use redb::ReadableTable;
 
 use super::StoreError;
+use super::block::Mark;
 use super::deaths::{DeadLetter, Deaths};
 use super::listing::{self, Tells};
 use super::log::{self, Log};
 use super::lookup;
 use super::op::Retain;
 use super::record::{self, Entry};
+use super::recover;
 use super::schema::{BY_WEBHOOK, FATES, FATES_PER_ROW, IDEMPOTENCY, WEBHOOKS};
 use super::view::{Shared, View};
 use crate::clock::Millis;
@@ -179,14 +181,29 @@ impl View<'_> {
         Ok(log::mark_at(log, &table, low)?.map_or(floor, |(number, mark)| Place { number, bytes: mark.bytes }))
     }
 
+    /// Where a start would begin to read: nothing from there on goes.
+    fn marked(&self) -> Result<Reach, StoreError> {
+        let events = self.txn.open_table(Log::Events.table())?;
+        let journal = self.txn.open_table(Log::Journal.table())?;
+        let mark = recover::newest_mark((log::end(Log::Events, &events)?, log::end(Log::Journal, &journal)?));
+        let place = |log, found: Option<(u64, Mark)>| {
+            found.map_or_else(|| self.floor(log), |(number, mark)| Ok(Place { number, bytes: mark.bytes }))
+        };
+        Ok(Reach {
+            events: place(Log::Events, log::mark_at(Log::Events, &events, mark.event)?)?,
+            journal: place(Log::Journal, log::mark_at(Log::Journal, &journal, mark.journal)?)?,
+        })
+    }
+
     fn reach(&self, limits: &Limits, aged: Millis) -> Result<Reach, StoreError> {
         let (events, journal) = (self.floor(Log::Events)?, self.floor(Log::Journal)?);
         // What was accepted under a key that is remembered is answered with again.
         let youngest = aged.saturating_sub(limits.idempotency_ms);
+        let marked = self.marked()?;
         let at = |events_before: Millis, journal_before: Millis| -> Result<Reach, StoreError> {
             Ok(Reach {
-                events: self.older_than(Log::Events, events_before.min(youngest))?,
-                journal: self.older_than(Log::Journal, journal_before)?,
+                events: self.older_than(Log::Events, events_before.min(youngest))?.min(marked.events),
+                journal: self.older_than(Log::Journal, journal_before)?.min(marked.journal),
             })
         };
         let bytes = |reach: &Reach| reach.events.bytes - events.bytes + reach.journal.bytes - journal.bytes;

@@ -32,7 +32,10 @@ fn what_has_served_its_time_is_counted_and_removed_from_the_command_line() {
 
     let removed = run(&[&by_age[..], &["--json"]].concat()).ends(0).json();
     // Time goes on between the two.
-    assert!(removed["events"].as_u64() >= counted["events"].as_u64() && removed["complete"] == true, "{removed}");
+    assert!(
+        removed["events"].as_u64() >= counted["events"].as_u64() && removed["complete"] == true,
+        "{counted}, {removed}"
+    );
     assert_eq!(events(), Some(10 - usize::try_from(removed["events"].as_u64().expect("a count")).expect("a count")));
     says(&run(&by_age).ends(0).out, &["removed: 0 events, "]);
     for (args, told) in

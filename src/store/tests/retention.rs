@@ -295,6 +295,24 @@ fn the_newest_success_is_known_after_a_restart_also_when_its_event_is_gone() {
 }
 
 #[test]
+fn what_a_start_reads_is_not_counted_as_going() {
+    let mut store = fixture();
+    for _ in 0..3 {
+        store.event(Verdict::Delivered);
+    }
+    // Under way while another one ends: a start would look from here on.
+    let (slow, _) = store.accept();
+    for _ in 0..3 {
+        store.event(Verdict::Delivered);
+    }
+    store.days(100);
+    let counted = store.shared.count_retention(&DEFAULTS, store.clock.now_ms()).unwrap();
+    assert_eq!(counted.events, slow - 1, "{counted:?}");
+    let removed = store.retain(&DEFAULTS);
+    assert_eq!((removed.events, removed.journal, removed.bytes), (counted.events, counted.journal, counted.bytes));
+}
+
+#[test]
 fn nothing_is_removed_while_a_backup_holds_the_logs() {
     let mut store = fixture();
     for _ in 0..3 {
