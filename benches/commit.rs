@@ -15,7 +15,7 @@ use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::Event;
 use webhookd::model::id::{AttemptNumber, TenantId, WebhookId, WebhookNo};
 use webhookd::model::secret::Secret;
-use webhookd::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use webhookd::model::webhook::{Filter, Webhook};
 use webhookd::store::engine::Engine;
 use webhookd::store::op::{Accept, Draft, Idempotency, Op, Outcome, Quota};
 use webhookd::store::open::{self, Place};
@@ -100,25 +100,13 @@ fn engine(place: &Place) -> Engine {
 fn create_webhook(no: u32) -> Op {
     let mut id = [0; 16];
     id[..4].copy_from_slice(&no.to_be_bytes());
-    let draft = Webhook {
-        no: 0,
-        id: WebhookId(id),
-        tenant: no % TENANTS + 1,
-        since_seq: 0,
-        dialect: Dialect::Lemon,
-        url: "https://receiver.example/".to_owned(),
-        filters: vec![Filter::Exact(format!("type-{}", no / TENANTS))],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![SigningSecret { secret: Secret::new("whsec_x".to_owned()), until: None }],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
-    };
+    let draft = Webhook::new(
+        no % TENANTS + 1,
+        WebhookId(id),
+        "https://receiver.example/".to_owned(),
+        vec![Filter::Exact(format!("type-{}", no / TENANTS))],
+        Secret::new("whsec_x".to_owned()),
+    );
     Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 100_000, of_dialect: None } }
 }
 
@@ -127,13 +115,9 @@ fn accept(number: usize, payload: &Bytes, keys: bool) -> Op {
     let draft = Draft {
         tenant: webhook % TENANTS + 1,
         kind: format!("type-{}", webhook / TENANTS),
-        channel: None,
         created_us: number as u64,
-        ordering_key: None,
         data: Some(payload.clone()),
-        context: None,
-        user: None,
-        test: false,
+        ..Draft::default()
     };
     // As hashes are: scattered.
     let hash = (number as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes();

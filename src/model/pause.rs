@@ -137,29 +137,9 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::id::WebhookId;
-    use crate::model::webhook::{Dialect, WebhookState};
 
     fn webhook(no: WebhookNo, tenant: TenantNo, url: &str) -> Webhook {
-        Webhook {
-            no,
-            id: WebhookId([1; 16]),
-            tenant,
-            since_seq: 1,
-            dialect: Dialect::Lemon,
-            url: url.to_owned(),
-            filters: Vec::new(),
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: Vec::new(),
-            plan: None,
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
-        }
+        Webhook { no, url: url.to_owned(), ..Webhook::sample(tenant, Vec::new()) }
     }
 
     #[test]

@@ -143,6 +143,30 @@ pub struct Webhook {
 const _: () = assert!(size_of::<Webhook>() + 2 * size_of::<usize>() <= 256);
 
 impl Webhook {
+    /// One with nothing but what it must have: active, of the first dialect. The store gives its number and when it begins.
+    #[must_use]
+    pub fn new(tenant: TenantNo, id: WebhookId, url: String, filters: Vec<Filter>, secret: Secret) -> Self {
+        Self {
+            no: 0,
+            id,
+            tenant,
+            since_seq: 0,
+            dialect: Dialect::Lemon,
+            url,
+            filters,
+            state: WebhookState::Active,
+            headers: Vec::new(),
+            secrets: vec![SigningSecret { secret, until: None }],
+            plan: None,
+            timeout_ms: None,
+            max_in_flight: None,
+            rate_limit: None,
+            description: None,
+            created_ms: 0,
+            updated_ms: 0,
+        }
+    }
+
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state == WebhookState::Active
@@ -172,28 +196,10 @@ impl Webhook {
 
 #[cfg(test)]
 impl Webhook {
-    /// One that tests may change as they need it: active, with one secret.
+    /// One that tests may change as they need it.
     pub fn sample(tenant: TenantNo, filters: Vec<Filter>) -> Self {
-        let secret = SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None };
-        Self {
-            no: 0,
-            id: WebhookId([7; 16]),
-            tenant,
-            since_seq: 0,
-            dialect: Dialect::Lemon,
-            url: "https://example.com/".to_owned(),
-            filters,
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: vec![secret],
-            plan: None,
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
-        }
+        let secret = Secret::new("a secret of a test".to_owned());
+        Self::new(tenant, WebhookId([7; 16]), "https://example.com/".to_owned(), filters, secret)
     }
 }
 

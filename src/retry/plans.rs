@@ -67,29 +67,11 @@ impl Plans {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::id::WebhookId;
-    use crate::model::webhook::{Filter, WebhookState};
+
+    use crate::model::webhook::Filter;
 
     fn webhook(dialect: Dialect, plan: Option<&str>) -> Webhook {
-        Webhook {
-            no: 1,
-            id: WebhookId([0; 16]),
-            tenant: 1,
-            since_seq: 0,
-            dialect,
-            url: "https://example.com/".to_owned(),
-            filters: vec![Filter::All],
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: Vec::new(),
-            plan: plan.map(str::to_owned),
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
-        }
+        Webhook { no: 1, dialect, plan: plan.map(str::to_owned), ..Webhook::sample(1, vec![Filter::All]) }
     }
 
     #[test]

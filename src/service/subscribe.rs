@@ -9,7 +9,7 @@ use crate::limits::JSON_DEPTH_MAX;
 use crate::model::attempt::Attempt;
 use crate::model::event::Event;
 use crate::model::id::{TenantNo, WebhookId, WebhookNo};
-use crate::model::webhook::{Dialect, InactiveReason, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Dialect, InactiveReason, Webhook, WebhookState};
 use crate::render::depth_ok;
 use crate::sign::generate_secret;
 use crate::store::StoreError;
@@ -123,18 +123,12 @@ impl Service {
             None => generate_secret(&self.entropy),
         };
         let id = uuid::Builder::from_unix_timestamp_millis(now, &self.entropy.bytes()).into_uuid();
+        let url = patch.url.ok_or_else(|| invalid_field("url is required"))?;
+        let filters = patch.filters.ok_or_else(|| invalid_field("events is required"))?;
         Ok(Webhook {
-            // The store gives numbers and times.
-            no: 0,
-            id: WebhookId(*id.as_bytes()),
-            tenant,
-            since_seq: 0,
             dialect,
-            url: patch.url.ok_or_else(|| invalid_field("url is required"))?,
-            filters: patch.filters.ok_or_else(|| invalid_field("events is required"))?,
             state: if patch.active == Some(false) { inactive } else { WebhookState::Active },
             headers: patch.headers.unwrap_or_default(),
-            secrets: vec![SigningSecret { secret, until: None }],
             plan: patch.plan.flatten(),
             timeout_ms: patch.timeout_ms.flatten(),
             max_in_flight: patch.max_in_flight.flatten(),
@@ -142,6 +136,7 @@ impl Service {
             description: patch.description.flatten().map(String::into_boxed_str),
             created_ms: now,
             updated_ms: now,
+            ..Webhook::new(tenant, WebhookId(*id.as_bytes()), url, filters, secret)
         })
     }
 

@@ -345,17 +345,7 @@ mod tests {
         let mut engine = parts.recovered.engine;
         let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
         engine.apply(&[tenant, draft(1), draft(1)]).unwrap();
-        let event = Draft {
-            tenant: 1,
-            kind: "order.created".to_owned(),
-            channel: None,
-            created_us: 0,
-            ordering_key: None,
-            data: None,
-            context: None,
-            user: None,
-            test: false,
-        };
+        let event = Draft { tenant: 1, kind: "order.created".to_owned(), ..Draft::default() };
         let accepted = engine.apply(&[Op::Accept(Accept { drafts: vec![event], ..Accept::default() })]).unwrap();
         assert_eq!(accepted.effects.fresh.len(), 2);
         engine.apply(&[Op::DeleteWebhook { no: 1 }]).unwrap();

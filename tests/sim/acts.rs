@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use webhookd::model::id::{Seq, TenantId, WebhookId};
 use webhookd::model::pause::Scope;
 use webhookd::model::secret::Secret;
-use webhookd::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use webhookd::model::webhook::{Filter, Webhook};
 use webhookd::store::StoreError;
 use webhookd::store::inbox::{Answer, SubmitError};
 use webhookd::store::op::{Accept, Done, Draft, Idempotency, Op, Quota, SecretChange, WebhookPatch};
@@ -119,25 +119,13 @@ impl Life {
 
     pub async fn register_at(&self, tenant: u32, host: u8, id: [u8; 16]) -> Label {
         let label = self.ledger.lock().hook(tenant, host);
-        let draft = Webhook {
-            no: 0,
-            id: WebhookId(id),
+        let draft = Webhook::new(
             tenant,
-            since_seq: 0,
-            dialect: Dialect::Lemon,
-            url: url(host, label, 0),
-            filters: vec![Filter::All],
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: vec![SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None }],
-            plan: None,
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
-        };
+            WebhookId(id),
+            url(host, label, 0),
+            vec![Filter::All],
+            Secret::new("a secret of a test".to_owned()),
+        );
         let quota = Quota { of_tenant: 1_000, of_dialect: None };
         let answer = self.ask(Op::CreateWebhook { draft: Box::new(draft), quota }).await;
         let mut book = self.ledger.lock();

@@ -10,7 +10,7 @@ use webhookd::model::audit::{Actor, Audit};
 use webhookd::model::id::{AttemptNumber, JournalSeq, KeyId, Seq, TenantId, TenantNo, WebhookId, WebhookNo};
 use webhookd::model::key::Role;
 use webhookd::model::secret::Secret;
-use webhookd::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use webhookd::model::webhook::{Dialect, Filter, Webhook};
 use webhookd::store::op::{Accept, Draft, Idempotency, Op, Outcome, Quota, RowKey};
 use webhookd::store::seal::Sealer;
 
@@ -47,39 +47,17 @@ pub fn create_webhook(tenant: TenantNo, id: [u8; 16], filters: &[&str]) -> Op {
 }
 
 fn webhook(tenant: TenantNo, dialect: Dialect, id: [u8; 16], filters: &[&str]) -> Webhook {
+    let url = format!("https://receiver.example/{}", id[0]);
+    let filters = filters.iter().map(|text| Filter::parse(text).unwrap()).collect();
     Webhook {
-        no: 0,
-        id: WebhookId(id),
-        tenant,
-        since_seq: 0,
         dialect,
-        url: format!("https://receiver.example/{}", id[0]),
-        filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
-        state: WebhookState::Active,
         headers: vec![("X-One".to_owned(), Secret::new("two".to_owned()))],
-        secrets: vec![SigningSecret { secret: Secret::new("whsec_x".to_owned()), until: None }],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
+        ..Webhook::new(tenant, WebhookId(id), url, filters, Secret::new("whsec_x".to_owned()))
     }
 }
 
 pub fn draft(tenant: TenantNo, kind: &str, data: Bytes) -> Draft {
-    Draft {
-        tenant,
-        kind: kind.to_owned(),
-        channel: None,
-        created_us: 1,
-        ordering_key: None,
-        data: Some(data),
-        context: None,
-        user: None,
-        test: false,
-    }
+    Draft { tenant, kind: kind.to_owned(), created_us: 1, data: Some(data), ..Draft::default() }
 }
 
 pub fn random_draft(chance: &mut Chance, tenants: u64) -> Draft {

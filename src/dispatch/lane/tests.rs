@@ -11,9 +11,7 @@ use crate::circuit::CircuitRules;
 use crate::dispatch::settings::Settings;
 use crate::egress::guard::Rules;
 use crate::limits::LANE_REFILL_MIN;
-use crate::model::id::WebhookId;
-use crate::model::secret::Secret;
-use crate::model::webhook::{Dialect, Filter, InactiveReason, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Filter, InactiveReason, Webhook, WebhookState};
 use crate::retry::Policy;
 use bench::{Bench, planned, queued, webhook};
 

@@ -34,8 +34,7 @@ use crate::entropy::Entropy;
 use crate::metrics::Metrics;
 use crate::model::event::Event;
 use crate::model::id::{TenantId, WebhookId, WebhookNo};
-use crate::model::secret::Secret;
-use crate::model::webhook::{Dialect, Filter, SigningSecret, Webhook, WebhookState};
+use crate::model::webhook::{Dialect, Filter, Webhook, WebhookState};
 use crate::retry::{Plans, Policy};
 use crate::store::op::{Accept, Done, Draft, Op, Quota, WebhookPatch};
 use crate::store::open::Place;
@@ -60,13 +59,9 @@ fn draft(tenant: u32) -> Draft {
     Draft {
         tenant,
         kind: "order.created".to_owned(),
-        channel: None,
         created_us: NOW * 1_000,
-        ordering_key: None,
         data: Some(Bytes::from_static(b"{\"n\":1}")),
-        context: None,
-        user: None,
-        test: false,
+        ..Draft::default()
     }
 }
 
@@ -140,23 +135,9 @@ impl Daemon {
             panic!("no tenant")
         };
         let draft = Webhook {
-            no: 0,
             id: WebhookId(Entropy::system().bytes()),
-            tenant: tenant.no,
-            since_seq: 0,
-            dialect: Dialect::Lemon,
             url: receiver.url(),
-            filters: vec![Filter::All],
-            state: WebhookState::Active,
-            headers: Vec::new(),
-            secrets: vec![SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None }],
-            plan: None,
-            timeout_ms: None,
-            max_in_flight: None,
-            rate_limit: None,
-            description: None,
-            created_ms: 0,
-            updated_ms: 0,
+            ..Webhook::sample(tenant.no, vec![Filter::All])
         };
         let quota = Quota { of_tenant: 10, of_dialect: None };
         let Done::Webhook(webhook) = self.ask(Op::CreateWebhook { draft: Box::new(draft), quota }).await else {

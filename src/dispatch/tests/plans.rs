@@ -7,23 +7,10 @@ use crate::retry::{Plans, Policy};
 fn webhook(dialect: Dialect) -> Webhook {
     Webhook {
         no: 1,
-        id: WebhookId([1; 16]),
-        tenant: 1,
-        since_seq: 0,
         dialect,
         // Refused, so that no host's gate is asked for.
         url: "https://127.0.0.1/".to_owned(),
-        filters: vec![Filter::All],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None }],
-        plan: None,
-        timeout_ms: None,
-        max_in_flight: None,
-        rate_limit: None,
-        description: None,
-        created_ms: 0,
-        updated_ms: 0,
+        ..Webhook::sample(1, vec![Filter::All])
     }
 }
 

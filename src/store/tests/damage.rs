@@ -34,17 +34,8 @@ impl Downstream for Workers {
 }
 
 fn publish(key: Option<&str>, idempotency: Option<[u8; 16]>) -> Op {
-    let draft = Draft {
-        tenant: 1,
-        kind: "order.created".to_owned(),
-        channel: None,
-        created_us: 0,
-        ordering_key: key.map(str::to_owned),
-        data: None,
-        context: None,
-        user: None,
-        test: false,
-    };
+    let draft =
+        Draft { tenant: 1, kind: "order.created".to_owned(), ordering_key: key.map(str::to_owned), ..Draft::default() };
     let idempotency = idempotency.map(|hash| Idempotency { hash, body_hash: [0; 32] });
     Op::Accept(Accept { drafts: vec![draft], idempotency, ..Accept::default() })
 }

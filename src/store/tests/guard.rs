@@ -49,17 +49,7 @@ fn recorded(action: &str, op: Op) -> Op {
 }
 
 fn published(tenants: &[u32]) -> Op {
-    let draft = |tenant: &u32| Draft {
-        channel: None,
-        tenant: *tenant,
-        kind: "ping".to_owned(),
-        created_us: 0,
-        ordering_key: None,
-        data: None,
-        context: None,
-        user: None,
-        test: false,
-    };
+    let draft = |tenant: &u32| Draft { tenant: *tenant, kind: "ping".to_owned(), ..Draft::default() };
     Op::Accept(Accept { drafts: tenants.iter().map(draft).collect(), ..Accept::default() })
 }
 

@@ -189,13 +189,8 @@ fn too_many_bytes_are_turned_away_until_a_group_is_taken() {
         let draft = Draft {
             tenant: 1,
             kind: "ping".to_owned(),
-            channel: None,
-            created_us: 0,
-            ordering_key: None,
             data: Some(bytes::Bytes::from(vec![0; 30 << 20])),
-            context: None,
-            user: None,
-            test: false,
+            ..Draft::default()
         };
         Request { op: Op::Accept(Accept { drafts: vec![draft], ..Accept::default() }), waiter: None, ticket: None }
     };

@@ -26,17 +26,7 @@ fn kind(no: WebhookNo) -> String {
 }
 
 fn accept(no: WebhookNo) -> Op {
-    let draft = Draft {
-        tenant: 1,
-        kind: kind(no),
-        channel: None,
-        created_us: 0,
-        ordering_key: None,
-        data: None,
-        context: None,
-        user: None,
-        test: false,
-    };
+    let draft = Draft { tenant: 1, kind: kind(no), ..Draft::default() };
     Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })
 }
 

@@ -25,17 +25,8 @@ fn made() -> (tempfile::TempDir, Parts) {
 
 /// Accepts events of one key; gives those that may go.
 fn publish(engine: &mut Engine, key: &str, count: usize) -> Vec<Arc<Event>> {
-    let draft = Draft {
-        tenant: 1,
-        kind: "order.created".to_owned(),
-        channel: None,
-        created_us: 0,
-        ordering_key: Some(key.to_owned()),
-        data: None,
-        context: None,
-        user: None,
-        test: false,
-    };
+    let draft =
+        Draft { tenant: 1, kind: "order.created".to_owned(), ordering_key: Some(key.to_owned()), ..Draft::default() };
     let accept = Accept { drafts: vec![draft; count], ..Accept::default() };
     let applied = engine.apply(&[Op::Accept(accept)]).unwrap();
     applied.effects.fresh.into_iter().map(|(_, event)| event).collect()

@@ -66,13 +66,9 @@ impl Fixture {
         let draft = Draft {
             tenant,
             kind: kind.to_owned(),
-            channel: None,
-            created_us: 0,
-            ordering_key: None,
             data,
             context: Some(Bytes::from_static(b"{\"a\":\"x\",\"n\":1}")),
-            user: None,
-            test: false,
+            ..Draft::default()
         };
         self.engine.apply(&[Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })]).unwrap();
         self.clock.advance(Duration::from_millis(10));

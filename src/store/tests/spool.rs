@@ -27,17 +27,7 @@ pub(super) fn webhook(id: u8, filter: Filter) -> Op {
 }
 
 fn accept() -> Op {
-    let draft = Draft {
-        tenant: 1,
-        kind: "order.created".to_owned(),
-        channel: None,
-        created_us: 0,
-        ordering_key: None,
-        data: None,
-        context: None,
-        user: None,
-        test: false,
-    };
+    let draft = Draft { tenant: 1, kind: "order.created".to_owned(), ..Draft::default() };
     Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })
 }
 

@@ -23,17 +23,7 @@ fn parts(folder: &std::path::Path) -> Parts {
 
 /// Publishes one event, a group of its own.
 fn publish(parts: &mut Parts) {
-    let draft = Draft {
-        tenant: 1,
-        kind: "ping".to_owned(),
-        channel: None,
-        created_us: 0,
-        ordering_key: None,
-        data: None,
-        context: None,
-        user: None,
-        test: false,
-    };
+    let draft = Draft { tenant: 1, kind: "ping".to_owned(), ..Draft::default() };
     parts.recovered.engine.apply(&[Op::Accept(Accept { drafts: vec![draft], ..Accept::default() })]).unwrap();
 }
 

@@ -6,22 +6,12 @@ use crate::retry::Plans;
 pub(super) fn webhook() -> Webhook {
     Webhook {
         no: NO,
-        id: WebhookId([7; 16]),
-        tenant: 1,
         since_seq: 1,
-        dialect: Dialect::Lemon,
         url: "http://127.0.0.1:8080/".to_owned(),
-        filters: vec![Filter::All],
-        state: WebhookState::Active,
-        headers: Vec::new(),
-        secrets: vec![SigningSecret { secret: Secret::new("a secret of a test".to_owned()), until: None }],
-        plan: None,
-        timeout_ms: None,
         max_in_flight: Some(2),
-        rate_limit: None,
-        description: None,
         created_ms: NOW,
         updated_ms: NOW,
+        ..Webhook::sample(1, vec![Filter::All])
     }
 }
 
