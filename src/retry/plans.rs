@@ -67,7 +67,6 @@ impl Plans {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     use crate::model::webhook::Filter;
 
     fn webhook(dialect: Dialect, plan: Option<&str>) -> Webhook {
