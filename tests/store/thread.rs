@@ -169,28 +169,34 @@ fn what_was_answered_is_seen_by_whoever_looks_then() {
         let (store, sender) = (running.store.clone(), sender.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            for number in 0..EVENTS {
+            let publish = |number| {
                 let body = format!("{{\"of\":{publisher},\"number\":{number}}}");
                 let draft = drafts::draft(1, "ping", Bytes::from(body.clone()));
                 let accept = Op::Accept(drafts::accept(vec![draft], None));
-                let Ok(Done::Accepted(receipt)) = runtime.block_on(store.submit(accept, None)) else { return };
+                let answer = runtime.block_on(store.submit(accept, None));
+                let Ok(Done::Accepted(receipt)) = answer else { return Err(format!("{answer:?}")) };
                 let seq = receipt.events()[0].seq;
                 let found = store.shared().view().unwrap().event(seq).unwrap();
                 if found.and_then(|event| event.data).as_deref() != Some(body.as_bytes()) {
-                    return;
+                    return Err(format!("event {seq} is not there"));
                 }
-                let query = EventQuery { tenant: 1, limit: 100, ..EventQuery::default() };
-                if store.shared().events_page(&query).unwrap().items.iter().all(|event| event.seq != seq) {
-                    return;
+                // Others publish meanwhile: the page begins right before it, whichever way it is read.
+                for (ascending, after) in [(true, seq - 1), (false, seq + 1)] {
+                    let query =
+                        EventQuery { tenant: 1, ascending, after: Some(after), limit: 1, ..EventQuery::default() };
+                    let page = store.shared().events_page(&query).unwrap();
+                    if page.items.first().is_none_or(|event| event.seq != seq) {
+                        return Err(format!("event {seq} is not on the page behind {after}"));
+                    }
                 }
-            }
-            let _ = sender.send(publisher);
+                Ok(())
+            };
+            let _ = sender.send((0..EVENTS).try_for_each(publish));
         });
     }
-    drop(sender);
     for _ in 0..PUBLISHERS {
-        let whole = ended.recv_timeout(Duration::from_secs(60));
-        whole.expect("somebody does not see what was answered, or waits for ever");
+        let seen = ended.recv_timeout(Duration::from_secs(60)).expect("somebody waits for ever");
+        seen.expect("what was answered is seen");
     }
     assert_eq!(running.finish().1.len() as u64, PUBLISHERS as u64 * EVENTS);
 }
