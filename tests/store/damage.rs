@@ -97,9 +97,15 @@ pub(crate) fn is_redbs(place: &str) -> bool {
     place.contains("/redb-")
 }
 
-/// Opens a damaged store and holds everything against what should be there. `Err`: something was altered, missing or
-/// added, and nobody was told.
+/// Opens a damaged store, holds everything against what should be there, and closes it again. `Err`: something was altered,
+/// missing or added, and nobody was told.
 fn look(world: &World, disk: &Disk) -> Result<Came, String> {
+    let (came, closed) = look_once(world, disk)?;
+    // The writer outlives a close that redb panics in; the next start finds what that has left.
+    if closed { Ok(came) } else { Ok(came.min(look_once(world, disk)?.0)) }
+}
+
+fn look_once(world: &World, disk: &Disk) -> Result<(Came, bool), String> {
     let opened = panicking(|| {
         let db = open_on(disk, 1 << 20)?;
         let shared = open::admit(&db, drafts::place(), drafts::sealer(&world.entropy)).map_err(|e| e.to_string())?;
@@ -107,17 +113,22 @@ fn look(world: &World, disk: &Disk) -> Result<Came, String> {
             recover(db, shared.clone(), &Clock::manual(world.clock.now_ms()), open_log(disk)?, RETENTION_MS);
         recovered.map(|recovered| (recovered.engine, shared)).map_err(|error| error.to_string())
     });
-    let (_engine, shared) = match opened {
+    let (engine, shared) = match opened {
         Ok(Ok(opened)) => opened,
-        Ok(Err(_)) => return Ok(Came::Refused),
-        Err(place) if is_redbs(&place) => return Ok(Came::Refused),
+        Ok(Err(_)) => return Ok((Came::Refused, true)),
+        Err(place) if is_redbs(&place) => return Ok((Came::Refused, true)),
         Err(place) => return Err(format!("a panic at {place}")),
     };
-    match panicking(|| check(&shared, &world.model, &mut world.chance.clone())) {
-        Ok(Ok(())) => Ok(Came::Whole),
-        Ok(Err(why)) if why.contains("the store is damaged") => Ok(Came::Told),
-        Ok(Err(why)) => Err(why),
-        Err(place) if is_redbs(&place) => Ok(Came::Told),
+    let came = match panicking(|| check(&shared, &world.model, &mut world.chance.clone())) {
+        Ok(Ok(())) => Came::Whole,
+        Ok(Err(why)) if why.contains("the store is damaged") => Came::Told,
+        Ok(Err(why)) => return Err(why),
+        Err(place) if is_redbs(&place) => Came::Told,
+        Err(place) => return Err(format!("a panic at {place}")),
+    };
+    match panicking(|| drop((engine, shared))) {
+        Ok(()) => Ok((came, true)),
+        Err(place) if is_redbs(&place) => Ok((came, false)),
         Err(place) => Err(format!("a panic at {place}")),
     }
 }
