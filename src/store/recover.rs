@@ -100,6 +100,11 @@ fn read_back(
 ) -> Result<Recovered, StoreError> {
     let txn = db.begin_read()?;
     let meta_table = txn.open_table(META)?;
+    // Some are not there in every store: one whose name was altered would be taken for one that never was.
+    for found in meta_table.iter()? {
+        let (name, value) = found?;
+        row::open(META, &name.value(), value.value())?;
+    }
     let counter = |key: &str| -> Result<u32, StoreError> {
         let Some(value) = meta_table.get(key)? else { return Ok(1) };
         let bytes = row::open(META, &key, value.value())?
@@ -335,6 +340,35 @@ mod tests {
             ..Webhook::sample(tenant, vec![Filter::All])
         };
         Op::CreateWebhook { draft: Box::new(draft), quota: Quota { of_tenant: 10, of_dialect: None } }
+    }
+
+    #[test]
+    fn g10_a_single_whose_name_was_altered_is_not_taken_for_one_that_never_was() {
+        let (disk, clock) = (Disk::default(), Clock::manual(1_700_000_000_000));
+        let parts = disk.parts(&clock);
+        let shared = parts.shared.clone();
+        let mut engine = parts.recovered.engine;
+        let tenant = Op::PutTenant { id: TenantId::parse("acme").unwrap(), name: None, plan: None };
+        engine.apply(&[tenant, draft(1)]).unwrap();
+        engine.checkpoint(true).unwrap();
+        let (db, _) = engine.into_files();
+        let renamed = |from: &str, to: &str| {
+            let txn = db.begin_write().unwrap();
+            let mut rows = txn.open_table(META).unwrap();
+            let value = rows.remove(from).unwrap().map(|value| value.value().to_vec()).unwrap();
+            rows.insert(to, value.as_slice()).unwrap();
+            drop(rows);
+            txn.commit().unwrap();
+        };
+        let recover = || recover(db.clone(), shared.clone(), &clock, disk.wal().unwrap(), 1).map(drop);
+        for name in [meta::NEXT_TENANT, meta::NEXT_WEBHOOK] {
+            let altered = name.replacen('n', "N", 1);
+            renamed(name, &altered);
+            let error = recover().unwrap_err();
+            assert!(error.is_damage(), "{name}: {error}");
+            renamed(&altered, name);
+        }
+        recover().unwrap();
     }
 
     #[test]
