@@ -288,7 +288,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { disk_budget: None, cache: 16 << 20 }
+        Self { disk_budget: None, cache: 8 << 20 }
     }
 }
 
