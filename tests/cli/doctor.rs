@@ -83,7 +83,7 @@ fn files_that_are_no_good_are_found_without_a_daemon() {
 #[test]
 fn a_configuration_that_is_not_what_runs_is_found() {
     let daemon = Daemon::builder().start();
-    replace(&daemon.config(), "egress.require_https = false", "egress.require_https = true\nstore.cache = \"8 MiB\"");
+    replace(&daemon.config(), "egress.require_https = false", "egress.require_https = true\nstore.cache = \"9 MiB\"");
     let notes = |about| found(&of(&daemon, &["doctor", "--json"]).run().json(), about);
     let told = notes("configuration");
     assert_eq!(told.len(), 1, "{told:?}");
