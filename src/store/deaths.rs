@@ -29,11 +29,12 @@ pub(super) struct Deaths<'a> {
     shared: &'a Shared,
 }
 
-/// Rows of `DEAD`, by `DEAD_OF`.
+/// Rows of `DEAD`, by `DEAD_OF` and by whose webhook it is, unless that is gone.
 impl Vouch<(u32, u64), (u32, u64)> for Deaths<'_> {
     fn vouch(&self, key: &(u32, u64), (webhook, event): &(u32, u64)) -> Result<(), StoreError> {
+        let owner = self.shared.registry().webhook(*webhook).map(|webhook| webhook.tenant);
         match self.dead_of.get((*webhook, *event))? {
-            Some(death) if death.value() == key.1 => Ok(()),
+            Some(death) if death.value() == key.1 && owner.is_none_or(|tenant| tenant == key.0) => Ok(()),
             _ => Err(StoreError::DamagedAt { table: "dead".to_owned(), place: format!("{key:?}") }),
         }
     }
