@@ -89,6 +89,15 @@ fn place(db: &Database) -> Result<(Position, Heads), StoreError> {
     Position::read_row(row::open(META, &meta::WAL, value.value())?)
 }
 
+/// Some singles are not there in every store: one whose name was altered would be taken for one that never was.
+fn check_singles(rows: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<(), StoreError> {
+    for found in rows.iter()? {
+        let (name, value) = found?;
+        row::open(META, &name.value(), value.value())?;
+    }
+    Ok(())
+}
+
 /// `known`: the registry as it is on disk, where it has been read before.
 fn read_back(
     db: Arc<Database>,
@@ -100,11 +109,7 @@ fn read_back(
 ) -> Result<Recovered, StoreError> {
     let txn = db.begin_read()?;
     let meta_table = txn.open_table(META)?;
-    // Some are not there in every store: one whose name was altered would be taken for one that never was.
-    for found in meta_table.iter()? {
-        let (name, value) = found?;
-        row::open(META, &name.value(), value.value())?;
-    }
+    check_singles(&meta_table)?;
     let counter = |key: &str| -> Result<u32, StoreError> {
         let Some(value) = meta_table.get(key)? else { return Ok(1) };
         let bytes = row::open(META, &key, value.value())?
