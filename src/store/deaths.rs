@@ -1,7 +1,7 @@
 //! Reading dead letters: one by its delivery, a tenant's in the order of dying. Owns how the two tables vouch for each other.
 //!
-//! Invariant: neither table has checksums, and no dead letter is given, or said not to be there, that the other table
-//! contradicts.
+//! Invariant: neither table has checksums, and no dead letter is given, or said not to be there, that the other table or its
+//! webhook's owner contradicts.
 
 use std::ops::Bound;
 
@@ -10,7 +10,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 use super::StoreError;
 use super::lookup::{self, Vouch};
 use super::schema::{DEAD, DEAD_OF};
-use super::view::{Shared, View};
+use super::view::{self, Shared, View};
 use crate::model::id::{JournalSeq, Seq, TenantNo, WebhookNo};
 
 /// A dead letter.
@@ -26,25 +26,25 @@ pub struct DeadLetter {
 pub(super) struct Deaths<'a> {
     pub dead: ReadOnlyTable<(u32, u64), (u32, u64)>,
     pub dead_of: ReadOnlyTable<(u32, u64), u64>,
+    txn: &'a ReadTransaction,
     shared: &'a Shared,
 }
 
-/// Rows of `DEAD`, by `DEAD_OF` and by whose webhook it is, unless that is gone.
+/// Rows of `DEAD`, by `DEAD_OF` and by whose webhook it is.
 impl Vouch<(u32, u64), (u32, u64)> for Deaths<'_> {
     fn vouch(&self, key: &(u32, u64), (webhook, event): &(u32, u64)) -> Result<(), StoreError> {
-        let owner = self.shared.registry().webhook(*webhook).map(|webhook| webhook.tenant);
         match self.dead_of.get((*webhook, *event))? {
-            Some(death) if death.value() == key.1 && owner.is_none_or(|tenant| tenant == key.0) => Ok(()),
+            Some(death) if death.value() == key.1 && self.owner(*webhook)? == Some(key.0) => Ok(()),
             _ => Err(StoreError::DamagedAt { table: "dead".to_owned(), place: format!("{key:?}") }),
         }
     }
 }
 
-/// Rows of `DEAD_OF`, by `DEAD`; whose webhook is gone says nothing of its tenant.
+/// Rows of `DEAD_OF`, by `DEAD`.
 impl Vouch<(u32, u64), u64> for Deaths<'_> {
     fn vouch(&self, key: &(u32, u64), death: &u64) -> Result<(), StoreError> {
-        let Some(tenant) = self.shared.registry().webhook(key.0).map(|webhook| webhook.tenant) else { return Ok(()) };
-        match self.dead.get((tenant, *death))? {
+        let letter = self.owner(key.0)?.map(|tenant| self.dead.get((tenant, *death))).transpose()?.flatten();
+        match letter {
             Some(letter) if letter.value() == *key => Ok(()),
             _ => Err(StoreError::DamagedAt { table: "dead_of".to_owned(), place: format!("{key:?}") }),
         }
@@ -52,8 +52,18 @@ impl Vouch<(u32, u64), u64> for Deaths<'_> {
 }
 
 impl<'a> Deaths<'a> {
-    pub(super) fn of(txn: &ReadTransaction, shared: &'a Shared) -> Result<Self, StoreError> {
-        Ok(Self { dead: txn.open_table(DEAD)?, dead_of: txn.open_table(DEAD_OF)?, shared })
+    pub(super) fn of(txn: &'a ReadTransaction, shared: &'a Shared) -> Result<Self, StoreError> {
+        Ok(Self { dead: txn.open_table(DEAD)?, dead_of: txn.open_table(DEAD_OF)?, txn, shared })
+    }
+
+    /// Whose webhook it is. A deleted one is on record for as long as a dead letter of it is.
+    fn owner(&self, webhook: WebhookNo) -> Result<Option<TenantNo>, StoreError> {
+        let live = self.shared.registry().webhook(webhook).map(|webhook| webhook.tenant);
+        if live.is_some() {
+            return Ok(live);
+        }
+        let deleted = view::webhook_at(self.txn, self.shared, webhook, Seq::MAX)?;
+        Ok(deleted.map(|webhook| webhook.tenant))
     }
 
     /// The journal record of a death.
@@ -95,5 +105,55 @@ impl View<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backup::tests::Filled;
+    use crate::store::op::Op;
+
+    #[test]
+    fn g10_no_altered_owner_of_a_dead_letter_hides_it() {
+        let mut filled = Filled::new();
+        let (shared, db) = (filled.shared.clone(), filled.engine.db.clone());
+        let death = shared.view().unwrap().death_of(1, 1).unwrap().unwrap();
+        let altered = |number: u32| number | 1 << 27;
+        for is_deleted in [false, true] {
+            if is_deleted {
+                filled.engine.apply(&[Op::DeleteWebhook { no: 1 }]).unwrap();
+            }
+            let listed = || {
+                let mut found = Vec::new();
+                let each = |letter: DeadLetter| {
+                    found.push(letter.death);
+                    Ok(true)
+                };
+                shared.view().unwrap().scan_dead(1, JournalSeq::MAX, each).map(|()| found)
+            };
+            let known = || shared.view().unwrap().death_of(1, 1);
+            assert_eq!((listed().unwrap(), known().unwrap()), (vec![death], Some(death)));
+            let moved = |dead: [(u32, u64); 2], dead_of: [(u32, u64); 2]| {
+                let txn = db.begin_write().unwrap();
+                let mut table = txn.open_table(DEAD).unwrap();
+                table.remove(dead[0]).unwrap().unwrap();
+                table.insert(dead[1], (1, 1)).unwrap();
+                drop(table);
+                let mut table = txn.open_table(DEAD_OF).unwrap();
+                table.remove(dead_of[0]).unwrap().unwrap();
+                table.insert(dead_of[1], death).unwrap();
+                drop(table);
+                txn.commit().unwrap();
+            };
+            let (dead, dead_of) = ((1, death), (1, 1));
+            let (foreign, unknown) = ((altered(1), death), (altered(1), 1));
+            shared.view().unwrap();
+            moved([dead, foreign], [dead_of, dead_of]);
+            assert!(listed().unwrap_err().is_damage(), "deleted: {is_deleted}");
+            moved([foreign, dead], [dead_of, unknown]);
+            assert!(known().unwrap_err().is_damage(), "deleted: {is_deleted}");
+            moved([dead, dead], [unknown, dead_of]);
+        }
     }
 }

@@ -444,13 +444,7 @@ impl View<'_> {
     /// # Errors
     /// When the store fails.
     pub fn webhook_at(&self, no: WebhookNo, seq: Seq) -> Result<Option<Webhook>, StoreError> {
-        let table = self.txn.open_table(WEBHOOKS)?;
-        let (low, high) = ((no, 0), (no, seq));
-        let mut versions = lookup::falling(&table, &WEBHOOKS, Bound::Included(&low), Bound::Included(&high))?;
-        let Some(found) = versions.next() else { return Ok(None) };
-        let (key, value) = found?;
-        let record = row::open(WEBHOOKS, &key.value(), value.value())?;
-        record::read_webhook(no, key.value().1, record, &self.shared.sealer).map(Some)
+        webhook_at(&self.txn, self.shared, no, seq)
     }
 
     /// The newest version of a webhook, deleted or not.
@@ -460,4 +454,20 @@ impl View<'_> {
     pub fn webhook_newest(&self, no: WebhookNo) -> Result<Option<Webhook>, StoreError> {
         self.webhook_at(no, Seq::MAX)
     }
+}
+
+/// The same in any snapshot.
+pub(super) fn webhook_at(
+    txn: &ReadTransaction,
+    shared: &Shared,
+    no: WebhookNo,
+    seq: Seq,
+) -> Result<Option<Webhook>, StoreError> {
+    let table = txn.open_table(WEBHOOKS)?;
+    let (low, high) = ((no, 0), (no, seq));
+    let mut versions = lookup::falling(&table, &WEBHOOKS, Bound::Included(&low), Bound::Included(&high))?;
+    let Some(found) = versions.next() else { return Ok(None) };
+    let (key, value) = found?;
+    let record = row::open(WEBHOOKS, &key.value(), value.value())?;
+    record::read_webhook(no, key.value().1, record, &shared.sealer).map(Some)
 }
