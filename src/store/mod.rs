@@ -1,10 +1,12 @@
 //! The store: the only room that names redb. Events and what became of them, subscriptions, keys, the durable queue.
 //!
-//! Everything is changed by one writer, in groups, each durable before it is answered (`engine`, `writer`, `wal`); everything is read
-//! through snapshots (`view`), for which what groups have left open is committed (`unseen`). `log` and `block` are the two append-only logs, `queue` what did not go through at once,
-//! `listing` the derived lists, `news` what the engine reports of itself, `registry` what is small enough to stand in memory, `open` how a file is made and found,
-//! `backup` how it is copied while it serves and made again from the copy.
+//! Everything is changed by one writer, in groups, each durable before it is answered (`engine`, `writer`, `wal`); everything is
+//! read through snapshots (`view`), for which what groups have left open is committed (`unseen`). `log` and `block` are the two
+//! append-only logs, `queue` what did not go through at once, `listing` the derived lists, `news` what the engine reports of itself,
+//! `registry` what is small enough to stand in memory, `open` how a file is made and found, `backup` how it is copied while it serves
+//! and made again from the copy.
 
+mod accept;
 pub mod age;
 pub mod backlog;
 pub mod backup;
