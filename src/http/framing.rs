@@ -1,8 +1,11 @@
 //! Watches where the messages of one HTTP/1 connection begin and end. hyper drops `Content-Length` beside
-//! `Transfer-Encoding` before a request reaches us, so that the mark of a smuggled request can only be seen in the bytes.
+//! `Transfer-Encoding` before a request reaches us, and takes a line feed without a carriage return for the end of a line: so the
+//! marks of a smuggled request can only be seen in the bytes.
 //!
 //! Invariant: hyper alone decides what a request is; what is found here only refuses a request or closes a connection, and
 //! a stream that it can't follow is left alone. Acting on it is left to `server`.
+
+use super::hygiene::Doubt;
 
 /// Enough of a line to know `content-length` with any sensible length, `transfer-encoding`, and a chunk's size.
 const LINE_KEPT: usize = 64;
@@ -13,9 +16,11 @@ pub struct Framing {
     state: State,
     line: [u8; LINE_KEPT],
     line_len: usize,
+    /// The last byte of a line whose end has not come.
+    last: Option<u8>,
     head: Head,
     heads: u64,
-    conflict: Option<u64>,
+    doubt: Option<(u64, Doubt)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,7 @@ enum State {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Head {
+    bare_line_feed: bool,
     transfer_encoding: bool,
     content_length: bool,
     length: Option<u64>,
@@ -42,7 +48,15 @@ struct Head {
 
 impl Default for Framing {
     fn default() -> Self {
-        Self { state: State::Start, line: [0; LINE_KEPT], line_len: 0, head: Head::default(), heads: 0, conflict: None }
+        Self {
+            state: State::Start,
+            line: [0; LINE_KEPT],
+            line_len: 0,
+            last: None,
+            head: Head::default(),
+            heads: 0,
+            doubt: None,
+        }
     }
 }
 
@@ -72,10 +86,10 @@ impl Framing {
         self.state == State::Start
     }
 
-    /// The first request, counted from 1, whose head had both `Content-Length` and `Transfer-Encoding`.
+    /// The first request, counted from 1, that two readers might take for two different ones, and why.
     #[must_use]
-    pub fn conflict(&self) -> Option<u64> {
-        self.conflict
+    pub fn doubt(&self) -> Option<(u64, Doubt)> {
+        self.doubt
     }
 
     fn start<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
@@ -109,9 +123,17 @@ impl Framing {
             begun = self.line;
             &begun[..self.line_len]
         };
-        let Some(end) = end else { return &[] };
+        let last = part.last().copied().or(self.last);
+        let Some(end) = end else {
+            self.last = last;
+            return &[];
+        };
+        self.last = None;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.line_len = 0;
+        if matches!(self.state, State::RequestLine | State::Headers) {
+            self.head.bare_line_feed |= last != Some(b'\r');
+        }
         self.state = match self.state {
             State::RequestLine => State::Headers,
             State::Headers if line.is_empty() => self.end_of_head(),
@@ -135,9 +157,12 @@ impl Framing {
     fn end_of_head(&mut self) -> State {
         self.heads += 1;
         let head = self.head;
-        if head.transfer_encoding && head.content_length && self.conflict.is_none() {
-            self.conflict = Some(self.heads);
-        }
+        let doubt = match head {
+            Head { bare_line_feed: true, .. } => Some(Doubt::BareLineFeed),
+            Head { transfer_encoding: true, content_length: true, .. } => Some(Doubt::BothLengths),
+            _ => None,
+        };
+        self.doubt = self.doubt.or(doubt.map(|doubt| (self.heads, doubt)));
         match head {
             Head { transfer_encoding: true, .. } => State::ChunkSize,
             Head { content_length: false, .. } | Head { length: Some(0), .. } => State::Start,
@@ -183,7 +208,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Framing;
+    use super::{Doubt, Framing};
 
     fn fed(bytes: &[u8], step: usize) -> Framing {
         let mut framing = Framing::default();
@@ -196,12 +221,12 @@ mod tests {
     #[test]
     fn follows_messages_however_they_are_cut() {
         let stream = b"\r\nPOST / HTTP/1.1\r\ncontent-length: 33\r\n\r\nx\r\nContent-Length: 1\r\nfoo: bar\r\n.\
-            POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n5;a=b\r\nhello\r\n1a\r\nTransfer-Encoding: chunked\r\n0\r\nA: b\r\n\r\n\
+            POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n1a\r\nTransfer-Encoding: chunked\r\n0\r\nA: b\r\n\r\n\
             GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         for step in [1, 2, 3, 7, 64, stream.len()] {
             let framing = fed(stream, step);
             assert!(framing.at_rest(), "{step}: {framing:?}");
-            assert_eq!((framing.heads, framing.conflict()), (3, None), "{step}");
+            assert_eq!((framing.heads, framing.doubt()), (3, None), "{step}");
         }
     }
 
@@ -217,7 +242,7 @@ mod tests {
         ) {
             let stream = parts.concat();
             let (whole, cut) = (fed(stream.as_bytes(), usize::MAX), fed(stream.as_bytes(), step));
-            proptest::prop_assert_eq!((whole.state, whole.heads, whole.conflict), (cut.state, cut.heads, cut.conflict));
+            proptest::prop_assert_eq!((whole.state, whole.heads, whole.doubt), (cut.state, cut.heads, cut.doubt));
         }
     }
 
@@ -228,7 +253,20 @@ mod tests {
         {
             for step in [1, 5, 500] {
                 let bytes = format!("GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\n{head}\r\n\r\n");
-                assert_eq!(fed(bytes.as_bytes(), step).conflict(), Some(2));
+                assert_eq!(fed(bytes.as_bytes(), step).doubt(), Some((2, Doubt::BothLengths)));
+            }
+        }
+    }
+
+    #[test]
+    fn sees_a_line_feed_without_a_carriage_return_in_a_head() {
+        let long = "a".repeat(200);
+        for head in
+            ["GET / HTTP/1.1\nhost: a\r\n\r\n", "GET / HTTP/1.1\r\nhost: LONG\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\n"]
+        {
+            for step in [1, 2, 5, 500] {
+                let bytes = format!("\nGET / HTTP/1.1\r\nhost: {long}\r\n\r\n{}", head.replace("LONG", &long));
+                assert_eq!(fed(bytes.as_bytes(), step).doubt(), Some((2, Doubt::BareLineFeed)), "{head:?} by {step}");
             }
         }
     }

@@ -15,9 +15,14 @@ pub const HEADERS_MAX: usize = 100;
 /// Bytes of a path with its query: the longest legitimate one carries a cursor and a handful of filters.
 pub const TARGET_BYTES_MAX: usize = 16 * 1024;
 
-/// Put among a request's extensions when it came with both `Content-Length` and `Transfer-Encoding`.
-#[derive(Debug, Clone, Copy)]
-pub struct BothLengths;
+/// Put among a request's extensions when somebody in between might have read another request in its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// It came with both `Content-Length` and `Transfer-Encoding`.
+    BothLengths,
+    /// A line of its head ended without a carriage return.
+    BareLineFeed,
+}
 
 /// Why a request is not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +70,10 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn check_length(parts: &Parts) -> Result<(), Refusal> {
-    if parts.extensions.get::<BothLengths>().is_some() {
-        return Err(doubtful("Content-Length together with Transfer-Encoding"));
+    match parts.extensions.get() {
+        Some(Doubt::BothLengths) => return Err(doubtful("Content-Length together with Transfer-Encoding")),
+        Some(Doubt::BareLineFeed) => return Err(doubtful("a line of the head ends without a carriage return")),
+        None => {}
     }
     if values(&parts.headers, CONTENT_LENGTH).next().is_some() && content_length(&parts.headers).is_none() {
         return Err(doubtful("Content-Length is not one number"));
@@ -213,10 +220,12 @@ mod tests {
         assert_eq!(refused(&[("host", "a"), ("content-length", "5")]), 200);
         assert_eq!(refused(&[("host", "a"), ("content-length", "5"), ("content-length", "6")]), 400);
         assert_eq!(refused(&[("host", "a"), ("content-length", "+5")]), 400);
-        let mut both = parts("POST", "/", &[("host", "a")]);
-        both.extensions.insert(BothLengths);
-        let refusal = check(&both).unwrap_err();
-        assert!(refusal.close && refusal.status == 400);
+        for doubt in [Doubt::BothLengths, Doubt::BareLineFeed] {
+            let mut doubted = parts("POST", "/", &[("host", "a")]);
+            doubted.extensions.insert(doubt);
+            let refusal = check(&doubted).unwrap_err();
+            assert!(refusal.close && refusal.status == 400);
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::gate::{ConnectionGate, IdleTicket, Pass, descriptor_cap};
-use super::hygiene::{BothLengths, HEAD_BYTES_MAX};
+use super::hygiene::HEAD_BYTES_MAX;
 use super::listen::Listener;
 use super::wire::{InFlight, Late, Stream, Watch, Wire};
 
@@ -245,8 +245,8 @@ impl<H: Handler> Server<H> {
         let (handler, watch) = (self.handler.clone(), Arc::clone(watch));
         service_fn(move |mut request: http::Request<Incoming>| {
             let (mut in_flight, number) = watch.begin();
-            if watch.conflicts(number) {
-                request.extensions_mut().insert(BothLengths);
+            if let Some(doubt) = watch.doubt(number) {
+                request.extensions_mut().insert(doubt);
             }
             let handler = handler.clone();
             async move {
@@ -447,5 +447,27 @@ impl Body for Tracked {
 impl<T: Into<Bytes>> From<T> for ReplyBody {
     fn from(bytes: T) -> Self {
         Self::Whole(Full::new(bytes.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn f_accepting_that_fails_is_tried_again_ever_more_slowly() {
+        let gate = ConnectionGate::new(8);
+        let mut trouble = AcceptTrouble::default();
+        let used_up = io::Error::from_raw_os_error(24);
+        let mut waited = Vec::new();
+        for _ in 0..8 {
+            let before = Instant::now();
+            trouble.survive(&used_up, &gate).await;
+            waited.push(before.elapsed().as_millis());
+        }
+        assert_eq!(waited, [20, 40, 80, 160, 320, 640, 1000, 1000]);
+        let before = Instant::now();
+        trouble.survive(&io::ErrorKind::ConnectionAborted.into(), &gate).await;
+        assert_eq!((before.elapsed(), gate.accept_errors()), (Duration::ZERO, 9), "a peer that left is none of ours");
     }
 }

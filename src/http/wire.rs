@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::framing::Framing;
+use super::hygiene::Doubt;
 use super::server::Limits;
 use crate::limits::ANSWER_RATE_MIN;
 
@@ -56,8 +57,10 @@ pub struct Watch {
     /// socket takes all that is written then, so that `blocked_since` sees nothing of it.
     owed: AtomicUsize,
     owed_since: AtomicU64,
-    /// The first request with both lengths; 0 when there was none.
-    conflict: AtomicU64,
+    /// The first request that is in doubt; 0 when there was none.
+    doubted: AtomicU64,
+    /// Whether that is for a line feed without a carriage return.
+    bare: AtomicBool,
     /// When we began to close it; [`NEVER`] until then.
     parting_since: AtomicU64,
 }
@@ -93,7 +96,8 @@ impl Watch {
             taken: AtomicU64::new(0),
             owed: AtomicUsize::new(0),
             owed_since: AtomicU64::new(0),
-            conflict: AtomicU64::new(0),
+            doubted: AtomicU64::new(0),
+            bare: AtomicBool::new(false),
             parting_since: AtomicU64::new(NEVER),
         })
     }
@@ -109,10 +113,11 @@ impl Watch {
         (InFlight { watch: Arc::clone(self), owed: false }, number)
     }
 
-    /// Whether the request of that number came with two ways of telling its length.
+    /// What there is in doubt about the request of that number.
     #[must_use]
-    pub fn conflicts(&self, number: u64) -> bool {
-        self.conflict.load(Relaxed) == number
+    pub fn doubt(&self, number: u64) -> Option<Doubt> {
+        let doubt = || if self.bare.load(Relaxed) { Doubt::BareLineFeed } else { Doubt::BothLengths };
+        (self.doubted.load(Relaxed) == number).then(doubt)
     }
 
     #[must_use]
@@ -177,8 +182,9 @@ impl Watch {
             (false, false) => self.head_since.store(NEVER, Relaxed),
             _ => {}
         }
-        if let Some(number) = framing.conflict() {
-            self.conflict.store(number, Relaxed);
+        if let Some((number, doubt)) = framing.doubt() {
+            self.bare.store(doubt == Doubt::BareLineFeed, Relaxed);
+            self.doubted.store(number, Relaxed);
         }
     }
 

@@ -44,6 +44,22 @@ async fn a_two_lengths_are_400_and_closed() {
 }
 
 #[tokio::test]
+async fn a_line_feed_alone_ends_no_line_of_a_head() {
+    let server = Server::plain(patient());
+    for request in [
+        "GET / HTTP/1.1\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\n",
+        "GET / HTTP/1.1\n\n",
+    ] {
+        let answer = server.exchange(request).await;
+        assert_eq!(status(&answer), 400, "{request}{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    server.assert_serves().await;
+}
+
+#[tokio::test]
 async fn a_two_lengths_are_seen_on_a_later_request_too() {
     let server = Server::plain(patient());
     let first = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
