@@ -184,4 +184,12 @@ mod tests {
         let error = StoreFile { file, direct }.write(0, &vec![1; DIRECT_FROM]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
+    #[test]
+    fn g01_a_sync_reaches_the_file() {
+        // Which can't be synced, and says so.
+        let null = Path::new("/dev/null");
+        let file = FileBackend::new(OpenOptions::new().read(true).write(true).open(null).unwrap()).unwrap();
+        let error = StoreFile { file, direct: None }.sync_data().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 }

@@ -35,6 +35,10 @@ pub(super) const COMPACTED_FILE: &str = "webhookd.redb.compact";
 /// What `meta.key_check` opens to.
 pub(super) const KEY_CHECK: &[u8] = b"webhookd";
 
+/// A store is made before its log: this one was lost, and a new one would say that there never were any events.
+const GONE: &str = "it is missing, and accepted events may stand in its write-ahead log webhookd.wal, which is there: put the store back, \
+                    or restore a backup; to begin with nothing, remove the log";
+
 /// Where a store lives.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -79,7 +83,7 @@ impl Place {
     }
 }
 
-/// Opens the store at `place`, making it where there is none.
+/// Opens the store at `place`, making it where there never was one.
 ///
 /// # Errors
 /// See `OpenError`.
@@ -97,6 +101,9 @@ pub fn open(place: &Place, entropy: &Entropy) -> Result<(Arc<Database>, Arc<Shar
             remove_if_there(&place.state_dir.join(COMPACTED_FILE)).map_err(folder)?;
             Ok((db, shared))
         });
+    }
+    if place.wal_file().try_exists().map_err(folder)? {
+        return Err(OpenError::Refused { path, why: GONE.to_owned() });
     }
     let key_file = place.key_file();
     let key = if key_file.try_exists().map_err(folder)? {

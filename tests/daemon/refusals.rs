@@ -179,6 +179,9 @@ fn f_a_damaged_store_is_refused_and_left_as_it_is() {
         says(&told, &[shown(&store), "refused"]);
         assert!(fs::read(&store).expect("a store") == bytes, "{damage}: the file was changed");
     }
+    fs::remove_file(&store).expect("removing the store");
+    says(&refused(&mut daemon, 78), &[shown(&store), "refused", "it is missing", "webhookd.wal", "restore a backup"]);
+    assert!(!store.exists(), "a new store was made");
     fs::write(&store, &good).expect("restoring the store");
     let files = fs::read_dir(store.parent().expect("a folder")).expect("a folder");
     let names: BTreeSet<_> = files.map(|file| file.expect("a file").file_name()).collect();

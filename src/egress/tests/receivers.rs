@@ -184,12 +184,33 @@ async fn an_endless_body_is_success_and_costs_the_connection() {
     eventually("the connection is closed", || egress.open_connections() == 0).await;
 }
 
+/// A body that never ends, a KiB at a time; counts what was taken.
+struct Endless(usize);
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0 += 1024;
+        std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(&[b'x'; 1024])))))
+    }
+}
+
 #[tokio::test]
 async fn reading_stops_at_the_bound() {
-    let body = http_body_util::Full::new(Bytes::from(vec![b'x'; RESPONSE_BYTES_MAX]));
-    let mut excerpt = Vec::new();
-    let read = crate::egress::answer::read(body, &mut excerpt).await.unwrap();
-    assert_eq!((read, excerpt.len()), (crate::egress::answer::Read::Whole, EXCERPT_BYTES));
+    use crate::egress::answer::{Read, read};
+    assert_eq!(RESPONSE_BYTES_MAX, 16 * 1024);
+    let (mut endless, mut excerpt) = (Endless(0), Vec::new());
+    assert_eq!(read(&mut endless, &mut excerpt).await.unwrap(), Read::Enough);
+    assert_eq!((endless.0, excerpt.len()), (RESPONSE_BYTES_MAX, EXCERPT_BYTES));
+    let whole = http_body_util::Full::new(Bytes::from(vec![b'x'; RESPONSE_BYTES_MAX]));
+    excerpt.clear();
+    assert_eq!(read(whole, &mut excerpt).await.unwrap(), Read::Whole);
+    assert_eq!(excerpt.len(), EXCERPT_BYTES);
 }
 
 #[tokio::test]
