@@ -365,9 +365,10 @@ fn read_rows(
         rows.extend(due);
     }
     let mut read = 0;
+    let mut event_at = view.events()?;
     for queued in rows {
         let body = if read < READ_AHEAD_BYTES {
-            let event = view.event(queued.event)?.map(Arc::new);
+            let event = event_at(queued.event)?.map(Arc::new);
             read += event.as_ref().map_or(0, |event| event.weight());
             event.and_then(|event| Body::hold(event, budget))
         } else {

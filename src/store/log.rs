@@ -8,7 +8,7 @@
 
 use std::ops::Bound;
 
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{AccessGuard, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::StoreError;
 use super::block::{self, Block, Mark, Packer};
@@ -145,6 +145,54 @@ pub fn get<T>(
         // Behind the end of the log there is nothing; before it there is no gap.
         None if table.range(number..)?.next().is_none() => Ok(None),
         None => Err(StoreError::Damaged(MISSING)),
+    }
+}
+
+/// Finds records of one snapshot that stand near each other: the block of the last one is at hand. redb reads a large block anew for
+/// each of its records once its cache is full, because it keeps nothing that is larger than a part of the cache.
+pub struct Seeker<'txn> {
+    txn: &'txn ReadTransaction,
+    log: Log,
+    table: redb::ReadOnlyTable<u64, &'static [u8]>,
+    /// The first number of the last block, and its bytes.
+    last: Option<(u64, AccessGuard<'static, &'static [u8]>)>,
+}
+
+impl<'txn> Seeker<'txn> {
+    /// # Errors
+    /// When the store fails.
+    pub fn new(txn: &'txn ReadTransaction, log: Log) -> Result<Self, StoreError> {
+        Ok(Self { txn, log, table: txn.rows(log.table())?, last: None })
+    }
+
+    /// As the function of that name.
+    ///
+    /// # Errors
+    /// When the store fails or the block is damaged.
+    pub fn find<T>(
+        &mut self,
+        number: u64,
+        read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        if let Some(record) = self.at(number)? {
+            return read(record).map(Some);
+        }
+        let found = self.table.range(..=number)?.next_back().transpose()?;
+        self.last = found.map(|(first, block)| (first.value(), block));
+        match self.at(number)? {
+            Some(record) => read(record).map(Some),
+            None => find(self.txn, self.log, number, read),
+        }
+    }
+
+    /// The record of that number, if it stands in the last block.
+    fn at(&self, number: u64) -> Result<Option<&[u8]>, StoreError> {
+        let Some((first, block)) = &self.last else { return Ok(None) };
+        let Some(place) = number.checked_sub(*first).and_then(|place| usize::try_from(place).ok()) else {
+            return Ok(None);
+        };
+        let record = block_at(self.log, *first, block.value())?.records().nth(place).transpose();
+        record.map_err(|_| damaged(self.log, *first))
     }
 }
 

@@ -242,6 +242,15 @@ impl View<'_> {
         log::find(&self.txn, Log::Events, seq, |bytes| record::read_event(seq, bytes))
     }
 
+    /// For several events, one after the other, that stand near each other.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn events(&self) -> Result<impl FnMut(Seq) -> Result<Option<Event>, StoreError> + '_, StoreError> {
+        let mut seeker = log::Seeker::new(&self.txn, Log::Events)?;
+        Ok(move |seq| seeker.find(seq, |bytes| record::read_event(seq, bytes)))
+    }
+
     /// The event with this public id.
     ///
     /// # Errors
