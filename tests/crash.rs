@@ -3,6 +3,8 @@
 //!
 //!     KILLS=1000 SEED=7 cargo test --release --test crash g02_kill_nine -- --nocapture
 
+#[path = "crash/first.rs"]
+mod first;
 #[path = "crash/jobs.rs"]
 mod jobs;
 mod support;

@@ -461,4 +461,27 @@ mod tests {
         assert_eq!(is_same(&lent, false), [true, true]);
         assert_eq!(is_same(&lent, true), [true, false], "most of a large body is its own");
     }
+
+    #[test]
+    fn what_a_panic_may_show_of_an_op_and_its_answer_holds_no_secret() {
+        let secret = || Secret::new("canary".to_owned());
+        let headers = vec![("X-Authorization".to_owned(), secret())];
+        let mut draft = Webhook::sample(1, vec![Filter::All]);
+        draft.secrets[0].secret = secret();
+        draft.headers.clone_from(&headers);
+        let (quota, kept) = (Quota { of_tenant: 1, of_dialect: None }, Arc::new(draft.clone()));
+        let changes = [SecretChange::Replace(secret()), SecretChange::Rotate { new: secret(), old_until: 1 }];
+        let patches = changes.map(|change| {
+            let headers = Some(headers.clone());
+            Box::new(WebhookPatch { headers, secret: Some(change), ..WebhookPatch::default() })
+        });
+        let made = Op::CreateWebhook { draft: Box::new(draft.clone()), quota };
+        let sole = Op::RegisterSole { draft: Box::new(draft), quota };
+        let guarded = Op::Guarded { guard: Guard::default(), op: Box::new(made.clone()) };
+        let ops = patches.map(|patch| Op::UpdateWebhook { no: 1, patch }).into_iter().chain([made, sole, guarded]);
+        let answer = format!("{:?}", Done::Webhook(kept));
+        for shown in ops.map(|op| format!("{op:?} {op:#?}")).chain([answer]) {
+            assert!(shown.contains("X-Authorization") && !shown.contains("canary"), "{shown}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! Secrets stand in no log, no store and no audit record: looked for byte by byte after a life with every occasion to spill
-//! them. And the key that seals them comes from a file or from systemd.
+//! Secrets stand in no log, no store, no backup and no answer but the one that makes them: looked for byte by byte after a life
+//! with every occasion to spill them. And the key that seals them comes from a file or from systemd.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::support::{Authority, Certificate, Daemon, Receiver, Reply, SOON, Stage, free_port, key, text};
-use super::{refused, says};
+use super::support::{Authority, Certificate, Client, Daemon, Receiver, Reply, SOON, Stage, free_port, key, text};
+use super::{refused, says, webhookd};
 
 #[test]
 fn no_secret_stands_in_a_log_or_a_store() {
@@ -51,7 +51,7 @@ fn no_secret_stands_in_a_log_or_a_store() {
     let wrong = "whd_canarycanarycanarycanarycanarycanarycanary1";
     stage.daemon.client().bearer(wrong).get("/v1/webhooks").expect(401);
     secrets.push(("a wrong token", wrong.to_owned()));
-    stage.publish(&json!({"type": "account.deposit_received", "tenant": "acme"}));
+    let event = text(&stage.publish(&json!({"type": "account.deposit_received", "tenant": "acme"})), "id");
     for _ in 0..4 {
         stage.publish(&json!({"type": "order.created", "tenant": "acme", "data": {"public": "canary-payload"}}));
     }
@@ -63,6 +63,7 @@ fn no_secret_stands_in_a_log_or_a_store() {
     for action in ["webhook.create", "webhook.rotate_secret", "key.create"] {
         assert!(audit.text().contains(action), "{action} is on record: {audit:?}");
     }
+    let mut places = shown(&stage, &event);
     assert!(stage.daemon.term().success());
 
     let state = stage.daemon.folder().join("state");
@@ -77,13 +78,61 @@ fn no_secret_stands_in_a_log_or_a_store() {
     for place in [&store, &ahead] {
         assert!(memmem::find(place, b"canary-payload").is_some(), "what is not secret is found this way");
     }
-    let places: [(&str, &[u8]); 4] =
-        [("log", log.as_bytes()), ("store", &store), ("write-ahead log", &ahead), ("audit log", &audit.body)];
+    let files = [("log", log.into_bytes()), ("store", store), ("write-ahead log", ahead)];
+    places.extend(files.map(|(name, bytes)| (name.to_owned(), bytes)));
     search(&secrets, &places);
 }
 
+/// What can be had of a daemon that runs: what it answers its owner and its operator, what it writes beside its store, and a
+/// backup made by the command line.
+fn shown(stage: &Stage, event: &str) -> Vec<(String, Vec<u8>)> {
+    let (daemon, owner, admin) = (&stage.daemon, &stage.owner, stage.daemon.admin());
+    let mut places = Vec::new();
+    let mut ask = |client: &Client, path: &str| {
+        let answer = client.get(path).expect(200);
+        places.push((path.to_owned(), answer.body.to_vec()));
+        answer.text()
+    };
+    for path in ["webhooks", "attempts", "keys", "tenants", "audit", "config", "stats"] {
+        ask(&admin, &format!("/admin/{path}"));
+    }
+    assert!(ask(&admin, "/metrics").contains("webhookd_events_accepted_total 5"), "they are this daemon's");
+    // To its owner, and to nobody else, this form of a webhook shows what its headers say.
+    let omnia = ask(&admin, "/v3/webhooks?tenant=acme");
+    assert!(omnia.contains("[hidden]"), "the webhook with a header is listed: {omnia}");
+    for path in ["/v1/events", "/v1/dead-letters", "/api/v1/webhooks"] {
+        ask(owner, path);
+    }
+    let webhooks: Value = serde_json::from_str(&ask(owner, "/v1/webhooks")).expect("JSON");
+    let webhooks = webhooks["data"].as_array().expect("a list");
+    assert!(webhooks.len() >= 5, "{webhooks:?}");
+    for webhook in webhooks {
+        let path = format!("/v1/webhooks/{}", text(webhook, "id"));
+        for part in ["", "/attempts", "/deliveries?state=pending", "/stats"] {
+            ask(owner, &format!("{path}{part}"));
+        }
+    }
+    ask(owner, &format!("/v1/events/{event}"));
+    let explained = ask(owner, &format!("/v1/events/{event}/explain"));
+    assert!(explained.contains(&text(&webhooks[0], "id")), "{explained}");
+
+    let (config, backup) = (daemon.config(), daemon.folder().join("backup"));
+    let [config, to] = [&config, &backup].map(|path| path.to_str().expect("a path of letters"));
+    let (code, told) = webhookd(&["backup", "--config", config, "--to", to]);
+    assert_eq!(code, 0, "{told}");
+    places.push(("what the backup's maker is told".to_owned(), told.into_bytes()));
+    let backup = fs::read(backup).expect("a backup");
+    assert!(memmem::find(&backup, b"canary-payload").is_some(), "what is not secret is found this way");
+    places.push(("backup".to_owned(), backup));
+    let spool = ["0", "1"].map(|number| fs::read(daemon.folder().join(format!("state/webhookd.spool.{number}"))));
+    let spool = spool.map(|bytes| bytes.expect("a file of the spool")).concat();
+    assert!(!spool.is_empty(), "successes stand in it");
+    places.push(("spool".to_owned(), spool));
+    places
+}
+
 /// No secret stands in any of the places, neither as text nor as bytes.
-fn search(secrets: &[(&str, String)], places: &[(&str, &[u8])]) {
+fn search(secrets: &[(&str, String)], places: &[(String, Vec<u8>)]) {
     for (what, secret) in secrets {
         let raw = match secret.strip_prefix("whsec_") {
             Some(coded) => STANDARD.decode(coded).expect("base64"),
@@ -91,7 +140,7 @@ fn search(secrets: &[(&str, String)], places: &[(&str, &[u8])]) {
         };
         for (place, bytes) in places {
             for form in [secret.as_bytes(), &raw] {
-                assert!(memmem::find(bytes, form).is_none(), "{what} stands in the {place}: {secret}");
+                assert!(memmem::find(bytes, form).is_none(), "{what} stands in {place}: {secret}");
             }
         }
     }

@@ -46,23 +46,60 @@ fn times(receiver: &Receiver) -> HashMap<String, usize> {
     times
 }
 
-/// Reloads in the middle of it: a good configuration, or one that can't be used.
-fn reload(daemon: &Daemon, good: bool) {
-    let config = std::fs::read_to_string(daemon.config()).expect("a configuration");
-    let ends = |log: &str| log.matches("reload").count();
-    let before = ends(&daemon.log());
-    if !good {
-        std::fs::write(daemon.config(), format!("{config}\nno_such_key = 1\n")).expect("a configuration");
+/// What the configuration begins with, and what a reload is to make of it: one of these two.
+const LIMITS: [&str; 2] = ["limits.event_bytes = \"256 KiB\"", "limits.event_bytes = \"64 KiB\""];
+/// An event of this size fits the first of them only.
+const PROBE_BYTES: usize = 128 << 10;
+
+/// Which of the limits is in force; an event that fits is one of those that must arrive.
+fn limit(publisher: &Client, acknowledged: &Mutex<HashSet<String>>) -> usize {
+    let event = json!({"type": "order.created", "tenant": "acme", "data": {"text": "x".repeat(PROBE_BYTES)}});
+    let ask = || Some(publisher.post("/v1/events", &event)).filter(|answer| !matches!(answer.status, 429 | 503));
+    let answer = poll(SOON, ask);
+    let answer = answer.expect("an answer of a daemon that is not too busy");
+    if answer.status == 413 {
+        return 1;
     }
+    acknowledged.lock().expect("a list").insert(text(&answer.expect(201).json(), "id"));
+    0
+}
+
+/// How often the log says that a reload was taken over, and how often that it was not.
+fn told(daemon: &Daemon) -> (usize, usize) {
+    let log = daemon.log();
+    let refused = log.matches("not reloaded").count();
+    (log.matches("reloaded").count() - refused, refused)
+}
+
+/// Reloads in the middle of it: the other limit, or the other limit in a configuration that can't be used. Holds the daemon
+/// to what it says about it, and to the limit that then must be in force.
+fn reload(stage: &Stage, acknowledged: &Mutex<HashSet<String>>, good: bool) {
+    let daemon = &stage.daemon;
+    let config = std::fs::read_to_string(daemon.config()).expect("a configuration");
+    let now = LIMITS.iter().position(|limit| config.contains(limit)).expect("one of the limits");
+    assert_eq!(limit(&stage.publisher, acknowledged), now, "before it");
+    let other = config.replace(LIMITS[now], LIMITS[1 - now]);
+    let unknown = if good { "" } else { "no_such_key = 1\n" };
+    let (taken, refused) = told(daemon);
+    let wanted = if good { (taken + 1, refused) } else { (taken, refused + 1) };
+    std::fs::write(daemon.config(), format!("{unknown}{other}")).expect("a configuration");
     daemon.signal(Signal::HUP);
-    poll(SOON, || (ends(&daemon.log()) > before).then_some(())).expect("a word about the reload");
-    std::fs::write(daemon.config(), config).expect("a configuration");
+    let ended = poll(SOON, || Some(told(daemon)).filter(|told| *told != (taken, refused)));
+    assert_eq!(ended, Some(wanted), "(reloaded, not reloaded), good: {good}; its log:\n{}", daemon.log());
+    let metrics = daemon.admin().get("/metrics").expect(200).text();
+    let success = format!("webhookd_reload_success {}", u8::from(good));
+    assert!(metrics.lines().any(|line| line == success), "no {success} in:\n{metrics}");
+    let then = if good { 1 - now } else { now };
+    assert_eq!(limit(&stage.publisher, acknowledged), then, "the limit behind a reload, good: {good}");
+    if !good {
+        std::fs::write(daemon.config(), config).expect("a configuration");
+    }
 }
 
 #[test]
 fn g12_stops_and_reloads_under_load_lose_and_repeat_nothing() {
     let rounds: usize = std::env::var("TERMS").map_or(10, |rounds| rounds.parse().expect("a number"));
-    let mut stage = Stage::start(Daemon::builder());
+    let mut stage = Stage::start(Daemon::builder().set_text("limits.event_bytes", "256 KiB"));
     let receiver = Receiver::ok();
     stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
     let mut all = 0;
@@ -77,7 +114,7 @@ fn g12_stops_and_reloads_under_load_lose_and_repeat_nothing() {
                 scope.spawn(|| publish(&publisher, &acknowledged, &stopped));
             }
             receiver.wait_for(before + 8, SOON);
-            reload(&stage.daemon, round % 2 == 0);
+            reload(&stage, &acknowledged, round % 2 == 0);
             receiver.wait_for(before + 24, SOON);
             let status = stage.daemon.term();
             stopped.store(true, Ordering::SeqCst);

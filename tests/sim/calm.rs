@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use webhookd::clock::Millis;
 use webhookd::retry::Policy;
 
 use crate::acts::{TENANTS, found, publish};
-use crate::chance::{each_seed, on_two_cores, seeds, told};
+use crate::chance::{Chance, each_seed, on_two_cores, seeds, told};
 use crate::disk::{Call, Fault, Trouble};
 use crate::ledger::{Ledger, Mood, Repeats};
 use crate::town::{Life, World};
 
 const LATE_MAX_MS: Millis = 1_000;
 const HOUR: Duration = Duration::from_secs(3_600);
+/// How long a disk fails, and how soon after that events are taken in again: promised.
+const OUTAGE: Duration = Duration::from_secs(600);
+const BACK_WITHIN: Duration = Duration::from_secs(5);
 
 fn calm(seed: u64, policy: Policy) -> (Ledger, World) {
     let ledger = Ledger::new(seed, policy);
@@ -174,6 +177,50 @@ fn g02_what_only_the_spool_knows_is_not_repeated() {
         world.hold();
     });
     println!("{only_spooled} deliveries stood in the spool only");
+}
+
+/// The disk fails for ten minutes, and publishers go on asking. Gives how long after it works again one is accepted.
+async fn outage(chance: &mut Chance, life: &Life, trouble: Trouble) -> Duration {
+    let calls = &[Call::Write, Call::SetLength, Call::Sync];
+    life.disk.set_fault(Some(Fault { calls, nth: 0, trouble, lasting: true }));
+    let (failed, mut tag) = (Instant::now(), 1);
+    while failed.elapsed() < OUTAGE {
+        assert!(!publish(life, tag, 1, None, false).await, "{tag} was accepted on a disk that takes nothing");
+        tag += 1;
+        sleep(Duration::from_millis(chance.below(10_000))).await;
+    }
+    life.disk.set_fault(None);
+    let mended = Instant::now();
+    while !publish(life, tag, 1, None, false).await {
+        assert!(mended.elapsed() < OUTAGE, "the store does not come back");
+        tag += 1;
+        sleep(Duration::from_millis(10)).await;
+    }
+    let took = mended.elapsed();
+    sleep(Duration::from_millis(LATE_MAX_MS)).await;
+    assert!(life.ledger.lock().delivered.iter().any(|(_, delivered)| *delivered == tag), "{tag} is not delivered");
+    took
+}
+
+#[test]
+fn g09_after_ten_minutes_of_a_failing_disk_events_are_taken_in_within_five_seconds() {
+    let policy = Policy { delays_ms: vec![5_000], jitter: 0.2 };
+    let mut slowest = Duration::ZERO;
+    for trouble in [Trouble::Full, Trouble::Broken, Trouble::Forgotten] {
+        each_seed("g09", 5, |seed| {
+            let (_, mut world) = calm(seed, policy.clone());
+            world.live(Repeats::None, async |chance, life| {
+                found(&life).await;
+                hook(&life, 1, Mood::Good).await;
+                let took = outage(chance, &life, trouble).await;
+                assert!(took <= BACK_WITHIN, "{trouble:?}: accepted again after {took:?}");
+                slowest = slowest.max(took);
+                life.stop().await;
+            });
+            world.hold();
+        });
+    }
+    println!("accepted again after {slowest:?} at most");
 }
 
 #[test]
