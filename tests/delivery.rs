@@ -107,6 +107,32 @@ fn g16_a_standard_webhooks_library_verifies_both_kinds_of_secret() {
 }
 
 #[test]
+fn g16_the_standard_webhooks_library_for_rust_verifies_both_kinds_of_secret() {
+    let stage = Stage::start(Daemon::builder());
+    for given in [None, Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")] {
+        let receiver = Receiver::ok();
+        let mut body = json!({"url": receiver.url("/"), "events": ["*"]});
+        if let Some(secret) = given {
+            body["secret"] = json!(secret);
+        }
+        let webhook = stage.register(&body);
+        let secret = given.map_or_else(|| text(&webhook, "signature_secret"), str::to_owned);
+        let library = standardwebhooks::Webhook::new(&secret).expect("a secret");
+        stage.publish(&json!({"type": "order.created", "tenant": "acme", "data": {"ü": "€"}}));
+        let request = receiver.wait_for(1, SOON).remove(0);
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in &request.headers {
+            let name: http::HeaderName = name.parse().expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        library.verify(&request.body, &headers).expect("a signature of the body");
+        let other = request.text().replace('€', "$");
+        library.verify(other.as_bytes(), &headers).expect_err("of another body it is none");
+        stage.owner.delete(&format!("/v1/webhooks/{}", text(&webhook, "id"))).expect(204);
+    }
+}
+
+#[test]
 fn g16_the_flask_receiver_of_vibes_guide_verifies() {
     let stage = Stage::start(Daemon::builder());
     let (secret, events) = ("your_webhook_secret", ["order.updated", "position.updated"]);

@@ -113,7 +113,8 @@ fn burdens(authority: &Authority) -> Vec<Burden> {
         pouring("header-poured", b"HTTP/1.1 200 OK\r\nX: ", b"y", Some("protocol"), ""),
         secure("expired", Receiver::tls(authority, Certificate::Expired), "expired"),
         secure("wrong-name", Receiver::tls(authority, Certificate::WrongName), "not valid for name"),
-        secure("self-signed", Receiver::tls(&stranger, Certificate::Good), "invalid peer certificate"),
+        secure("self-signed", Receiver::tls(authority, Certificate::SelfSigned), "invalid peer certificate"),
+        secure("of-a-stranger", Receiver::tls(&stranger, Certificate::Good), "invalid peer certificate"),
         secure("no-tls", Receiver::with(|_| Reply::ok()), ""),
     ]
 }

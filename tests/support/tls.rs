@@ -15,6 +15,8 @@ pub enum Certificate {
     Expired,
     /// For a name that nobody asks for.
     WrongName,
+    /// By its own key.
+    SelfSigned,
 }
 
 pub struct Authority {
@@ -46,7 +48,7 @@ impl Authority {
     /// A certificate with its chain and its key, as PEM, for 127.0.0.1, localhost and hooks.example.com where it is good.
     pub fn issue(&self, certificate: Certificate) -> (String, String) {
         let names = match certificate {
-            Certificate::Good | Certificate::Expired => {
+            Certificate::Good | Certificate::Expired | Certificate::SelfSigned => {
                 ["127.0.0.1", "localhost", "hooks.example.com"].map(str::to_owned).to_vec()
             }
             Certificate::WrongName => vec!["elsewhere.example".to_owned()],
@@ -58,6 +60,9 @@ impl Authority {
             parameters.not_after = date_time_ymd(2021, 1, 1);
         }
         let key = KeyPair::generate().expect("a key");
+        if certificate == Certificate::SelfSigned {
+            return (parameters.self_signed(&key).expect("a certificate").pem(), key.serialize_pem());
+        }
         let leaf = parameters.signed_by(&key, &self.issuer).expect("a certificate");
         (leaf.pem() + &self.pem, key.serialize_pem())
     }
