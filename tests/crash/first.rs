@@ -14,12 +14,14 @@ use serde_json::json;
 use super::support::{Client, Daemon, SOON, publish, publisher_key, tenant, tenant_key, text};
 use super::{Pauses, StopOnDrop, from_environment};
 
-/// What a start makes, in this order; a kill follows shortly after one of them is seen.
-const LANDMARKS: [&str; 6] = ["", "state", "webhookd.key", "webhookd.redb.new", "webhookd.redb", "webhookd.wal"];
+/// What a start makes, in this order. A kill follows one of them by at most so many sixteenths of the time that a start takes
+/// here: the store's file is under its first name for a moment only.
+const LANDMARKS: [(&str, u32); 6] =
+    [("", 16), ("state", 4), ("webhookd.key", 2), ("webhookd.redb.new", 1), ("webhookd.redb", 2), ("webhookd.wal", 24)];
 /// The name that a store has until it is whole.
 const UNFINISHED: &str = "webhookd.redb.new";
-/// A kill follows at most so long after its landmark: longer than a start takes here.
-const AFTER_MS: u64 = 60;
+/// A kill's delay is drawn in so many steps.
+const STEPS: u32 = 1_000;
 
 fn state(daemon: &Daemon) -> PathBuf {
     daemon.folder().join("state")
@@ -86,17 +88,29 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// How long a first start takes until its last landmark, undisturbed: kills are spread over that, however quick the machine is.
+fn time_of_a_start() -> Duration {
+    let mut daemon = Daemon::builder().prepare();
+    let started = Instant::now();
+    daemon.spawn();
+    wait_for(&daemon, "webhookd.wal");
+    let took = started.elapsed();
+    daemon.kill9();
+    took
+}
+
 #[test]
 fn g01_a_kill_amid_the_first_start_leaves_a_folder_that_serves() {
-    let kills = usize::try_from(from_environment("KILLS", 12)).expect("a number of kills");
+    let kills = usize::try_from(from_environment("KILLS", 24)).expect("a number of kills");
     let seed = from_environment("SEED", 18).max(1);
     println!("SEED={seed} KILLS={kills}");
-    let mut pauses = Pauses(seed);
-    let mut early = 0;
+    let (mut pauses, mut early, start) = (Pauses(seed), 0, time_of_a_start());
     for kill in 0..kills {
         let mut daemon = Daemon::builder().prepare();
         let (admin, public, over) = (daemon.admin(), daemon.client(), AtomicBool::new(false));
-        let (landmark, after) = (LANDMARKS[kill % LANDMARKS.len()], pauses.next_ms(AFTER_MS * 1_000) / 1_000);
+        let (landmark, sixteenths) = LANDMARKS[kill % LANDMARKS.len()];
+        let step = u32::try_from(pauses.next_ms(u64::from(STEPS)).as_millis()).expect("a step");
+        let after = start * sixteenths * step / (16 * STEPS);
         let last = kill + 1 == kills;
         let acknowledged = std::thread::scope(|scope| {
             let stopping = StopOnDrop(&over);

@@ -96,6 +96,15 @@ fn reload(stage: &Stage, acknowledged: &Mutex<HashSet<String>>, good: bool) {
     }
 }
 
+/// Stops the publishers also when the test fails, so that the scope ends.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn g12_stops_and_reloads_under_load_lose_and_repeat_nothing() {
     let rounds: usize = std::env::var("TERMS").map_or(10, |rounds| rounds.parse().expect("a number"));
@@ -110,6 +119,7 @@ fn g12_stops_and_reloads_under_load_lose_and_repeat_nothing() {
         let before = receiver.count();
         let publisher = stage.publisher.clone();
         let status = std::thread::scope(|scope| {
+            let stopping = StopOnDrop(&stopped);
             for _ in 0..PUBLISHERS {
                 scope.spawn(|| publish(&publisher, &acknowledged, &stopped));
             }
@@ -117,7 +127,7 @@ fn g12_stops_and_reloads_under_load_lose_and_repeat_nothing() {
             reload(&stage, &acknowledged, round % 2 == 0);
             receiver.wait_for(before + 24, SOON);
             let status = stage.daemon.term();
-            stopped.store(true, Ordering::SeqCst);
+            drop(stopping);
             status
         });
         assert_eq!(status.code(), Some(0), "round {round}; its log:\n{}", stage.daemon.log());
