@@ -138,7 +138,7 @@ fn publish(client: &Client, key: u64, books: &Books, stop: &AtomicBool) -> u64 {
 #[test]
 fn each_key_keeps_its_order_without_overlap_through_kill_nine() {
     let kills = from_environment("KILLS", 10);
-    let mut seed = from_environment("SEED", support::unix_seconds()).max(1);
+    let mut seed = from_environment("SEED", 1).max(1);
     println!("SEED={seed} KILLS={kills}");
     let books = Arc::new(Books::default());
     let receiving = books.clone();
