@@ -197,7 +197,7 @@ fn kill_loop(daemon: &mut Daemon, receiver: &Receiver, books: &Books, kills: usi
 #[test]
 fn g02_kill_nine_loses_nothing() {
     let kills = usize::try_from(from_environment("KILLS", 20)).expect("a number of kills");
-    let seed = from_environment("SEED", support::unix_seconds()).max(1);
+    let seed = from_environment("SEED", 1).max(1);
     println!("SEED={seed} KILLS={kills}");
     let books = Arc::new(Books::default());
     let receiving = books.clone();

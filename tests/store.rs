@@ -27,6 +27,8 @@ mod erase;
 mod faults;
 #[path = "store/guards.rs"]
 mod guards;
+#[path = "store/hooks.rs"]
+mod hooks;
 #[path = "store/jobs.rs"]
 mod jobs;
 #[path = "store/lines.rs"]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::support::{Daemon, Receiver, Reply, Stage, poll, text, unix_seconds};
+use super::support::{Daemon, Receiver, Reply, Stage, poll, text};
 use super::{ANSWER, Books, PERMITS, Pauses, QUIET, STALL, StopOnDrop, from_environment, lock};
 
 const BATCH: u64 = 1_000;
@@ -63,7 +63,7 @@ fn done(job: &Value) -> u64 {
 fn g02_kill_nine_amid_a_redrive_delivers_each() {
     let letters = from_environment("LETTERS", 3_000);
     let kills = from_environment("KILLS", 4);
-    let seed = from_environment("SEED", unix_seconds()).max(1);
+    let seed = from_environment("SEED", 1).max(1);
     println!("SEED={seed} KILLS={kills} LETTERS={letters}");
     let (books, mut pauses) = (Arc::new(Books::default()), Pauses(seed));
     let receiver = Receiver::forgetful(|_| Reply::ok());

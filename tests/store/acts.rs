@@ -44,6 +44,7 @@ impl World {
         }
         self.guard(&mut ops);
         self.erase(&mut ops);
+        self.rotate(&mut ops);
         self.write(ops)?;
         if self.chance.percent(20) { self.look() } else { Ok(()) }
     }

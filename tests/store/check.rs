@@ -1,12 +1,13 @@
 //! The checker: does the store hold exactly what the model says? Nothing lost, nothing unexpected, no count off by one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use webhookd::clock::Millis;
 use webhookd::model::attempt::{Attempt, Verdict};
 use webhookd::model::event::Event;
 use webhookd::model::id::{EventId, JournalSeq, OPERATOR_NO, Seq, WebhookNo};
-use webhookd::model::webhook::WebhookState;
+use webhookd::model::webhook::{Webhook, WebhookState};
 use webhookd::store::backlog::Backlog;
 use webhookd::store::listing::{Fates, Tells};
 use webhookd::store::ordering::Place;
@@ -17,8 +18,9 @@ use webhookd::store::view::{Shared, View};
 
 use crate::chance::Chance;
 use crate::erase;
+use crate::hooks::Settings;
 use crate::jobs::jobs;
-use crate::model::{Fact, Life, Model};
+use crate::model::{Fact, Hook, Life, Model};
 use crate::news::Health;
 
 pub type Checked = Result<(), String>;
@@ -209,6 +211,7 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
         let here = registry.webhook(*no).map(|webhook| (life(&webhook.state), webhook.url.clone()));
         let wanted = (hook.life != Life::Deleted).then(|| (hook.life, hook.url.clone()));
         same(|| format!("webhook {no}"), &here, &wanted)?;
+        settings(registry.webhook(*no), view, *no, hook)?;
         let bounds: BTreeSet<Seq> = hook.versions.keys().flat_map(|from| [from.saturating_sub(1), *from]).collect();
         for seq in bounds.into_iter().filter(|seq| *seq >= first) {
             let version = view.webhook_at(*no, seq).map_err(text)?.map(|w| (life(&w.state), w.url));
@@ -217,6 +220,17 @@ fn webhooks(shared: &Shared, view: &View<'_>, model: &Model) -> Checked {
         }
     }
     Ok(())
+}
+
+/// A live webhook's filters, headers and secrets, in memory and as they are written.
+fn settings(here: Option<&Arc<Webhook>>, view: &View<'_>, no: WebhookNo, hook: &Hook) -> Checked {
+    if hook.life == Life::Deleted {
+        return Ok(());
+    }
+    let here = here.map(|webhook| Settings::of(webhook));
+    same(|| format!("settings of {no}"), &here.as_ref(), &Some(&hook.settings))?;
+    let written = view.webhook_newest(no).map_err(text)?.map(|webhook| Settings::of(&webhook));
+    same(|| format!("settings of {no} as written"), &written.as_ref(), &Some(&hook.settings))
 }
 
 fn life(state: &WebhookState) -> Life {

@@ -31,7 +31,7 @@ const KINDS: [(&str, &[Call], Trouble, bool); 7] = [
 /// A 60-commit run with one fault in it; says whether the fault was met.
 fn run(seed: u64, kind: usize, nth: u64) -> bool {
     let (name, calls, trouble, lasting) = KINDS[kind];
-    let mut world = World::new(seed, false);
+    let mut world = World::new(seed, false).rotating(seed);
     if calls == READS {
         world.cache_bytes = CACHE_BYTES_FEW;
         world.open(false);

@@ -1,6 +1,6 @@
 //! What should be true of the store: the same ops on plain collections. Owns the meaning of every op, nothing of how.
 //!
-//! `lines` has the part about ordering keys, cancelling and pauses, `jobs` that about jobs, `guards` that about marks and the audit log. Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
+//! `lines` has the part about ordering keys, cancelling and pauses, `jobs` that about jobs, `hooks` that about what owners change, `guards` that about marks and the audit log. Journal records are numbered without gaps, so the model foretells each one exactly; the store must equal it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,10 +11,11 @@ use webhookd::model::event::OrderKey;
 use webhookd::model::id::{BROADCAST, EventId, JobId, JournalSeq, OPERATOR_NO, Seq, TenantNo, WebhookId, WebhookNo};
 use webhookd::model::job::Job;
 use webhookd::model::pause::{Pause, Scope};
-use webhookd::model::webhook::{Dialect, Filter, Webhook};
+use webhookd::model::webhook::{Dialect, Filter};
 use webhookd::store::op::{Accept, Draft, Mark, Op, Outcome, Refusal, WebhookPatch};
 use webhookd::store::record::{Entry, QueueRow, Remembered};
 
+use crate::hooks::Settings;
 use crate::news::Health;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum Life {
 pub struct Hook {
     pub tenant: TenantNo,
     pub dialect: Dialect,
-    pub filters: Vec<Filter>,
+    pub settings: Settings,
     pub life: Life,
     pub url: String,
     /// (from this event on, how it lived, url)
@@ -205,27 +206,6 @@ impl Model {
         }
     }
 
-    fn create(&mut self, draft: &Webhook) -> Result<Expected, Refusal> {
-        if !self.knows(draft.tenant) {
-            return Err(Refusal::UnknownTenant);
-        }
-        let no = u32::try_from(self.hooks.len()).unwrap() + 1;
-        let hook = Hook {
-            id: draft.id,
-            tenant: draft.tenant,
-            dialect: draft.dialect,
-            filters: draft.filters.clone(),
-            life: Life::Active,
-            url: draft.url.clone(),
-            versions: BTreeMap::new(),
-            filters_at: BTreeMap::new(),
-            health: Health::default(),
-        };
-        self.hooks.insert(no, hook);
-        self.version(no);
-        Ok(Expected::Webhook(no))
-    }
-
     fn accept(&mut self, accept: &Accept) -> Result<Expected, Refusal> {
         let key = accept.idempotency;
         if let Some(key) = key
@@ -277,7 +257,7 @@ impl Model {
             !draft.test
                 && hook.life == Life::Active
                 && (draft.tenant == BROADCAST || hook.tenant == draft.tenant)
-                && hook.filters.iter().any(|filter| filter.matches(&draft.kind, draft.channel.as_deref()))
+                && hook.settings.filters.iter().any(|filter| filter.matches(&draft.kind, draft.channel.as_deref()))
         };
         self.hooks.iter().filter(|(_, hook)| takes(hook)).map(|(no, _)| *no).collect()
     }
@@ -384,39 +364,6 @@ impl Model {
                 return Expected::Count(count);
             }
         }
-    }
-
-    pub fn update(&mut self, no: WebhookNo, patch: &WebhookPatch) -> Result<Expected, Refusal> {
-        if !self.live(no) {
-            return Err(Refusal::NotFound);
-        }
-        let hook = self.hooks.get_mut(&no).unwrap();
-        hook.url = patch.url.clone().unwrap_or(hook.url.clone());
-        hook.filters = patch.filters.clone().unwrap_or(hook.filters.clone());
-        match patch.active {
-            Some(true) => {
-                if hook.life == Life::Inactive {
-                    hook.health.forget_failures();
-                }
-                hook.life = Life::Active;
-            }
-            Some(false) => hook.life = Life::Inactive,
-            None => {}
-        }
-        self.version(no);
-        Ok(Expected::Webhook(no))
-    }
-
-    pub fn set_life(&mut self, no: WebhookNo, life: Life) {
-        self.hooks.get_mut(&no).unwrap().life = life;
-        self.version(no);
-    }
-
-    fn version(&mut self, no: WebhookNo) {
-        let from = self.heads().0;
-        let hook = self.hooks.get_mut(&no).unwrap();
-        hook.versions.insert(from, (hook.life, hook.url.clone()));
-        hook.filters_at.insert(from, hook.filters.clone());
     }
 
     /// Takes a dead letter away; one that died in this very group is not there yet.

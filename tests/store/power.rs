@@ -23,7 +23,7 @@ fn g01_power_cut_loses_nothing_acknowledged() {
         if wanted.is_some_and(|wanted| all.crashes >= wanted) {
             return;
         }
-        let mut world = World::new(seed, true);
+        let mut world = World::new(seed, true).rotating(seed);
         for _ in 0..LIVES {
             one_life(&mut world);
         }

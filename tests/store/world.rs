@@ -57,6 +57,8 @@ pub struct Tally {
     pub attempts: u64,
     /// Steps of retention that removed something of the logs, or were asked to.
     pub retained: u64,
+    /// Changes of signing secrets.
+    pub rotations: u64,
 }
 
 impl Tally {
@@ -68,12 +70,15 @@ impl Tally {
         self.events += other.events;
         self.attempts += other.attempts;
         self.retained += other.retained;
+        self.rotations += other.rotations;
     }
 }
 
 pub struct World {
     pub disk: Disk,
     pub chance: Chance,
+    /// Draws changes of secrets and headers; `None`: there are none.
+    pub turns: Option<Chance>,
     pub clock: Clock,
     pub entropy: Entropy,
     pub engine: Option<Engine>,
@@ -105,6 +110,7 @@ impl World {
             clock: Clock::manual(1_700_000_000_000),
             entropy: Entropy::seeded(seed),
             chance,
+            turns: None,
             engine: None,
             shared: None,
             model: Model::new(RETENTION_MS),
