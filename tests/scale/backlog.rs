@@ -35,6 +35,22 @@ fn read_bytes(daemon: &Daemon) -> u64 {
     line.parse().expect("a number")
 }
 
+/// Another tenant, with a receiver that answers at once.
+fn quick_tenant(stage: &Stage) -> Receiver {
+    let quick = Receiver::forgetful(|_| super::support::Reply::ok());
+    tenant(&stage.daemon, "quick");
+    let owner = stage.daemon.client().bearer(&tenant_key(&stage.daemon, "quick").token);
+    owner.post("/v1/webhooks", &json!({"url": quick.url("/"), "events": ["*"]})).expect(201);
+    quick
+}
+
+fn pending_of_the_first(stage: &Stage) -> u64 {
+    let webhooks = stage.owner.get("/v1/webhooks").expect(200).json();
+    let webhook = webhooks["data"][0]["id"].as_str().expect("an id");
+    let stats = stage.owner.get(&format!("/v1/webhooks/{webhook}/stats")).expect(200).json();
+    stats["pending"].as_u64().unwrap_or_else(|| panic!("no count in {stats}"))
+}
+
 /// Kills it and starts it again; how long until it accepts and delivers, and how much it has read by then.
 fn restart(stage: &mut Stage, quick: &Receiver) -> (Duration, u64) {
     let before = quick.count();
@@ -60,10 +76,7 @@ const HANGING_RSS_KB_MAX: u64 = 128 * 1024;
 #[test]
 fn g08_g18_large_events_that_wait_are_held_neither_in_memory_nor_at_a_start() {
     let mut stage = Stage::start(Daemon::builder());
-    let quick = Receiver::forgetful(|_| super::support::Reply::ok());
-    tenant(&stage.daemon, "quick");
-    let owner = stage.daemon.client().bearer(&tenant_key(&stage.daemon, "quick").token);
-    owner.post("/v1/webhooks", &json!({"url": quick.url("/"), "events": ["*"]})).expect(201);
+    let quick = quick_tenant(&stage);
     let (_, empty) = memory(&stage.daemon);
     // It has not failed yet, so its circuit is closed and what comes stays fresh.
     let hanging = Receiver::forgetful(|_| super::support::Reply::Hang);
@@ -88,10 +101,7 @@ fn g08_g18_large_events_that_wait_are_held_neither_in_memory_nor_at_a_start() {
 fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     let pending = from_environment("PENDING", 100_000);
     let mut stage = Stage::start(Daemon::builder().set("limits.pending_per_tenant", "10000000"));
-    let quick = Receiver::forgetful(|_| super::support::Reply::ok());
-    tenant(&stage.daemon, "quick");
-    let owner = stage.daemon.client().bearer(&tenant_key(&stage.daemon, "quick").token);
-    owner.post("/v1/webhooks", &json!({"url": quick.url("/"), "events": ["*"]})).expect(201);
+    let quick = quick_tenant(&stage);
     stage.publisher = stage.daemon.client().bearer(&publisher_key(&stage.daemon).token);
     let (empty, _) = restart(&mut stage, &quick);
     // Nobody listens there: the circuit opens, and all but a few attempts wait behind it.
@@ -109,10 +119,8 @@ fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     let (after, most_after) = memory(&stage.daemon);
     println!("memory {now} KiB, at most {most}; after the restart {after}, at most {most_after}");
     println!("from kill -9 to a delivery: {full:?}, {read} bytes read; with nothing pending {empty:?}");
-    let webhook =
-        stage.owner.get("/v1/webhooks").expect(200).json()["data"][0]["id"].as_str().expect("an id").to_owned();
-    let stats = stage.owner.get(&format!("/v1/webhooks/{webhook}/stats")).expect(200).json();
-    assert!(stats["pending"].as_u64().is_some_and(|count| count + 100 >= pending), "{stats}");
+    let left = pending_of_the_first(&stage);
+    assert!(left + 100 >= pending, "{left} pending of {pending}");
     let most = most.max(most_after);
     let limit = if pending > 100_000 { 2 * RSS_KB_MAX } else { RSS_KB_MAX };
     // A debug binary's frames and pages are larger: 140 MiB were seen.
@@ -120,4 +128,29 @@ fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     assert!(most <= limit, "{most} KiB with {pending} pending");
     assert!(full <= START_MAX, "{full:?} with {pending} pending, {empty:?} with none");
     assert!(read <= READ_MAX, "{read} bytes read at the start");
+}
+
+#[test]
+fn g07_a_backlog_holds_no_other_tenants_event_back() {
+    let pending = from_environment("PENDING", 20_000);
+    let mut stage = Stage::start(Daemon::builder().set("limits.pending_per_tenant", "10000000"));
+    let quick = quick_tenant(&stage);
+    stage.publisher = stage.daemon.client().bearer(&publisher_key(&stage.daemon).token);
+    // So slow that its backlog stays for minutes, and always busy.
+    let slow = Receiver::forgetful(|_| super::support::Reply::ok().after(Duration::from_secs(1)));
+    stage.register(&json!({"url": slow.url("/"), "events": ["*"]}));
+    let mut connection = stage.publisher.open().expect("a connection");
+    for _ in 0..pending / BATCH {
+        batch(&mut connection, "acme", BATCH, EVENT_BYTES);
+    }
+    let mut slowest = Duration::ZERO;
+    for count in 1..=20 {
+        let published = Instant::now();
+        stage.publish(&json!({"type": "order.created", "tenant": "quick"}));
+        assert!(poll(SOON, || (quick.count() >= count).then_some(())).is_some(), "{count} does not come");
+        slowest = slowest.max(published.elapsed());
+    }
+    let left = pending_of_the_first(&stage);
+    println!("20 events of another tenant came within {slowest:?} each, {left} of {pending} still pending");
+    assert!(left * 10 >= pending * 9, "the others' events came behind {} of {pending}", pending - left);
 }
