@@ -119,7 +119,7 @@ async fn a_rapid_resets_end_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let authority = authority(folder.path());
     let server = Server::start(patient(), Some(shared(&authority)));
-    let mut stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
+    let stream = connect_tls(server.addr, &authority.ca, &["h2"]).await.unwrap();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(SETTINGS);
     for id in (1..2_000u32).step_by(2) {
