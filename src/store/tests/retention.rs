@@ -188,6 +188,30 @@ fn what_is_kept_for_long_enough_goes_and_what_is_needed_stays() {
 }
 
 #[test]
+fn events_one_after_the_other_are_what_each_is_alone() {
+    let mut store = fixture();
+    // Kept beside the log, in blocks, and behind its end.
+    store.event(Verdict::RetryAt(30_000 * DAY_MS));
+    for _ in 0..200 {
+        store.days(1);
+        store.event(Verdict::Delivered);
+    }
+    store.retain(&DEFAULTS);
+    let view = store.shared.view().unwrap();
+    let alone: Vec<_> = (0..210).map(|seq| view.event(seq).unwrap()).collect();
+    let found = |seq: &u64| alone[*seq as usize].is_some();
+    assert!(found(&1) && !found(&2) && (0..210).filter(found).count() < 50, "some are gone");
+    let orders: [Vec<u64>; 3] =
+        [(0..210).collect(), (0..210).rev().collect(), (0..210).map(|n| n * 97 % 210).collect()];
+    for order in orders {
+        let mut event = view.events().unwrap();
+        for seq in order {
+            assert_eq!(event(seq).unwrap(), alone[seq as usize], "{seq}");
+        }
+    }
+}
+
+#[test]
 fn bytes_take_the_oldest_first_and_spare_what_a_key_may_ask_for() {
     let mut store = fixture();
     for _ in 0..20 {
