@@ -20,7 +20,7 @@ fn lived() -> (Stage, Receiver) {
     let stage = Stage::start(Daemon::builder());
     let receiver = Receiver::ok();
     let failing = Receiver::with(|_| Reply::status(500));
-    stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
+    let often = stage.register(&json!({"url": receiver.url("/"), "events": ["*"]}));
     let rare = json!({"url": failing.url("/"), "events": ["rare"]});
     let failing_id = stage.register(&rare)["id"].as_str().expect("an id").to_owned();
     for from in (0..EVENTS).step_by(100) {
@@ -30,7 +30,11 @@ fn lived() -> (Stage, Receiver) {
         stage.publisher.post("/v1/events/batch", &json!({"events": events})).expect(201);
     }
     receiver.wait_for(usize::try_from(EVENTS).expect("a count"), SOON);
-    stage.attempts(&failing_id, 1);
+    stage.attempts(&failing_id, usize::try_from(EVENTS / 100).expect("a count"));
+    // What the spool alone knows is written by whoever opens the store next, and not seen by who only reads it.
+    let stats = format!("/v1/webhooks/{}/stats", often["id"].as_str().expect("an id"));
+    let settled = || (stage.owner.get(&stats).expect(200).json()["pending"] == 0).then_some(());
+    poll(SOON, settled).expect("all that was received on record");
     (stage, receiver)
 }
 
