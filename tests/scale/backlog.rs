@@ -44,6 +44,14 @@ fn quick_tenant(stage: &Stage) -> Receiver {
     quick
 }
 
+/// So many events in batches, over one connection.
+fn publish(stage: &Stage, count: u64) {
+    let mut connection = stage.publisher.open().expect("a connection");
+    for _ in 0..count / BATCH {
+        batch(&mut connection, "acme", BATCH, EVENT_BYTES);
+    }
+}
+
 fn pending_of_the_first(stage: &Stage) -> u64 {
     let webhooks = stage.owner.get("/v1/webhooks").expect(200).json();
     let webhook = webhooks["data"][0]["id"].as_str().expect("an id");
@@ -108,11 +116,7 @@ fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     stage.register(&json!({"url": format!("http://{dead}/"), "events": ["*"]}));
     let began = Instant::now();
-    let mut connection = stage.publisher.open().expect("a connection");
-    for _ in 0..pending / BATCH {
-        batch(&mut connection, "acme", BATCH, EVENT_BYTES);
-    }
-    drop(connection);
+    publish(&stage, pending);
     println!("{pending} pending after {:?}", began.elapsed());
     let (now, most) = memory(&stage.daemon);
     let (full, read) = restart(&mut stage, &quick);
@@ -139,10 +143,7 @@ fn g07_a_backlog_holds_no_other_tenants_event_back() {
     // So slow that its backlog stays for minutes, and always busy.
     let slow = Receiver::forgetful(|_| super::support::Reply::ok().after(Duration::from_secs(1)));
     stage.register(&json!({"url": slow.url("/"), "events": ["*"]}));
-    let mut connection = stage.publisher.open().expect("a connection");
-    for _ in 0..pending / BATCH {
-        batch(&mut connection, "acme", BATCH, EVENT_BYTES);
-    }
+    publish(&stage, pending);
     let mut slowest = Duration::ZERO;
     for count in 1..=20 {
         let published = Instant::now();
