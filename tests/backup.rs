@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Client, Daemon, Receiver, Reply, SOON, Stage, poll, signature, text};
+use support::{Client, Daemon, Receiver, Reply, SOON, Stage, StopOnDrop, poll, signature, text};
 
 #[path = "backup/refusals.rs"]
 mod refusals;
@@ -165,14 +165,6 @@ fn g01_a_backup_under_load_has_all_that_was_acknowledged_before_it() {
     signed(&owner, &publisher, &text(&hook, "signature_secret"), &hook_id);
     assert!(second.term().success());
     succeeds(&["store", "check", "--state-dir", utf8(&second.folder().join("state"))]);
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 /// Publishes all the while, with and without backups, and makes one; gives what was acknowledged when it began, and some of that

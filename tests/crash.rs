@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Client, Daemon, Failed, Kept, Receiver, Reply, Stage, poll, text};
+use support::{Client, Daemon, Failed, Kept, Receiver, Reply, Stage, StopOnDrop, poll, text};
 
 /// Requests in flight to one webhook, the contract's default: what one crash may repeat.
 const PERMITS: usize = 8;
@@ -240,15 +240,6 @@ fn g02_kill_nine_loses_nothing() {
     assert!(beyond.is_empty(), "SEED={seed}: more than {PERMITS} repeats (kill, repeats): {beyond:?}");
     assert!(!repeats.contains_key(&kills), "SEED={seed}: repeats without a kill: {repeats:?}");
     assert!(acknowledged > kills, "SEED={seed}: there was load");
-}
-
-/// Stops the publishers also when the test fails, so that the scope ends.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 #[test]

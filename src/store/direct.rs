@@ -184,6 +184,7 @@ mod tests {
         let error = StoreFile { file, direct }.write(0, &vec![1; DIRECT_FROM]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
+
     #[test]
     fn g01_a_sync_reaches_the_file() {
         // Which can't be synced, and says so.

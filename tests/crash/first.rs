@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::support::{Client, Daemon, SOON, publish, publisher_key, tenant, tenant_key, text};
-use super::{Pauses, StopOnDrop, from_environment};
+use super::support::{Client, Daemon, SOON, StopOnDrop, poll, publish, publisher_key, tenant, tenant_key, text};
+use super::{Pauses, from_environment};
 
 /// What a start makes, in this order. A kill follows one of them by at most so many sixteenths of the time that a start takes
 /// here: the store's file is under its first name for a moment only.
@@ -47,6 +47,7 @@ fn publish_at_once(admin: &Client, public: &Client, over: &AtomicBool) -> Option
         while !over.load(Ordering::SeqCst) {
             match client.try_send(method, path, &[], body.to_string()) {
                 Ok(answer) if matches!(answer.status, 200 | 201) => return Some(answer.json()),
+                // Nobody is there yet. A start takes some tens of ms, so what rests longer comes after most kills.
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
         }
@@ -119,10 +120,7 @@ fn g01_a_kill_amid_the_first_start_leaves_a_folder_that_serves() {
             wait_for(&daemon, landmark);
             if last {
                 // One at least is killed with something to lose.
-                let started = Instant::now();
-                while !publishing.is_finished() && started.elapsed() < SOON {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+                poll(SOON, || publishing.is_finished().then_some(()));
             } else {
                 std::thread::sleep(after);
             }

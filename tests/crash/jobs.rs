@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::support::{Daemon, Receiver, Reply, Stage, poll, text};
-use super::{ANSWER, Books, PERMITS, Pauses, QUIET, STALL, StopOnDrop, from_environment, lock};
+use super::support::{Daemon, Receiver, Reply, Stage, StopOnDrop, poll, text};
+use super::{ANSWER, Books, PERMITS, Pauses, QUIET, STALL, from_environment, lock};
 
 const BATCH: u64 = 1_000;
 /// Letters are made with more permits than what is proven is about.

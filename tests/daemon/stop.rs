@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::support::{Client, Daemon, Receiver, Reply, SOON, Stage, poll, text};
+use super::support::{Client, Daemon, Receiver, Reply, SOON, Stage, StopOnDrop, poll, text};
 
 const PUBLISHERS: usize = 3;
 /// Publishers rest at this many events a round, so that what is left for after the restart stays small.
@@ -93,15 +93,6 @@ fn reload(stage: &Stage, acknowledged: &Mutex<HashSet<String>>, good: bool) {
     assert_eq!(limit(&stage.publisher, acknowledged), then, "the limit behind a reload, good: {good}");
     if !good {
         std::fs::write(daemon.config(), config).expect("a configuration");
-    }
-}
-
-/// Stops the publishers also when the test fails, so that the scope ends.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -44,6 +44,14 @@ fn quick_tenant(stage: &Stage) -> Receiver {
     quick
 }
 
+/// A daemon on which one tenant may have any backlog, and another tenant's quick receiver.
+fn crowded() -> (Stage, Receiver) {
+    let mut stage = Stage::start(Daemon::builder().set("limits.pending_per_tenant", "10000000"));
+    let quick = quick_tenant(&stage);
+    stage.publisher = stage.daemon.client().bearer(&publisher_key(&stage.daemon).token);
+    (stage, quick)
+}
+
 /// So many events in batches, over one connection.
 fn publish(stage: &Stage, count: u64) {
     let mut connection = stage.publisher.open().expect("a connection");
@@ -108,9 +116,7 @@ fn g08_g18_large_events_that_wait_are_held_neither_in_memory_nor_at_a_start() {
 #[test]
 fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
     let pending = from_environment("PENDING", 100_000);
-    let mut stage = Stage::start(Daemon::builder().set("limits.pending_per_tenant", "10000000"));
-    let quick = quick_tenant(&stage);
-    stage.publisher = stage.daemon.client().bearer(&publisher_key(&stage.daemon).token);
+    let (mut stage, quick) = crowded();
     let (empty, _) = restart(&mut stage, &quick);
     // Nobody listens there: the circuit opens, and all but a few attempts wait behind it.
     let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
@@ -137,9 +143,7 @@ fn g08_g18_a_backlog_costs_neither_memory_nor_a_restart() {
 #[test]
 fn g07_a_backlog_holds_no_other_tenants_event_back() {
     let pending = from_environment("PENDING", 20_000);
-    let mut stage = Stage::start(Daemon::builder().set("limits.pending_per_tenant", "10000000"));
-    let quick = quick_tenant(&stage);
-    stage.publisher = stage.daemon.client().bearer(&publisher_key(&stage.daemon).token);
+    let (stage, quick) = crowded();
     // So slow that its backlog stays for minutes, and always busy.
     let slow = Receiver::forgetful(|_| super::support::Reply::ok().after(Duration::from_secs(1)));
     stage.register(&json!({"url": slow.url("/"), "events": ["*"]}));

@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// A request is answered so, and its connection given up.
+async fn assert_closed_with(wanted: u16, server: &Server, request: &str) {
+    let answer = server.exchange(request).await;
+    assert_eq!(status(&answer), wanted, "{request}{answer}");
+    assert!(answer.contains("connection: close"), "{request}{answer}");
+}
+
 #[tokio::test]
 async fn a_no_host_or_two_are_400_and_closed() {
     let server = Server::plain(patient());
@@ -12,9 +19,7 @@ async fn a_no_host_or_two_are_400_and_closed() {
         "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
     ] {
-        let answer = server.exchange(request).await;
-        assert_eq!(status(&answer), 400, "{request}{answer}");
-        assert!(answer.contains("connection: close"), "{answer}");
+        assert_closed_with(400, &server, request).await;
     }
     assert_eq!(status(&server.exchange("GET / HTTP/1.0\r\n\r\n").await), 200);
     server.assert_serves().await;
@@ -52,9 +57,7 @@ async fn a_line_feed_alone_ends_no_line_of_a_head() {
         "GET / HTTP/1.1\r\nHost: a\r\n\n",
         "GET / HTTP/1.1\n\n",
     ] {
-        let answer = server.exchange(request).await;
-        assert_eq!(status(&answer), 400, "{request}{answer}");
-        assert!(answer.contains("connection: close"), "{answer}");
+        assert_closed_with(400, &server, request).await;
     }
     server.assert_serves().await;
 }
@@ -144,9 +147,7 @@ async fn a_body_that_does_not_come_is_408() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
     ] {
-        let answer = server.exchange(request).await;
-        assert_eq!(status(&answer), 408, "{answer}");
-        assert!(answer.contains("connection: close"), "{answer}");
+        assert_closed_with(408, &server, request).await;
     }
     server.assert_serves().await;
 }
